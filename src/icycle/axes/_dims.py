@@ -1,0 +1,148 @@
+"""Dimension expressions: an axis, a concatenation of expressions, a row-major flattening of expressions."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from typing import Union
+
+__all__ = ["Axis", "Dim", "Product", "Sum", "is_pinned", "leaves", "mark_inexact", "pin", "product", "resolve", "sum_of"]
+
+_creation = itertools.count()
+
+
+class Axis:
+    """An independent dimension of `size` elements, until unification links it to something else.
+
+    `link` is None for a root; else the expression that this axis was found to be. `pinned` says why no element may be
+    removed (None: any may). `inexact` says why removing elements is not the same function as zeroing them (None: it is).
+    """
+
+    __slots__ = ("created", "inexact", "link", "pinned", "size")
+
+    def __init__(self, size: int, pinned: str | None = None, inexact: str | None = None) -> None:
+        self.size = int(size)
+        self.link: Dim | None = None
+        self.pinned = pinned
+        self.inexact = inexact
+        self.created = next(_creation)
+
+    def __repr__(self) -> str:
+        return f"Axis#{self.created}({self.size}{', pinned' if self.pinned else ''})"
+
+
+class _Compound:
+    """What `Sum` and `Product` share: a tuple of operands, compared by value."""
+
+    __slots__ = ("operands", "size")
+
+    operands: tuple[Dim, ...]
+    size: int
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.operands == other.operands  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.operands))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}{self.operands}"
+
+
+class Sum(_Compound):
+    """Concatenation: the elements of the first operand, then those of the next."""
+
+    __slots__ = ()
+
+    def __init__(self, *operands: Dim) -> None:
+        self.operands = operands
+        self.size = sum(operand.size for operand in operands)
+
+
+class Product(_Compound):
+    """Row-major flattening: element (i, j) stands at i * |second| + j."""
+
+    __slots__ = ()
+
+    def __init__(self, *operands: Dim) -> None:
+        self.operands = operands
+        self.size = math.prod(operand.size for operand in operands)
+
+
+Dim = Union[Axis, Sum, Product]
+
+
+def sum_of(parts: Iterable[Dim]) -> Dim:
+    """The concatenation of `parts` in normal form: no empty part, no sum within a sum, no sum of one."""
+    flat: list[Dim] = []
+    for part in parts:
+        if part.size == 0:
+            continue
+        flat.extend(part.operands if isinstance(part, Sum) else (part,))
+    if not flat:
+        return Axis(0, pinned="empty")
+    return flat[0] if len(flat) == 1 else Sum(*flat)
+
+
+def product(factors: Iterable[Dim]) -> Dim:
+    """The flattening of `factors` in normal form.
+
+    No factor of one element (it is always kept), no product within a product, and no sum in front: a leading sum is
+    moved outwards, because (a + b) x c is a x c followed by b x c.
+    """
+    flat: list[Dim] = []
+    last: Dim | None = None
+    for factor in factors:
+        last = factor
+        if factor.size != 1:
+            flat.extend(factor.operands if isinstance(factor, Product) else (factor,))
+    if not flat:
+        return last if last is not None else Axis(1, pinned="a single element")
+    if len(flat) == 1:
+        return flat[0]
+    head, *tail = flat
+    if isinstance(head, Sum):
+        return sum_of(product((part, *tail)) for part in head.operands)
+    return Product(*flat)
+
+
+def resolve(dim: Dim) -> Dim:
+    """What `dim` is by now: links followed and compressed, in normal form."""
+    if isinstance(dim, Axis):
+        if dim.link is None:
+            return dim
+        found = resolve(dim.link)
+        dim.link = found
+        return found
+    operands = tuple(resolve(operand) for operand in dim.operands)
+    return sum_of(operands) if isinstance(dim, Sum) else product(operands)
+
+
+def leaves(dim: Dim) -> Iterator[Axis]:
+    """The root axes of which `dim` is made, in order, repetitions included."""
+    dim = resolve(dim)
+    if isinstance(dim, Axis):
+        yield dim
+    else:
+        for operand in dim.operands:
+            yield from leaves(operand)
+
+
+def pin(dim: Dim, why: str) -> None:
+    """Forbid removal from every axis of `dim`; an axis that is pinned already keeps its first reason."""
+    for axis in leaves(dim):
+        if axis.pinned is None:
+            axis.pinned = why
+
+
+def mark_inexact(dim: Dim, why: str) -> None:
+    """Record for every axis of `dim` that removing is not the same function as zeroing."""
+    for axis in leaves(dim):
+        if axis.inexact is None:
+            axis.inexact = why
+
+
+def is_pinned(dim: Dim) -> bool:
+    """True where no element of `dim` may be removed."""
+    return all(axis.pinned is not None for axis in leaves(dim))

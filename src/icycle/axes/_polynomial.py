@@ -1,0 +1,90 @@
+"""Polynomials with integer coefficients in the kept counts of the free axes: the exact language of sizes and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from icycle.axes._dims import Axis, Dim, Sum, resolve
+
+__all__ = ["Polynomial", "count"]
+
+Monomial = tuple[int, ...]  # sorted variable numbers, repeated for powers; () is the constant
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """`terms` maps a monomial to its coefficient, never zero."""
+
+    terms: Mapping[Monomial, int]
+
+    @staticmethod
+    def constant(value: int) -> Polynomial:
+        return Polynomial({(): value} if value else {})
+
+    @staticmethod
+    def variable(number: int) -> Polynomial:
+        return Polynomial({(number,): 1})
+
+    def __add__(self, other: Polynomial) -> Polynomial:
+        terms = dict(self.terms)
+        for monomial, coefficient in other.terms.items():
+            terms[monomial] = terms.get(monomial, 0) + coefficient
+        return Polynomial({monomial: c for monomial, c in terms.items() if c})
+
+    def __mul__(self, other: Polynomial) -> Polynomial:
+        terms: dict[Monomial, int] = {}
+        for m1, c1 in self.terms.items():
+            for m2, c2 in other.terms.items():
+                monomial = tuple(sorted(m1 + m2))
+                terms[monomial] = terms.get(monomial, 0) + c1 * c2
+        return Polynomial({monomial: c for monomial, c in terms.items() if c})
+
+    def __neg__(self) -> Polynomial:
+        return Polynomial({monomial: -c for monomial, c in self.terms.items()})
+
+    def divided_by(self, divisor: Polynomial) -> Polynomial | None:
+        """The exact quotient by a single term, or None where there is none."""
+        if len(divisor.terms) != 1:
+            return Polynomial.constant(1) if self == divisor else None
+        ((monomial, coefficient),) = divisor.terms.items()
+        quotient: dict[Monomial, int] = {}
+        for m, c in self.terms.items():
+            rest = _without(m, monomial)
+            if rest is None or c % coefficient:
+                return None
+            quotient[rest] = c // coefficient
+        return Polynomial(quotient)
+
+    def renamed(self, names: Mapping[int, int]) -> Polynomial:
+        """The same polynomial with every variable's number replaced."""
+        return Polynomial({tuple(sorted(names[number] for number in m)): c for m, c in self.terms.items()})
+
+    def __call__(self, values: Mapping[int, int]) -> int:
+        total = 0
+        for monomial, coefficient in self.terms.items():
+            for number in monomial:
+                coefficient *= values[number]
+            total += coefficient
+        return total
+
+
+def _without(monomial: Monomial, divisor: Monomial) -> Monomial | None:
+    rest = list(monomial)
+    for number in divisor:
+        if number not in rest:
+            return None
+        rest.remove(number)
+    return tuple(rest)
+
+
+def count(dim: Dim) -> Polynomial:
+    """How many elements of `dim` are kept; the variable of a free axis is its `created` number."""
+    dim = resolve(dim)
+    if isinstance(dim, Axis):
+        return Polynomial.variable(dim.created) if dim.pinned is None else Polynomial.constant(dim.size)
+    counts = [count(operand) for operand in dim.operands]
+    total = counts[0]
+    for other in counts[1:]:
+        total = total + other if isinstance(dim, Sum) else total * other
+    return total

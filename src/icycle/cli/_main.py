@@ -1,0 +1,44 @@
+"""The command itself: its verbs, and how an error is shown."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from icycle.cli._inspect import inspect
+from icycle.cli._recipes import recipes
+from icycle.cli._run import run
+from icycle.errors import IcycleError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="icycle",
+    help="Prunes PyTorch networks inside one training cycle.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(run)
+app.command()(inspect)
+app.command()(recipes)
+
+
+def main() -> None:
+    """Run the command; an `IcycleError` becomes one red message and exit code 2."""
+    try:
+        app()
+    except IcycleError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("[bold red]interrupted[/]; add --resume to the same command to go on")
+        sys.exit(130)
+
+
+def _escaped(error: IcycleError) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))

@@ -1,0 +1,74 @@
+"""A run as it goes: one live line on a terminal, and one lasting line per epoch and removal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from icycle.training import Record
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """A listener of a run's records that shows them on a console; used as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("reading the data", total=None)
+        self._search = ""
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, record: Record) -> None:
+        """Show one record; kinds without a way of their own are left to the metrics file."""
+        shown = getattr(self, f"_show_{record['kind']}", None)
+        if shown is not None:
+            shown(record)
+
+    def _show_start(self, record: Record) -> None:
+        description = f"{record['recipe']}: {record['method']}"
+        self._bar.update(self._task, description=description, total=record["epochs"], completed=0)
+
+    def _show_search(self, record: Record) -> None:
+        self._search = f"  stability {record['stability']:.3f}  sub-network {record['macs_kept']:.1%} of the MACs"
+
+    def _show_epoch(self, record: Record) -> None:
+        self._bar.update(self._task, completed=record["epoch"], total=record["epochs"])
+        self._print(
+            f"epoch {record['epoch']:>3}/{record['epochs']}  loss {record['loss']:.4f}  "
+            f"validation {record['validation_accuracy']:.2f} %{self._search}"
+        )
+
+    def _show_removal(self, record: Record) -> None:
+        self._search = ""
+        kept = record["macs_after"] / record["macs_before"]
+        self._print(
+            f"removed channels after {record['epoch']:.2f} epochs: {kept:.1%} of the MACs left, "
+            f"validation {record['accuracy_before']:.2f} -> {record['accuracy_after']:.2f} %"
+        )
+
+    def _show_end(self, record: Record) -> None:
+        self._bar.update(self._task, description="measured")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, highlight=False)

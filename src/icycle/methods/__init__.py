@@ -1,0 +1,6 @@
+"""Methods: one file each, to be read top to bottom like its paper."""
+
+from icycle.methods._dense import Dense
+from icycle.methods._registry import Context, Method, MethodResult, Removal, get_method, methods, register
+
+__all__ = ["Context", "Dense", "Method", "MethodResult", "Removal", "get_method", "methods", "register"]

@@ -1,0 +1,111 @@
+"""What a method is: its settings, and one function that runs it.
+
+A new method is one new file with a class like this, imported in the room's `__init__`:
+
+    @register
+    class OneShot(Method):
+        name: Literal["one-shot"] = "one-shot"
+        ratio: float = 0.5
+
+        def run(self, context: Context) -> MethodResult: ...
+
+The recipe's `method:` section is validated straight into such an object.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from icycle.errors import RecipeError
+from icycle.training import Hooks, Recorder, Settings, Trainer, TrainSettings, did_you_mean
+from icycle.zoo import Data
+
+__all__ = ["Context", "Method", "MethodResult", "Removal", "get_method", "methods", "register"]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One removal of channels: when, and what it did to the validation accuracy (percent)."""
+
+    epoch: float  # epochs of training done by then
+    macs_before: int
+    macs_after: int
+    accuracy_before: float
+    accuracy_after: float  # after batch norm was recalibrated
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What a method reports; the model itself was pruned in place."""
+
+    validation_accuracy: float  # percent, at the end
+    removals: tuple[Removal, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a run hands to its method. The test set can be reached, and must not be: a run opens it after the method."""
+
+    model: nn.Module
+    data: Data
+    train: TrainSettings
+    recorder: Recorder
+    seed: int = 0
+    checkpoint: Path | None = None  # a folder; where it holds a checkpoint, training goes on from it
+
+    @property
+    def example_inputs(self) -> torch.Tensor:
+        return self.data.example()
+
+    def trainer(self, settings: TrainSettings | None = None) -> Trainer:
+        """A trainer of the model; by the recipe's settings unless others are given."""
+        return Trainer(self.model, settings or self.train, len(self.data.train), self.recorder)
+
+    def fit(self, trainer: Trainer, hooks: Hooks | None = None) -> float:
+        """Train to the trainer's last epoch on the training split; the last validation accuracy in percent."""
+        return trainer.fit(self.data.train, self.data.validation, hooks=hooks, checkpoint=self.checkpoint)
+
+    def record_removal(self, removal: Removal) -> None:
+        self.recorder.write("removal", **asdict(removal))
+
+
+class Method(Settings, ABC):
+    """A method's settings, and what it does with a network, its data and a training loop."""
+
+    name: str
+
+    @abstractmethod
+    def run(self, context: Context) -> MethodResult:
+        """Train and prune `context.model` in place."""
+
+
+_METHODS: dict[str, type[Method]] = {}
+M = TypeVar("M", bound=Method)
+
+
+def register(method: type[M]) -> type[M]:
+    """Make a method known under the default of its `name`."""
+    _METHODS[method.model_fields["name"].default] = method
+    return method
+
+
+def methods() -> dict[str, type[Method]]:
+    """Every registered method by name."""
+    return dict(_METHODS)
+
+
+def get_method(name: str) -> type[Method]:
+    """The class of a method.
+
+    Raises:
+        RecipeError: no method is called so; names the nearest.
+    """
+    if name not in _METHODS:
+        raise RecipeError(f"Expected a method's name, but got '{name}'; {did_you_mean(name, _METHODS)}")
+    return _METHODS[name]

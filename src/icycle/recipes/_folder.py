@@ -1,0 +1,99 @@
+"""Run folders: where a run leaves what it made. A folder that exists is never overwritten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from icycle.errors import RecipeError
+from icycle.recipes._load import dump_recipe, load_recipe
+from icycle.recipes._schema import Recipe
+
+__all__ = ["RunFolder", "latest_run", "next_run"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places within a run's folder."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.json"
+
+    def create(self, recipe: Recipe) -> None:
+        """Make the folder and write the resolved recipe into it.
+
+        Raises:
+            RecipeError: the folder exists.
+        """
+        try:
+            self.path.mkdir(parents=True)
+        except FileExistsError as error:
+            raise RecipeError(
+                f"Expected a new run folder, but {self.path} exists and is never overwritten; choose another --output, "
+                "or add --resume to go on with the run in it"
+            ) from error
+        self.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
+
+    def reopen(self, recipe: Recipe) -> None:
+        """Check that the unfinished run of `recipe` in this folder can go on.
+
+        Raises:
+            RecipeError: there is no run, it is finished, or it had other settings.
+        """
+        if not self.recipe.is_file():
+            raise RecipeError(f"Expected a run to resume in {self.path}, but it has no recipe.yaml")
+        if self.report.exists():
+            raise RecipeError(f"Expected an unfinished run in {self.path}, but it has its report; start a new one")
+        earlier = load_recipe(str(self.recipe)).model_dump()
+        changed = sorted(key for key, value in recipe.model_dump().items() if earlier[key] != value)
+        if changed:
+            raise RecipeError(
+                f"Expected the settings of the run in {self.path}, but these sections differ: {', '.join(changed)}; "
+                "resume with the same --set options, or start a new run"
+            )
+
+
+def next_run(name: str, root: Path) -> RunFolder:
+    """The first of `root`/`name`-1, `name`-2, ... that does not exist."""
+    return next(folder for folder in _runs(name, root) if not folder.path.exists())
+
+
+def latest_run(name: str, root: Path) -> RunFolder:
+    """The last of `root`/`name`-1, `name`-2, ... that exists.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    latest = None
+    for folder in _runs(name, root):
+        if not folder.path.exists():
+            break
+        latest = folder
+    if latest is None:
+        raise RecipeError(f"Expected a run of '{name}' to resume in {root}, but there is none; name it with --output")
+    return latest
+
+
+def _runs(name: str, root: Path) -> Iterator[RunFolder]:
+    return (RunFolder(root / f"{name}-{number}") for number in count(1))

@@ -1,0 +1,117 @@
+"""Recipes from YAML: bundled by name, or from a path, with single values overridden."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from icycle.errors import RecipeError
+from icycle.recipes._errors import recipe_error
+from icycle.recipes._schema import Recipe
+from icycle.training import did_you_mean
+
+__all__ = ["bundled_recipes", "dump_recipe", "load_recipe"]
+
+
+def bundled_recipes() -> dict[str, str]:
+    """The recipes that come with icycle: name -> the first sentence of its comment."""
+    found = {}
+    for name, text in _bundled_texts():
+        comment = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
+        found[name] = comment[1] if len(comment) > 1 else ""
+    return found
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        name_or_path: a bundled recipe's name, or the path of a YAML file.
+        overrides: `a.b=value` each, the value as YAML. Choosing another `name` for the method, the optimizer or the
+            schedule drops what the file says about the old one.
+
+    Raises:
+        RecipeError: no such recipe, YAML that cannot be read, or faults in it, all of them in one message.
+    """
+    origin, text, name = _find(name_or_path)
+    values = _parse(text, origin)
+    if not isinstance(values, dict):
+        raise RecipeError(f"Expected keys and values in {origin}, but got {type(values).__name__}")
+    values.setdefault("name", name)
+    _override(values, overrides)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise recipe_error(origin, Recipe, error) from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every value spelled out; `load_recipe` reads it back."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _bundled_texts() -> Iterator[tuple[str, str]]:
+    for entry in sorted(resources.files("icycle.recipes").iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".yaml"):
+            yield entry.name.removesuffix(".yaml"), entry.read_text(encoding="utf-8")
+
+
+def _find(name_or_path: str) -> tuple[str, str, str]:
+    """Where a recipe is from, its text, and its name."""
+    bundled = dict(_bundled_texts())
+    if name_or_path in bundled:
+        return f"recipe '{name_or_path}'", bundled[name_or_path], name_or_path
+    path = Path(name_or_path)
+    if path.is_file():
+        return str(path), path.read_text(encoding="utf-8"), path.stem
+    if path.suffix in (".yaml", ".yml") or path.parent != Path("."):
+        raise RecipeError(f"Expected a recipe file, but there is none at {path}")
+    near = did_you_mean(name_or_path, bundled)
+    raise RecipeError(f"Expected a bundled recipe's name or a path, but got '{name_or_path}'; {near}")
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"Expected YAML in {origin}, but it cannot be read: {error}") from error
+
+
+# The sections whose `name` decides which keys they have.
+_VARIANTS = (("method",), ("train", "optimizer"), ("train", "schedule"))
+
+
+def _override(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Write `a.b=value` pairs into nested `values`, names first, as they decide what else a section may hold."""
+    pairs = [_pair(override) for override in overrides]
+    for keys, value in sorted(pairs, key=lambda pair: pair[0][-1] != "name"):
+        section = _section(values, keys)
+        if keys[-1] == "name" and keys[:-1] in _VARIANTS and section.get("name") != value:
+            section.clear()
+        section[keys[-1]] = value
+
+
+def _pair(override: str) -> tuple[tuple[str, ...], Any]:
+    key, equals, value = override.partition("=")
+    keys = tuple(key.strip().split("."))
+    if not equals or not all(keys):
+        raise RecipeError(f"Expected an override like train.epochs=3, but got '{override}'")
+    return keys, _parse(value, f"the override '{override}'")
+
+
+def _section(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The mapping that holds the last of `keys`, made where the file does not have it."""
+    section = values
+    for key in keys[:-1]:
+        inner = section.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(
+                f"Expected {'.'.join(keys)} to name a value, but '{key}' is not a section: it is {inner!r}"
+            )
+        section = inner
+    return section

@@ -1,0 +1,103 @@
+"""From a recipe to a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from icycle import artifacts
+from icycle.engine import trace
+from icycle.methods import Context, MethodResult
+from icycle.recipes._folder import RunFolder
+from icycle.recipes._schema import Recipe
+from icycle.report import NetworkFacts, Report, compare_latency, environment, file_bytes
+from icycle.training import Listener, Recorder, evaluate, load_checkpoint_model, run_device
+from icycle.zoo import Data, build_model, load_data
+
+__all__ = ["run_recipe"]
+
+_LATENCY_BATCHES = (1, 64)
+
+
+def run_recipe(
+    recipe: Recipe, folder: RunFolder, *, listeners: Sequence[Listener] = (), resume: bool = False
+) -> Report:
+    """Run a recipe and leave everything in `folder`: recipe, metrics, checkpoint, pruned model, report.
+
+    Args:
+        recipe: what to do.
+        folder: a new one; with `resume` the folder of the same recipe's unfinished run.
+        listeners: are called with every record as it is written to the metrics.
+
+    Raises:
+        IcycleError: whatever can be wrong with data, settings, folder or training; what was written stays.
+    """
+    if resume:
+        folder.reopen(recipe)
+    else:
+        folder.create(recipe)
+    recorder = Recorder(folder.metrics, listeners)
+    torch.manual_seed(recipe.seed)
+    data = load_data(
+        **recipe.data.model_dump(), batch_size=recipe.train.batch_size, seed=recipe.seed, device=run_device()
+    )
+    model = _build(recipe, data)
+    if resume:
+        load_checkpoint_model(folder.checkpoint, model)
+    recorder.write("start", recipe=recipe.name, method=recipe.method.name, epochs=recipe.train.epochs)
+    context = Context(model, data, recipe.train, recorder, seed=recipe.seed, checkpoint=folder.checkpoint)
+    result = recipe.method.run(context)
+
+    with recorder.clock.stage("evaluation"):
+        test_accuracy = evaluate(model, data.test.open())
+    artifacts.save(model, folder.model)
+    report = _report(recipe, data, model, result, test_accuracy, recorder)
+    folder.report.write_text(report.to_json(), encoding="utf-8")
+    recorder.write("end", test_accuracy=test_accuracy)
+    return report
+
+
+def _build(recipe: Recipe, data: Data) -> nn.Module:
+    model = recipe.model
+    built = build_model(model.name, num_classes=data.classes, in_channels=data.shape[0], width=model.width)
+    return built.to(run_device())
+
+
+def _report(
+    recipe: Recipe, data: Data, model: nn.Module, result: MethodResult, test_accuracy: float, recorder: Recorder
+) -> Report:
+    seconds = recorder.clock.seconds()  # the run's own; what follows only measures
+    dense, pruned = _facts([_build(recipe, data), model], data, recipe.train.channels_last)
+    return Report(
+        recipe=recipe.name,
+        method=recipe.method.name,
+        dense=dense,
+        pruned=pruned,
+        removals=result.removals,
+        validation_accuracy=result.validation_accuracy,
+        test_accuracy=test_accuracy,
+        seconds=seconds,
+        environment=environment(run_device()),
+    )
+
+
+def _facts(networks: Sequence[nn.Module], data: Data, channels_last: bool) -> list[NetworkFacts]:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for network in networks:
+        network.to(memory_format=layout)
+    latencies = {}
+    for size in _LATENCY_BATCHES:
+        inputs = data.example().expand(size, -1, -1, -1).contiguous(memory_format=layout)
+        latencies[size] = compare_latency(networks, inputs)
+    return [
+        NetworkFacts(
+            macs=structure.macs(),
+            params=structure.params(),
+            file_bytes=file_bytes(network),
+            latency={size: measured[position] for size, measured in latencies.items()},
+        )
+        for position, network in enumerate(networks)
+        for structure in (trace(network, data.example()),)
+    ]

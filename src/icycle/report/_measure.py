@@ -1,0 +1,56 @@
+"""What two networks cost, measured side by side."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from icycle.report._records import Latency
+
+__all__ = ["compare_latency", "file_bytes"]
+
+
+def file_bytes(model: nn.Module) -> int:
+    """The size of the model's parameters and buffers as a safetensors file; tied tensors count once."""
+    unique = {tensor.data_ptr(): (name, tensor) for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in unique.values()}
+    return len(safetensors.torch.save(state))
+
+
+@torch.no_grad()
+def compare_latency(
+    models: Sequence[nn.Module], inputs: torch.Tensor, *, runs: int = 40, seconds: float = 3.0
+) -> list[Latency]:
+    """Milliseconds per call of each model on `inputs`, in evaluation mode.
+
+    The models take turns, so that whatever else the machine does meets them alike. Stops after `runs` rounds, or after
+    `seconds` once there are five.
+    """
+    for model in models:
+        model.eval()
+        for _ in range(2):
+            _timed_call(model, inputs)
+    times: list[list[float]] = [[] for _ in models]
+    deadline = time.perf_counter() + seconds
+    while len(times[0]) < runs and (len(times[0]) < 5 or time.perf_counter() < deadline):
+        for taken, model in zip(times, models, strict=True):
+            taken.append(1e3 * _timed_call(model, inputs))
+    return [_summary(taken) for taken in times]
+
+
+def _timed_call(model: nn.Module, inputs: torch.Tensor) -> float:
+    start = time.perf_counter()
+    model(inputs)
+    if inputs.device.type == "cuda":
+        torch.cuda.synchronize(inputs.device)
+    return time.perf_counter() - start
+
+
+def _summary(times: list[float]) -> Latency:
+    lower, median, upper = statistics.quantiles(times, n=4, method="inclusive")
+    return Latency(median=median, lower=lower, upper=upper, runs=len(times))

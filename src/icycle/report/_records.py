@@ -1,0 +1,73 @@
+"""The plain records of a finished run."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+import icycle
+from icycle.methods import Removal
+
+__all__ = ["Latency", "NetworkFacts", "Report", "environment"]
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds that a batch takes: the median of `runs`, and the quartiles around it."""
+
+    median: float
+    lower: float
+    upper: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What a network costs: MACs for one input, parameters, bytes as a file, latency per batch size."""
+
+    macs: int
+    params: int
+    file_bytes: int
+    latency: Mapping[int, Latency]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished run: dense against pruned, accuracies in percent, seconds by stage, and where it was measured."""
+
+    recipe: str
+    method: str
+    dense: NetworkFacts
+    pruned: NetworkFacts
+    removals: tuple[Removal, ...]
+    validation_accuracy: float
+    test_accuracy: float
+    seconds: Mapping[str, float]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def speedup(self, batch_size: int) -> float:
+        """How many times as fast the pruned network is; below 1 it is slower."""
+        return self.dense.latency[batch_size].median / self.pruned.latency[batch_size].median
+
+    def to_json(self) -> str:
+        return json.dumps({"version": _VERSION, **asdict(self)}, indent=2)
+
+
+def environment(device: str) -> dict[str, str]:
+    """What a figure depends on beside the recipe."""
+    name = (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
+    )
+    return {
+        "device": f"{device} ({name})",
+        "threads": str(torch.get_num_threads()),
+        "icycle": icycle.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,75 @@
+"""The final table of a run, for a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from icycle.report._records import Latency, Report
+
+__all__ = ["render"]
+
+
+def render(report: Report) -> RenderableType:
+    """Dense against pruned, accuracies, seconds by stage, and a plain word where pruning made the network slower."""
+    return Group(_costs(report), _accuracies(report), _seconds(report), *_remarks(report))
+
+
+def _costs(report: Report) -> Table:
+    dense, pruned = report.dense, report.pruned
+    table = Table(title=f"{report.recipe}: {report.method}", title_justify="left")
+    for column in ("", "dense", "pruned", "pruned / dense"):
+        table.add_column(column, justify="left" if not column else "right")
+    for label, before, after in (
+        ("MACs per input", dense.macs, pruned.macs),
+        ("parameters", dense.params, pruned.params),
+        ("file size, bytes", dense.file_bytes, pruned.file_bytes),
+    ):
+        table.add_row(label, f"{before:,}", f"{after:,}", f"{after / before:.1%}")
+    for size, latency in dense.latency.items():
+        ratio = f"{1 / report.speedup(size):.1%}"
+        table.add_row(f"latency, batch {size}", _milliseconds(latency), _milliseconds(pruned.latency[size]), ratio)
+    return table
+
+
+def _milliseconds(latency: Latency) -> str:
+    return f"{latency.median:.2f} ms ({latency.lower:.2f}-{latency.upper:.2f})"
+
+
+def _accuracies(report: Report) -> Table:
+    table = Table(title="accuracy, percent", title_justify="left")
+    table.add_column("")
+    table.add_column("split")
+    table.add_column("accuracy", justify="right")
+    for removal in report.removals:
+        share = removal.macs_after / removal.macs_before
+        table.add_row(
+            f"before the removal after {removal.epoch:.2f} epochs", "validation", f"{removal.accuracy_before:.2f}"
+        )
+        table.add_row(f"just after it, {share:.1%} of the MACs left", "validation", f"{removal.accuracy_after:.2f}")
+    table.add_row("at the end", "validation", f"{report.validation_accuracy:.2f}")
+    table.add_row("at the end", "test", f"{report.test_accuracy:.2f}")
+    return table
+
+
+def _seconds(report: Report) -> Table:
+    table = Table(title="seconds", title_justify="left")
+    for stage in (*report.seconds, "total"):
+        table.add_column(stage, justify="right")
+    table.add_row(*(f"{seconds:.1f}" for seconds in (*report.seconds.values(), sum(report.seconds.values()))))
+    return table
+
+
+def _remarks(report: Report) -> list[Text]:
+    if report.pruned.macs == report.dense.macs:
+        return [Text("Nothing was removed.")]
+    return [
+        Text(
+            f"The pruned network is SLOWER than the dense one at batch {size}: {1 / report.speedup(size):.2f} times "
+            "its latency. Wider rounding (method.round_to) or a wider network suits this device better.",
+            style="bold red",
+        )
+        for size in report.dense.latency
+        if report.speedup(size) < 1
+    ]

@@ -1,0 +1,84 @@
+"""Criteria that read gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from icycle.errors import CriterionError
+from icycle.saliency._probe import first_batches, forward, in_eval_mode
+from icycle.saliency._registry import Scores, criterion
+from icycle.saliency._slices import Place, average, channel_sums, parameters_of, place, weights
+from icycle.structure import Structure
+
+__all__ = ["taylor"]
+
+
+@criterion("taylor")
+def taylor(
+    model: torch.nn.Module,
+    structure: Structure,
+    *,
+    loader: Iterable[Any] | None = None,
+    loss: Callable[..., torch.Tensor] | None = None,
+    batches: int = 8,
+) -> Scores:
+    """Mean over members and batches of (sum over a channel's slice of gradient * weight)^2.
+
+    The first-order estimate of how much the loss changes when the slice is zeroed. `loss(outputs, targets)` -> scalar; a
+    batch is (inputs, targets) or a mapping (then `targets` is the batch). The model is run in evaluation mode; its modes,
+    its `.grad` and its frozen parameters are as before afterwards. Source: Importance Estimation for Neural Network
+    Pruning (Molchanov et al., CVPR 2019).
+
+    Raises:
+        CriterionError: `loader` or `loss` is None, the loader is empty, or the loss reaches none of the weights.
+    """
+    if loss is None:
+        raise CriterionError("Criterion 'taylor' reads gradients, but loss is None; pass loss(outputs, targets) -> scalar.")
+    pieces = [piece for group in structure.prunable for piece in weights(group)]
+    parameters = parameters_of(model, pieces)
+    totals = [np.zeros(len(piece.index)) for piece in pieces]
+    count = 0
+    with in_eval_mode(model), _trainable(parameters.values()), torch.enable_grad():
+        for batch in first_batches(loader, batches, "taylor"):
+            products = _gradient_times_weight(loss(*forward(model, batch)), parameters)
+            sums = channel_sums(products, _sum_over_others)
+            totals = [total + sums(piece) ** 2 for total, piece in zip(totals, pieces, strict=True)]
+            count += 1
+    means = {id(piece): total / count for total, piece in zip(totals, pieces, strict=True)}
+    return average(model, structure, weights, lambda piece: means[id(piece)])
+
+
+def _gradient_times_weight(loss: torch.Tensor, parameters: dict[Place, torch.Tensor]) -> dict[Place, torch.Tensor]:
+    unique = {name: parameter for (name, _), parameter in parameters.items()}
+    gradients = torch.autograd.grad(loss, list(unique.values()), allow_unused=True)
+    if all(gradient is None for gradient in gradients):
+        raise CriterionError("Expected the loss to depend on the weights, but no gradient reaches any of them.")
+    products = {
+        name: torch.zeros_like(parameter) if gradient is None else parameter.detach() * gradient
+        for (name, parameter), gradient in zip(unique.items(), gradients, strict=True)
+    }
+    return {(name, dim): products[name] for name, dim in parameters}
+
+
+def _sum_over_others(product: torch.Tensor, dim: int) -> torch.Tensor:
+    others = [other for other in range(product.dim()) if other != dim]
+    product = product.float() if product.dtype in (torch.float16, torch.bfloat16) else product
+    return product.sum(dim=others) if others else product
+
+
+@contextmanager
+def _trainable(parameters: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Frozen parameters have gradients within the block."""
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)

@@ -1,0 +1,65 @@
+"""Running a model on a few batches without leaving a trace in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+
+from icycle.errors import CriterionError
+
+__all__ = ["first_batches", "forward", "in_eval_mode"]
+
+
+@contextmanager
+def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode within the block, so that no running statistic moves; every module's own mode after it."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def first_batches(loader: Iterable[Any] | None, batches: int, name: str) -> Iterator[Any]:
+    """The first `batches` of `loader`; CriterionError where there is none."""
+    if loader is None:
+        raise CriterionError(f"Criterion {name!r} reads data, but loader is None; pass batches of training data as loader.")
+    if batches < 1:
+        raise CriterionError(f"Expected batches >= 1 for criterion {name!r}, but got {batches}.")
+    batch = None
+    for batch in islice(loader, batches):
+        yield batch
+    if batch is None:
+        raise CriterionError(f"Expected at least one batch for criterion {name!r}, but the loader is empty.")
+
+
+def forward(model: torch.nn.Module, batch: Any) -> tuple[Any, Any]:
+    """The model's outputs on a batch, and the batch's targets, on the model's device.
+
+    A mapping is passed as keywords and is its own targets; the last element of a tuple or list is the targets, the others
+    are the inputs; a bare tensor is the only input and its own targets.
+    """
+    parameter = next(model.parameters(), None)
+    batch = batch if parameter is None else _to(batch, parameter.device)
+    if isinstance(batch, Mapping):
+        return model(**batch), batch
+    if isinstance(batch, tuple | list) and len(batch) > 1:
+        return model(*batch[:-1]), batch[-1]
+    only = batch[0] if isinstance(batch, tuple | list) else batch
+    return model(only), only
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: _to(item, device) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_to(item, device) for item in value]
+    return value

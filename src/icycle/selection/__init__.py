@@ -1,0 +1,6 @@
+"""From scores to a sub-network: within a budget (`select`) or by a share of the channels (`select_ratio`)."""
+
+from icycle.selection._budget import Budget
+from icycle.selection._select import achieved, select, select_ratio
+
+__all__ = ["Budget", "achieved", "select", "select_ratio"]

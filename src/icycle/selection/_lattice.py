@@ -1,0 +1,66 @@
+"""Which kept counts each group may have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from icycle.errors import BudgetError
+from icycle.structure import Group, Structure
+
+__all__ = ["Lattice"]
+
+
+@dataclass(frozen=True, eq=False)
+class Lattice:
+    """The allowed kept counts of each group: its whole `size`, and the multiples of `step` from `lowest` up.
+
+    All fields and all counts below are int64 of shape (groups,).
+    """
+
+    size: np.ndarray
+    step: np.ndarray
+    lowest: np.ndarray
+
+    @classmethod
+    def of(cls, structure: Structure, removable: Callable[[Group], int], *, round_to: int, min_keep: int) -> Lattice:
+        """At most `removable(group)` channels go, at least `min_keep` stay, kept counts are rounded to `round_to`."""
+        if round_to < 1 or min_keep < 1:
+            raise BudgetError(f"Expected round_to >= 1 and min_keep >= 1, but got {round_to} and {min_keep}.")
+        size = np.array([group.size for group in structure.prunable], dtype=np.int64)
+        step = np.array([_step(group, round_to) for group in structure.prunable], dtype=np.int64)
+        lowest = np.maximum(size - np.array([removable(group) for group in structure.prunable], dtype=np.int64), min_keep)
+        return cls(size, step, np.minimum(-(-lowest // step) * step, size))
+
+    def fixed(self, where: np.ndarray, counts: np.ndarray) -> Lattice:
+        """The same, but for the groups `where` (bool) that may have no other than `counts`."""
+        return replace(self, size=np.where(where, counts, self.size), lowest=np.where(where, counts, self.lowest))
+
+    def nearest(self, kept: np.ndarray) -> np.ndarray:
+        """The allowed counts nearest to `kept`; of two equally near the larger."""
+        multiple = (2 * kept + self.step) // (2 * self.step) * self.step
+        last = (self.size - 1) // self.step * self.step
+        return np.where(2 * kept >= last + self.size, self.size, np.clip(multiple, self.lowest, self.size))
+
+    def below(self, counts: np.ndarray) -> np.ndarray:
+        """The next smaller allowed counts, or the same where there is none."""
+        smaller = (counts - 1) // self.step * self.step
+        return np.where(smaller >= self.lowest, smaller, counts)
+
+    def above(self, counts: np.ndarray) -> np.ndarray:
+        """The next larger allowed counts, or the same where there is none."""
+        return np.minimum((counts // self.step + 1) * self.step, self.size)
+
+
+def _step(group: Group, round_to: int) -> int:
+    """The step in channels that makes widths multiples of `round_to`.
+
+    A channel that is m elements wide in every weight (an attention head) already brings a factor of m along. Groups of
+    fewer channels than a step are not rounded: no multiple of it lies in them.
+    """
+    widths = [piece.index.shape[1] for piece in group.slices if piece.role in ("out", "in")]
+    step = round_to // math.gcd(round_to, *widths)
+    return step if group.size >= step else 1

@@ -1,0 +1,172 @@
+"""The search for a sub-network: one threshold over all groups, found by bisection on the exact cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+
+from icycle.errors import BudgetError, StructureError
+from icycle.selection._budget import Budget
+from icycle.selection._lattice import Lattice
+from icycle.selection._ranking import Ranking
+from icycle.selection._refine import CostFunction, refine
+from icycle.structure import Cost, Group, Structure, SubNetwork
+
+__all__ = ["achieved", "select", "select_ratio"]
+
+
+def select(
+    structure: Structure,
+    scores: Mapping[str, torch.Tensor],
+    budget: Budget,
+    *,
+    limit: float = 0.75,
+    limit_rate: float = 0.1,
+    round_to: int = 1,
+    min_keep: int = 1,
+    cost_factor: bool = True,
+    tolerance: float = 0.005,
+    costs: Mapping[str, Cost] | None = None,
+) -> SubNetwork:
+    """The sub-network of the best channels whose cost is closest to the budget.
+
+    Source: One-Cycle Structured Pruning (arXiv 2501.13439), with the exact cost in place of copies of the model.
+
+    Args:
+        scores: group name -> (size,), higher is kept, +inf must stay; equal scores go in order of group and channel.
+        limit, limit_rate: of a group's C channels at most `C * limit * (1 - exp(-limit_rate * C))` go, to the nearest
+            channel (and never more than `C * limit`), so small groups keep more.
+        round_to: widths are rounded to multiples of it (a channel m elements wide counts m times); groups of fewer channels
+            are not rounded, and a group may also stay whole.
+        min_keep: no group keeps fewer channels.
+        cost_factor: scores are multiplied by `1 - softmax(ln(G) * c / max(c))`, where c is the cost freed per channel of
+            each of the G groups: dear channels go more readily. Only ratios of costs count, so neither the input's
+            resolution nor the unit matters; one dear group among many cheap ones has a factor of about one half.
+        tolerance: a threshold that lands within this share of the whole network's cost is taken as it is. Where none does
+            (coarse steps), single groups are moved, at the least loss of scores, until the cost is as close as it gets.
+        costs: `structure.costs` unless given; a budget may name any of them.
+
+    Raises:
+        BudgetError: the budget is out of reach within the limits (the message names the smallest cost), or a setting is
+            out of range.
+        StructureError: no group is prunable, or a group has no scores.
+        CriterionError: a score is not a number, or there is not one for each channel.
+    """
+    if not 0 < limit <= 1 or limit_rate <= 0 or tolerance < 0:
+        raise BudgetError(
+            f"Expected 0 < limit <= 1, limit_rate > 0 and tolerance >= 0, but got {limit}, {limit_rate}, {tolerance}."
+        )
+    cost = budget.cost_in(structure.costs if costs is None else costs)
+    full = np.array([group.size for group in structure.prunable], dtype=np.int64)
+    factor = _cost_factor(cost.gradient(full)) if cost_factor and len(full) else None
+    ranking = Ranking(structure, scores, factor)
+
+    def removable(group: Group) -> int:
+        return min(_limit(group.size, limit, limit_rate), ranking.removable[group.name])
+
+    lattice = Lattice.of(structure, removable, round_to=round_to, min_keep=min_keep)
+    target, margin = budget.target(cost(full)), tolerance * cost(full)
+    smallest = cost(lattice.lowest)
+    if smallest > target + margin:
+        raise BudgetError(
+            f"Expected {budget} to be within reach, but the smallest sub-network has {smallest:,} {budget.name} "
+            f"({smallest / cost(full):.1%}); ask for at least that, or raise limit (now {limit}) or limit_rate (now "
+            f"{limit_rate}), or lower round_to (now {round_to}) or min_keep (now {min_keep})."
+        )
+    return ranking.subnetwork(_closest(ranking, lattice, cost, target, margin))
+
+
+def select_ratio(
+    structure: Structure,
+    scores: Mapping[str, torch.Tensor],
+    ratio: float,
+    *,
+    groups: Collection[str] | None = None,
+    scope: Literal["group", "global"] = "group",
+    round_to: int = 1,
+    min_keep: int = 1,
+) -> SubNetwork:
+    """Remove a share of the channels of `groups` (default: all prunable ones); all others stay whole.
+
+    Scope "group" removes the ceil(ratio * size) worst channels of each group, "global" the ceil(ratio * total) worst of all
+    of them together. `round_to` and `min_keep` are those of `select` and may change the counts.
+
+    Raises:
+        BudgetError: ratio is not in 0..1 (1 excluded), or the scope is unknown.
+        StructureError: a name in `groups` is not that of a prunable group.
+    """
+    if not 0 <= ratio < 1:
+        raise BudgetError(f"Expected 0 <= ratio < 1, the share of channels to remove, but got {ratio}.")
+    if scope not in ("group", "global"):
+        raise BudgetError(f"Expected scope 'group' or 'global', but got {scope!r}.")
+    names = {group.name for group in structure.prunable}
+    chosen = names if groups is None else set(groups)
+    if chosen - names:
+        raise StructureError(f"Expected names of prunable groups, but got {sorted(chosen - names)}.")
+    ranking = Ranking(structure, {**scores, **{name: torch.full((structure[name].size,), math.inf) for name in names - chosen}})
+    lattice = Lattice.of(structure, lambda group: ranking.removable[group.name], round_to=round_to, min_keep=min_keep)
+    if scope == "group":
+        removed = np.array([_share(group.size, ratio) if group.name in chosen else 0 for group in structure.prunable])
+        return ranking.subnetwork(lattice.nearest(np.maximum(ranking.sizes - removed, lattice.lowest)))
+    target = len(ranking) - _share(sum(structure[name].size for name in chosen), ratio)
+    return ranking.subnetwork(_closest(ranking, lattice, _Channels(), target, margin=len(ranking)))
+
+
+class _Channels:
+    """The number of channels, as a cost."""
+
+    def __call__(self, counts: np.ndarray) -> int:
+        return int(counts.sum())
+
+    def gradient(self, counts: np.ndarray) -> np.ndarray:
+        return np.ones(len(counts))
+
+
+def _limit(size: int, limit: float, rate: float) -> int:
+    """How many of `size` channels may go. To the nearest, since 47.9 of 64 would leave 17, which 8 does not divide."""
+    return min(math.floor(size * limit + 1e-9), round(size * limit * (1 - math.exp(-rate * size))))
+
+
+def _share(size: int, ratio: float) -> int:
+    return math.ceil(ratio * size - 1e-9)  # 0.7 of 10 is 7, though 0.7 * 10 is a little more
+
+
+def achieved(structure: Structure, subnet: SubNetwork) -> dict[str, float]:
+    """The share of each of the structure's costs that `subnet` keeps, 0..1."""
+    full = np.array([group.size for group in structure.prunable], dtype=np.int64)
+    counts = subnet.counts(structure)
+    return {name: cost(counts) / max(cost(full), 1) for name, cost in structure.costs.items()}
+
+
+def _cost_factor(freed: np.ndarray) -> np.ndarray | None:
+    """(groups,): 1 - softmax(ln(G) * freed / max(freed)); None where there is nothing to weigh."""
+    if len(freed) < 2 or freed.max() <= 0:
+        return None
+    powers = len(freed) ** (freed / freed.max())
+    return 1 - powers / powers.sum()
+
+
+def _closest(ranking: Ranking, lattice: Lattice, cost: CostFunction, target: float, margin: float) -> np.ndarray:
+    """(groups,): the kept counts whose cost is closest to `target`, along the one global threshold if within `margin`."""
+
+    def counts_after(removed: int) -> np.ndarray:
+        return lattice.nearest(np.maximum(ranking.kept_after(removed), lattice.lowest))
+
+    above, below = 0, len(ranking)  # the cost after `above` removals is over the target, after `below` it is not
+    while below - above > 1:
+        middle = (above + below) // 2
+        if cost(counts_after(middle)) > target:
+            above = middle
+        else:
+            below = middle
+    probes = [counts_after(above), counts_after(below)]
+    if min(abs(cost(counts) - target) for counts in probes) > margin:
+        # The group whose coarse step crosses the target moves again, or keeps to either side of it while others make up.
+        step = probes[0] != probes[1]
+        starts = [(counts, within) for counts in probes for within in (lattice.fixed(step, counts), lattice)]
+        probes = [refine(counts, ranking, within, cost, target, margin) for counts, within in starts]
+    return min(probes, key=lambda counts: abs(cost(counts) - target))

@@ -1,0 +1,113 @@
+"""What a trace found out, frozen: groups, where their channels lie in the parameters, and exact costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from icycle.axes import Polynomial
+from icycle.errors import StructureError
+from icycle.structure._cost import Cost
+from icycle.structure._layout import Layout
+from icycle.structure._subnetwork import SubNetwork
+
+__all__ = ["Attribute", "Group", "Slice", "Structure"]
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """Where the channels of a group lie in one dimension of one parameter or buffer.
+
+    `index` is int64 of shape (size, m): row c holds the m positions along `dim` that belong to channel c. `role` is
+    "out" or "in" for a weight that produces or consumes the channels, "scale" and "shift" for what multiplies and is
+    added, "state" and "variance" for running statistics, "other" for anything else.
+    """
+
+    parameter: str
+    dim: int
+    index: np.ndarray = field(repr=False)
+    role: str
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that stand or fall together: removing channel c removes row c of every slice.
+
+    `reason` says why the group is not prunable ("" where it is); `exact` is True where removing channels gives the same
+    function as zeroing their parameters, and `inexact_reason` says why not where it is False.
+    """
+
+    name: str
+    size: int
+    prunable: bool
+    reason: str
+    exact: bool
+    inexact_reason: str
+    slices: tuple[Slice, ...]
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The names of the parameters and buffers that hold the group's channels."""
+        return tuple(dict.fromkeys(piece.parameter for piece in self.slices))
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An integer attribute of a module that must follow a count: `module` is its path, `item` its place in a tuple."""
+
+    module: str
+    name: str
+    item: int | None
+    value: Polynomial  # in group numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """The frozen result of a trace; it never refers to the model."""
+
+    groups: tuple[Group, ...]
+    layouts: Mapping[str, tuple[Layout, ...]] = field(repr=False)  # parameter or buffer -> a layout per dimension
+    costs: Mapping[str, Cost] = field(repr=False)  # "macs", "params", "activation_bytes"
+    attributes: tuple[Attribute, ...] = field(repr=False)
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def prunable(self) -> tuple[Group, ...]:
+        """The groups that channels may be removed from, front to back."""
+        return tuple(group for group in self.groups if group.prunable)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
+
+    def __getitem__(self, name: str) -> Group:
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise StructureError(
+                f"Expected the name of a group, but got {name!r}; structure.groups lists all {len(self.groups)} of them."
+            ) from None
+
+    def macs(self, subnet: SubNetwork | None = None) -> int:
+        """Multiply-accumulates of convolutions and matrix products on the example inputs, for `subnet` or the whole."""
+        return self.cost("macs", subnet)
+
+    def params(self, subnet: SubNetwork | None = None) -> int:
+        """Number of parameter elements (tied ones once, buffers not), for `subnet` or the whole."""
+        return self.cost("params", subnet)
+
+    def activation_bytes(self, subnet: SubNetwork | None = None) -> int:
+        """Bytes of all results of convolutions, products and norms on the example inputs."""
+        return self.cost("activation_bytes", subnet)
+
+    def cost(self, name: str, subnet: SubNetwork | None = None) -> int:
+        """The cost called `name` of `subnet`, or of the whole network."""
+        if subnet is None:
+            counts = np.array([group.size for group in self.prunable], dtype=np.int64)
+        else:
+            counts = subnet.counts(self)
+        return self.costs[name](counts)

@@ -1,0 +1,136 @@
+"""Putting a plan into effect: new parameters, buffers, attributes, gradients and optimizer state, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from icycle.surgery._layers import synchronise
+from icycle.surgery._plan import Plan
+from icycle.tracing import named_tensors
+
+__all__ = ["apply"]
+
+
+def apply(model: nn.Module, plan: Plan, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
+    """Prepare every new tensor first, then exchange them; an error while exchanging undoes what was done."""
+    old = dict(named_tensors(model))
+    new = {name: _shrunk(name, old[name], plan) for name in plan.kept}
+    states = [_shrunk_state(optimizer, old, plan) for optimizer in optimizers]
+    undo: list[Callable[[], None]] = []
+    try:
+        _exchange_tensors(model, {id(old[name]): tensor for name, tensor in new.items()}, undo)
+        _set_attributes(model, plan, undo)
+        synchronise(model, undo)
+        _drop_caches(model, undo)
+        for optimizer, state in zip(optimizers, states, strict=True):
+            _exchange_in_optimizer(optimizer, {id(old[name]): new[name] for name in new}, state, undo)
+    except BaseException:
+        for step in reversed(undo):
+            step()
+        raise
+
+
+def _shrunk(name: str, tensor: torch.Tensor, plan: Plan) -> torch.Tensor:
+    """A new tensor: resizing in place would leave a live graph's gradient accumulator with the old shape."""
+    data = plan.take(name, tensor.detach()).contiguous(memory_format=_memory_format(tensor))
+    if not isinstance(tensor, nn.Parameter):
+        return data
+    parameter = type(tensor)(data, requires_grad=tensor.requires_grad)
+    if tensor.grad is not None:
+        parameter.grad = plan.take(name, tensor.grad).contiguous(memory_format=_memory_format(tensor))
+    for key, value in vars(tensor).items():  # markers that training code puts on parameters
+        setattr(parameter, key, value)
+    return parameter
+
+
+def _memory_format(tensor: torch.Tensor) -> torch.memory_format:
+    if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def _exchange_tensors(model: nn.Module, new: dict[int, torch.Tensor], undo: list[Callable[[], None]]) -> None:
+    """Tied parameters are one tensor in several places, and stay one."""
+    for module in model.modules():
+        for registry in (module._parameters, module._buffers):
+            for key, tensor in list(registry.items()):
+                if tensor is not None and id(tensor) in new:
+                    _set_item(registry, key, new[id(tensor)], undo)
+
+
+def _set_item(target: Any, key: Any, value: Any, undo: list[Callable[[], None]]) -> None:
+    before = target[key]
+
+    def restore() -> None:
+        target[key] = before
+
+    undo.append(restore)
+    target[key] = value
+
+
+def _set_attributes(model: nn.Module, plan: Plan, undo: list[Callable[[], None]]) -> None:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for (path, name, item), value in plan.attributes.items():
+        module = modules[path]
+        current = module.__dict__[name]
+        if item is None:
+            new: Any = value
+        else:
+            items = list(current)
+            items[item] = value
+            new = type(current)(items)
+        if new != current:
+            _set_item(module.__dict__, name, new, undo)
+
+
+def _drop_caches(model: nn.Module, undo: list[Callable[[], None]]) -> None:
+    """Dicts of tensors that a module keeps beside its buffers are caches of results, and outdated now."""
+    registries = ("_parameters", "_buffers", "_modules")
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if name not in registries and type(value) is dict and value:
+                if all(isinstance(item, torch.Tensor) for item in value.values()):
+                    _set_item(module.__dict__, name, {}, undo)
+
+
+def _shrunk_state(
+    optimizer: torch.optim.Optimizer, old: dict[str, torch.Tensor], plan: Plan
+) -> dict[int, dict[str, Any]]:
+    """id of an old parameter -> its state, with every tensor that is shaped like the parameter shrunk."""
+    found: dict[int, dict[str, Any]] = {}
+    for name in plan.kept:
+        parameter = old[name]
+        state = optimizer.state.get(parameter)
+        if state:
+            found[id(parameter)] = {
+                key: plan.take(name, value) if isinstance(value, torch.Tensor) and value.shape == parameter.shape else value
+                for key, value in state.items()
+            }
+    return found
+
+
+def _exchange_in_optimizer(
+    optimizer: torch.optim.Optimizer,
+    new: dict[int, torch.Tensor],
+    state: dict[int, dict[str, Any]],
+    undo: list[Callable[[], None]],
+) -> None:
+    for group in optimizer.param_groups:
+        params = [new.get(id(parameter), parameter) for parameter in group["params"]]
+        _set_item(group, "params", params, undo)
+    before = dict(optimizer.state)
+
+    def restore() -> None:
+        optimizer.state.clear()
+        optimizer.state.update(before)
+
+    undo.append(restore)
+    for parameter in list(optimizer.state):
+        if id(parameter) in new:
+            del optimizer.state[parameter]
+            if id(parameter) in state:
+                optimizer.state[new[id(parameter)]] = state[id(parameter)]

@@ -1,0 +1,72 @@
+"""The descriptive attributes of torch's own layers, which must tell the shape that their parameters have now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+__all__ = ["synchronise"]
+
+
+def _convolution(layer: _ConvNd) -> dict[str, Any]:
+    first, second = layer.weight.shape[:2]
+    if isinstance(layer, _ConvTransposeNd):
+        return {"in_channels": first, "out_channels": second * layer.groups}
+    return {"in_channels": second * layer.groups, "out_channels": first}
+
+
+def _linear(layer: nn.Linear) -> dict[str, Any]:
+    return {"in_features": layer.weight.shape[1], "out_features": layer.weight.shape[0]}
+
+
+def _bilinear(layer: nn.Bilinear) -> dict[str, Any]:
+    out, first, second = layer.weight.shape
+    return {"in1_features": first, "in2_features": second, "out_features": out}
+
+
+def _running_norm(layer: _NormBase) -> dict[str, Any]:
+    known = layer.weight if layer.weight is not None else layer.running_mean
+    return {} if known is None else {"num_features": known.shape[0]}
+
+
+def _group_norm(layer: nn.GroupNorm) -> dict[str, Any]:
+    return {} if layer.weight is None else {"num_channels": layer.weight.shape[0]}
+
+
+def _embedding(layer: nn.Embedding) -> dict[str, Any]:
+    return {"num_embeddings": layer.weight.shape[0], "embedding_dim": layer.weight.shape[1]}
+
+
+def _prelu(layer: nn.PReLU) -> dict[str, Any]:
+    return {"num_parameters": layer.weight.shape[0]}
+
+
+_DESCRIPTIONS: tuple[tuple[type[nn.Module], Callable[[Any], dict[str, Any]]], ...] = (
+    (_ConvNd, _convolution),
+    (nn.Linear, _linear),
+    (nn.Bilinear, _bilinear),
+    (_NormBase, _running_norm),
+    (nn.GroupNorm, _group_norm),
+    (nn.Embedding, _embedding),
+    (nn.PReLU, _prelu),
+)
+
+
+def synchronise(model: nn.Module, undo: list[Callable[[], None]]) -> None:
+    """Set the descriptive attributes of every torch layer in `model`; `undo` collects what takes it back."""
+    for module in model.modules():
+        for kind, describe in _DESCRIPTIONS:
+            if isinstance(module, kind):
+                for name, value in describe(module).items():
+                    _set(module, name, value, undo)
+
+
+def _set(module: nn.Module, name: str, value: Any, undo: list[Callable[[], None]]) -> None:
+    before = getattr(module, name, value)
+    if before != value:
+        undo.append(lambda: setattr(module, name, before))
+        setattr(module, name, value)

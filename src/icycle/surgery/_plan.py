@@ -1,0 +1,77 @@
+"""What a removal will do, worked out before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from icycle.errors import SubNetworkError, SurgeryError
+from icycle.structure import Structure, SubNetwork
+from icycle.tracing import named_tensors
+
+__all__ = ["Plan", "make_plan"]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """`kept` maps a parameter or buffer to a kept-index tensor per dimension (None: all of it is kept).
+
+    `attributes` maps (module path, attribute, place in a tuple or None) to its new value.
+    """
+
+    kept: Mapping[str, tuple[torch.Tensor | None, ...]]
+    attributes: Mapping[tuple[str, str, int | None], int]
+    removed: int
+
+    def take(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """What is kept of `tensor`, which is shaped like the parameter or buffer `name`."""
+        for dim, index in enumerate(self.kept[name]):
+            if index is not None:
+                tensor = tensor.index_select(dim, index.to(tensor.device))
+        return tensor
+
+
+def make_plan(model: nn.Module, structure: Structure, subnet: SubNetwork) -> Plan:
+    """The plan of removing from `model` what `subnet` does not keep.
+
+    Raises SubNetworkError where `subnet` is not of `structure` or removes nothing, SurgeryError where `structure` is not
+    of `model` as it is now.
+    """
+    masks = subnet.masks(structure)
+    removed = sum(int(np.count_nonzero(~mask)) for mask in masks)
+    if not removed:
+        raise SubNetworkError(
+            "Expected a sub-network that removes at least one channel, but this one keeps all. "
+            "Lower the budget, or skip the removal."
+        )
+    _check_shapes(model, structure)
+    kept: dict[str, tuple[torch.Tensor | None, ...]] = {}
+    for name, layouts in structure.layouts.items():
+        indices = tuple(_index(layout.kept(masks)) for layout in layouts)
+        if any(index is not None for index in indices):
+            kept[name] = indices
+    counts = {number: int(mask.sum()) for number, mask in enumerate(masks)}
+    attributes = {(entry.module, entry.name, entry.item): entry.value(counts) for entry in structure.attributes}
+    return Plan(kept, attributes, removed)
+
+
+def _index(kept: np.ndarray) -> torch.Tensor | None:
+    return None if kept.all() else torch.from_numpy(np.flatnonzero(kept))
+
+
+def _check_shapes(model: nn.Module, structure: Structure) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
+    expected = {name: tuple(layout.size for layout in layouts) for name, layouts in structure.layouts.items()}
+    if shapes == expected:
+        return
+    for name in sorted(shapes.keys() | expected.keys()):
+        if shapes.get(name) != expected.get(name):
+            raise SurgeryError(
+                f"Expected {name} to have the shape {expected.get(name, 'of a tensor that does not exist')}, as when the "
+                f"structure was traced, but it is {shapes.get(name, 'not there')}. The structure belongs to another model, "
+                "or the model has been pruned since: call icycle.trace(model, example_inputs) again."
+            )

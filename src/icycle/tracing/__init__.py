@@ -1,0 +1,23 @@
+"""Model + example -> every tensor's dimensions as expressions over axes."""
+
+from icycle.tracing._registry import register
+from icycle.tracing._run import call_with, map_tensors, output_tensors, run_shadow, undisturbed
+from icycle.tracing._shadow import named_tensors, shadow_of
+from icycle.tracing._trace import Trace, trace_model
+from icycle.tracing._tracer import Step, Tracer, flat_tensors
+
+__all__ = [
+    "Step",
+    "Trace",
+    "Tracer",
+    "call_with",
+    "flat_tensors",
+    "map_tensors",
+    "named_tensors",
+    "output_tensors",
+    "register",
+    "run_shadow",
+    "shadow_of",
+    "trace_model",
+    "undisturbed",
+]

@@ -1,0 +1,94 @@
+"""One run of a shadow on the example inputs, observed operation by operation."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from icycle.tracing._tracer import Observer, Operations
+
+__all__ = ["call_with", "map_tensors", "output_tensors", "run_shadow", "undisturbed"]
+
+
+def run_shadow(
+    shadow: nn.Module, inputs: Any, observe: Observer, meta: bool, functions: TorchFunctionMode | None = None
+) -> Any:
+    """The shadow's output, every ATen operation shown to `observe`."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        if functions is not None:
+            stack.enter_context(functions)
+        stack.enter_context(Operations(observe, meta))
+        return call_with(shadow, inputs)
+
+
+def call_with(model: nn.Module, inputs: Any) -> Any:
+    """Call a model on a tensor, a tuple or list of positional arguments, or a dict of keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return model(*inputs)
+    return model(inputs)
+
+
+def map_tensors(value: Any, function: Any) -> Any:
+    """`value` with `function` applied to every tensor in tuples, lists and mappings."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(item, function) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(map_tensors(item, function) for item in value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(item, function) for key, item in value.items()}
+    return value
+
+
+def output_tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in what a model returned: tuples, mappings, dataclasses and plain objects included."""
+    yield from _output_tensors(value, set())
+
+
+def _output_tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
+    if id(value) in seen:
+        return
+    if isinstance(value, torch.Tensor):
+        yield value
+        return
+    seen.add(id(value))
+    children: Any = ()
+    if isinstance(value, Mapping):
+        children = value.values()
+    elif isinstance(value, (tuple, list, set)):
+        children = value
+    elif dataclasses.is_dataclass(value):
+        children = [getattr(value, item.name) for item in dataclasses.fields(value)]
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
+        children = vars(value).values()
+    for child in children:
+        yield from _output_tensors(child, seen)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Restore the random state and the process-wide switch that a run needs off (the fast path of attention)."""
+    import numpy as np
+
+    devices = sorted({tensor.device.index or 0 for tensor in model.parameters() if tensor.device.type == "cuda"})
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

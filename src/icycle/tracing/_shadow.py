@@ -1,0 +1,110 @@
+"""A shadow of the model: the same modules, with tensors that hold no data (or alias the real ones), to be run freely."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from icycle.errors import TraceError
+from icycle.tracing._sizes import FromAttribute, TracedInt
+
+__all__ = ["named_tensors", "shadow_of"]
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter, then every buffer, tied ones once, by their first name."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def shadow_of(model: nn.Module, meta: bool) -> nn.Module:
+    """A copy of `model` that shares no state with it and copies no weight.
+
+    With `meta`, floating-point tensors become tensors on the meta device; else aliases of the real ones. Integer tensors and
+    buffers, which code reads as values or updates in place, are cloned.
+    """
+    memo: dict[int, Any] = {}
+    for _, tensor in named_tensors(model):
+        memo[id(tensor)] = _stand_in(tensor, meta)
+    try:
+        with _CopyTensors(lambda tensor: _stand_in(tensor, meta)):
+            shadow = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise TraceError(
+            f"Expected a model whose modules can be copied (without their weights), but copy.deepcopy raised "
+            f"{type(error).__name__}: {error}. Remove the attribute that cannot be copied before tracing."
+        ) from error
+    _remember_attributes(shadow)
+    return shadow
+
+
+def _stand_in(tensor: torch.Tensor, meta: bool) -> torch.Tensor:
+    data = tensor.detach()
+    if not (data.is_floating_point() or data.is_complex()):
+        data = data.clone()
+    elif meta:
+        data = torch.empty_strided(data.shape, data.stride(), dtype=data.dtype, device="meta")
+    elif not isinstance(tensor, nn.Parameter):
+        data = data.clone()
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(data, requires_grad=False)
+    return data
+
+
+class _CopyTensors(TorchFunctionMode):
+    """While copying, tensors that are neither parameters nor buffers are replaced like those."""
+
+    def __init__(self, replace: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self._replace = replace
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__deepcopy__:
+            tensor, memo = args
+            return memo.setdefault(id(tensor), self._replace(tensor))
+        return func(*args, **(kwargs or {}))
+
+
+def _remember_attributes(shadow: nn.Module) -> None:
+    """Replace the integer attributes of every module, also inside tuples and lists, by ints that know their name."""
+    for path, module in shadow.named_modules():
+        for name, value in vars(module).items():
+            if type(value) is int:
+                module.__dict__[name] = TracedInt(value, FromAttribute((path, name, None), value))
+            elif type(value) in (tuple, list, torch.Size) and any(type(item) is int for item in value):
+                items = [
+                    TracedInt(item, FromAttribute((path, name, place), item)) if type(item) is int else item
+                    for place, item in enumerate(value)
+                ]
+                module.__dict__[name] = type(value)(items)
+
+
+@contextmanager
+def following_paths(shadow: nn.Module, stack: list[str], visited: set[str]) -> Iterator[None]:
+    """Keep the path of the module that is running on top of `stack`, and note every module that ran."""
+    handles = []
+
+    def enter(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            stack.append(path)
+            visited.add(path)
+
+        return hook
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        stack.pop()
+
+    try:
+        for path, module in shadow.named_modules():
+            handles.append(module.register_forward_pre_hook(enter(path), prepend=True))
+            handles.append(module.register_forward_hook(leave))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,151 @@
+"""From a model and example inputs to a `Trace`: every parameter's dimensions as expressions over axes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+import icycle.tracing.rules  # noqa: F401  (registers the rules)
+from icycle.axes import Axis, Dim, Polynomial, count, pin
+from icycle.errors import TraceError
+from icycle.tracing._run import map_tensors, output_tensors, run_shadow, undisturbed
+from icycle.tracing._shadow import following_paths, named_tensors, shadow_of
+from icycle.tracing._sizes import AttributeKey
+from icycle.tracing._tracer import Dims, Info, Step, Tracer
+
+__all__ = ["Trace", "trace_model"]
+
+
+@dataclass
+class Trace:
+    """Everything that a run found out. The dimensions are live: pinning one and freezing again gives a new structure."""
+
+    dims: Mapping[str, Dims]  # parameter or buffer -> its dimensions
+    buffers: frozenset[str]
+    runs: tuple[tuple[bool, tuple[Step, ...]], ...]  # (in training mode, its operations), in order
+    tracer: Tracer = field(repr=False)
+    meta: bool
+    notes: tuple[str, ...]
+
+    @property
+    def costs(self) -> dict[str, list[tuple[int, Dims]]]:
+        """Cost name -> terms: a factor, and the dimensions whose sizes it is multiplied with."""
+        parameters = [(1, dims) for name, dims in self.dims.items() if name not in self.buffers]
+        return {**self.tracer.costs, "params": parameters}
+
+    def role(self, dim: Dim) -> str:
+        """The part that a parameter's own dimension plays ("" where no operation said)."""
+        return self.tracer.roles.get(id(dim), "")
+
+    def order(self) -> dict[int, int]:
+        """id of a parameter's own dimension -> when it was first used."""
+        return {id(dim): place for place, dim in reversed(list(enumerate(self.tracer.used)))}
+
+    def attributes(self) -> dict[AttributeKey, Polynomial]:
+        """The integer attributes that follow counts."""
+        self.tracer.settle()
+        return {key: count(dim) for key, dim in self.tracer.attributes.items()} | self.tracer.solved
+
+
+def trace_model(model: nn.Module, example_inputs: Any, head_width: bool = False) -> Trace:
+    """Run a shadow of `model` on tensors without data, or where code must read values, on real ones."""
+    with undisturbed(model):
+        try:
+            return _trace(model, example_inputs, head_width, meta=True)
+        except TraceError:
+            raise
+        except Exception as first:
+            try:
+                return _trace(model, example_inputs, head_width, meta=False)
+            except Exception as error:
+                raise TraceError(
+                    f"Expected {type(model).__name__} to run on the example inputs ({_describe(example_inputs)}), but it "
+                    f"raised {type(error).__name__}: {error}. Pass a tensor, a tuple of positional arguments or a dict of "
+                    "keyword arguments with which model(...) works."
+                ) from first
+
+
+def _describe(inputs: Any) -> str:
+    shapes: list[str] = []
+    map_tensors(inputs, lambda tensor: shapes.append(f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"))
+    return ", ".join(shapes) or repr(inputs)[:80]
+
+
+def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool) -> Trace:
+    from icycle.tracing._tracer import Functions
+
+    shadow = shadow_of(model, meta)
+    tracer = Tracer(head_width=head_width)
+    names = {id(tensor): name for name, tensor in named_tensors(model)}
+    buffers = frozenset(name for name, _ in model.named_buffers())
+    dims: dict[str, Dims] = {}
+    for name, tensor in named_tensors(shadow):
+        dims[name] = tuple(Axis(size) for size in tensor.shape)
+        tracer.roles.update({id(dim): "" for dim in dims[name]})
+        tracer.give(tensor, dims[name], [True] * tensor.dim())
+    assert len(names) == len(dims)
+    visited: set[str] = set()
+    runs = []
+    notes: list[str] = []
+    with following_paths(shadow, tracer.paths, visited):
+        for training in (False, True):
+            if training and not _unvisited(shadow, visited):
+                break
+            tracer.steps, tracer.paths[:] = [], []
+            tracer.counting = not training
+            shadow.train(training)
+            inputs = map_tensors(example_inputs, lambda tensor: _input(tracer, tensor, meta, training))
+            try:
+                result = run_shadow(shadow, inputs, tracer.record, meta, Functions(tracer))
+            except Exception as error:
+                if not training:
+                    raise
+                unseen = ", ".join(_unvisited(shadow, visited)[:3])
+                notes.append(f"not run by the example, so left as they are: {unseen} ({type(error).__name__}: {error})")
+                continue
+            for tensor in output_tensors(result):
+                for dim in tracer.dims(tensor):
+                    pin(dim, "an output of the model")
+            runs.append((training, tuple(tracer.steps)))
+    _pin_unused(tracer, dims)
+    tracer.settle()
+    return Trace(dims, buffers, tuple(runs), tracer, meta, tuple(notes))
+
+
+def _unvisited(shadow: nn.Module, visited: set[str]) -> list[str]:
+    """Modules with parameters of their own whose forward did not run."""
+    return [
+        path
+        for path, module in shadow.named_modules()
+        if path not in visited and next(module.parameters(recurse=False), None) is not None
+    ]
+
+
+def _input(tracer: Tracer, tensor: torch.Tensor, meta: bool, training: bool) -> torch.Tensor:
+    """An input of the shadow: floats without data, integers as they are; two examples in training mode, for batch norm."""
+    data = tensor.detach()
+    if training and data.dim() > 1 and data.shape[0] == 1:
+        data = torch.cat((data, data))
+    floating = data.is_floating_point() or data.is_complex()
+    data = torch.empty_strided(data.shape, data.stride(), dtype=data.dtype, device="meta") if meta and floating else data.clone()
+    data._icycle = Info(tuple(Axis(size, "an input of the model") for size in data.shape), [False] * data.dim())  # type: ignore[attr-defined]
+    return data
+
+
+def _pin_unused(tracer: Tracer, dims: Mapping[str, Dims]) -> None:
+    used = {id(dim) for dim in tracer.used}
+    for name, own in dims.items():
+        for dim in own:
+            if id(dim) not in used:
+                pin(dim, f"{name} was not used on the example inputs")
+
+
+def fingerprint(trace: Trace) -> str:
+    """A hash of the names and shapes of all parameters and buffers."""
+    shapes = sorted((name, tuple(dim.size for dim in dims)) for name, dims in trace.dims.items())
+    return hashlib.sha256(repr(shapes).encode()).hexdigest()

@@ -1,0 +1,383 @@
+"""Runs a shadow of the model once and relates the dimensions of every tensor it meets."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from icycle.axes import Axis, Dim, Polynomial, count, is_pinned, leaves, mark_inexact, pin, regroup, resolve, unify
+from icycle.tracing._registry import find_rule
+from icycle.tracing._sizes import (
+    AttributeKey,
+    FromAttribute,
+    FromDim,
+    Operation,
+    Origin,
+    TracedInt,
+    evaluate,
+    operands,
+    origin_of,
+    solve,
+)
+
+__all__ = ["Call", "Dims", "Step", "Tracer"]
+
+Dims = tuple[Dim, ...]
+
+_LIBRARIES = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep)
+
+
+@dataclass
+class Info:
+    """What is known of a tensor.
+
+    `zero[d]` says that the tensor is zero at every removed element of dimension d, when the parameters of the removed
+    channels are zero. `base` is the tensor of which this one is a view.
+    """
+
+    dims: Dims
+    zero: list[bool]
+    base: Info | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of a run: its name, the module path and source line it ran at, and the dimensions it touched."""
+
+    operation: str
+    where: str
+    inputs: tuple[Dims, ...]
+    outputs: tuple[Dims | None, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a torch function from Python, before torch reduced its sizes to plain numbers."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument by position (self is 0) or by name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def variadic(self, position: int, *names: str) -> list[Any]:
+        """Sizes that may be passed one by one, as one sequence, or by name."""
+        given: Any = self.args[position:]
+        if not given:
+            given = next((self.kwargs[name] for name in names if name in self.kwargs), ())
+        elif isinstance(given[0], (tuple, list)):
+            given = given[0]
+        return list(given) if isinstance(given, (tuple, list)) else [given]
+
+
+@dataclass
+class Tracer:
+    """The state of a trace, which the rules read and write through the methods below."""
+
+    head_width: bool = False
+    counting: bool = True
+    steps: list[Step] = field(default_factory=list)
+    roles: dict[int, str] = field(default_factory=dict)  # id of a parameter's own axis -> role
+    used: list[Dim] = field(default_factory=list)  # the parameters' axes, in the order in which they were used
+    unknown: Counter[str] = field(default_factory=Counter)
+    attributes: dict[AttributeKey, Dim] = field(default_factory=dict)
+    solved: dict[AttributeKey, Polynomial] = field(default_factory=dict)
+    costs: dict[str, list[tuple[int, Dims]]] = field(default_factory=lambda: {"macs": [], "activation_bytes": []})
+    paths: list[str] = field(default_factory=list)
+    call: Call | None = None
+    where: str = ""
+    _deferred: list[tuple[Origin, Dim, str]] = field(default_factory=list)
+
+    # ---- what rules call ----
+
+    def info(self, tensor: torch.Tensor) -> Info:
+        """What is known of `tensor`; all dimensions of a constant are pinned."""
+        known = getattr(tensor, "_icycle", None)
+        if known is None:
+            dims = tuple(Axis(size, f"a constant tensor in {self.where}") for size in tensor.shape)
+            known = Info(dims, [False] * len(dims))
+        return known
+
+    def dims(self, tensor: torch.Tensor) -> Dims:
+        """The dimensions of `tensor`."""
+        return self.info(tensor).dims
+
+    def give(
+        self, tensor: torch.Tensor | None, dims: Sequence[Dim], zero: Sequence[bool], base: Info | None = None
+    ) -> None:
+        """Record the dimensions of a result."""
+        if tensor is None:
+            return
+        known = getattr(tensor, "_icycle", None)
+        if known is not None and not all(zero):
+            while known is not None:  # written in place: the tensors it is a view of are no longer known to be zero
+                known.zero = [False] * len(known.zero)
+                known = known.base
+        tensor._icycle = Info(tuple(dims), list(zero), base)  # type: ignore[attr-defined]
+
+    def unify(self, a: Dim, b: Dim) -> None:
+        """Make two dimensions the same."""
+        unify(a, b, self.where)
+
+    def unify_all(self, a: Iterable[Dim], b: Iterable[Dim]) -> None:
+        """Make dimensions the same, pair by pair."""
+        for x, y in zip(a, b, strict=True):
+            self.unify(x, y)
+
+    def pin(self, dim: Dim, why: str) -> None:
+        """Forbid removal from `dim`."""
+        pin(dim, f"{why}: {self.where}")
+
+    def inexact(self, dim: Dim, why: str) -> None:
+        """Removing from `dim` is not the same as zeroing."""
+        mark_inexact(dim, f"{why}: {self.where}")
+
+    def fixed(self, sizes: Iterable[int], why: str = "computed") -> Dims:
+        """Fresh dimensions from which nothing can be removed."""
+        return tuple(Axis(size, f"{why}: {self.where}") for size in sizes)
+
+    def cost(self, name: str, factor: int, dims: Iterable[Dim]) -> None:
+        """Add `factor` times the sizes of `dims` to a cost."""
+        if self.counting:
+            self.costs[name].append((factor, tuple(dims)))
+
+    def role(self, dim: Dim, role: str) -> None:
+        """Record what part a parameter's own axis plays, once."""
+        if id(dim) in self.roles and self.roles[id(dim)] == "":
+            self.roles[id(dim)] = role
+
+    def view(self, dims: Sequence[Dim], sizes: Sequence[int], given: Sequence[Any] | None) -> Dims:
+        """The dimensions after a reshape; `given` are the sizes as the caller wrote them, None inside torch's own code.
+
+        Torch's own code computes its sizes from the tensors, so what it merges stays right; where it splits an axis, the
+        constant it used is unknown, and the axis is pinned.
+        """
+        before = [resolve(dim) for dim in dims]
+        after = regroup(dims, sizes, self.where)
+        if given is None:
+            for dim in before:
+                if isinstance(dim, Axis) and dim.link is not None:
+                    pin(dim, f"split at an unknown constant: {self.where}")
+            return after
+        for size, dim in zip(given, after, strict=True):
+            if size != -1:
+                self.constrain(size, dim)
+        return after
+
+    def constrain(self, size: Any, dim: Dim) -> None:
+        """`size`, as written by the caller, must remain the number of kept elements of `dim`."""
+        origin = origin_of(size)
+        if isinstance(origin, FromDim):
+            if origin.dim.size == dim.size:
+                self.unify(origin.dim, dim)
+            else:
+                self.pin(dim, f"the size {int(size)} comes from a dimension of {origin.dim.size}")
+        elif isinstance(origin, FromAttribute):
+            if origin.key in self.attributes and self.attributes[origin.key].size == dim.size:
+                self.unify(self.attributes[origin.key], dim)
+            else:
+                self.attributes.setdefault(origin.key, dim)
+        elif isinstance(origin, Operation):
+            self._deferred.append((origin, dim, self.where))
+        elif dim.size != 1:
+            self.pin(dim, f"the code says {int(size)}")
+
+    # ---- what the run calls ----
+
+    def record(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Apply the rule of an operation that has just run."""
+        name = operation.name().split(".")[0]
+        tensors = list(flat_tensors((args, kwargs)))
+        results = list(flat_tensors(result))
+        factory = not any(hasattr(tensor, "_icycle") for tensor in tensors)
+        if not results or (factory and not self._sized_factory()):
+            if tensors and not factory and not results:
+                self._pin_all(tensors, f"{name} reads values")
+            return
+        self.where = f"{name} at {self.paths[-1] or 'the model itself' if self.paths else 'the model itself'}{_source()}"
+        inputs = tuple(self.dims(tensor) for tensor in tensors)
+        self._note_use(inputs)
+        rule = find_rule(operation)
+        if rule is None:
+            self.unknown[name] += 1
+            self._pin_all(tensors, f"no rule for {name}")
+            for tensor in results:
+                self.give(tensor, self.fixed(tensor.shape), [False] * tensor.dim())
+        else:
+            rule(self, operation, args, kwargs, result)
+        outputs = tuple(tensor._icycle.dims if hasattr(tensor, "_icycle") else None for tensor in results)
+        self.steps.append(Step(name, self.where, inputs, outputs))
+
+    def _sized_factory(self) -> bool:
+        return self.call is not None and any(isinstance(size, TracedInt) for size in flat(self.call.args))
+
+    def _pin_all(self, tensors: Iterable[torch.Tensor], why: str) -> None:
+        for tensor in tensors:
+            for dim in self.dims(tensor):
+                self.pin(dim, why)
+
+    def _note_use(self, inputs: tuple[Dims, ...]) -> None:
+        for dims in inputs:
+            for dim in dims:
+                if id(dim) in self.roles:
+                    self.used.append(dim)
+
+    def settle(self) -> None:
+        """Check the sizes that were computed from several origins, solve for attributes, and pin what does not hold."""
+        changed = True
+        while changed:
+            changed = False
+            known = {key: count(dim) for key, dim in self.attributes.items()} | self.solved
+            for origin, dim, where in self._deferred:
+                target = count(dim)
+                value = evaluate(origin, known)
+                if value == target:
+                    continue
+                found = solve(origin, target, known)
+                if found is not None:
+                    self.solved[found[0]] = known[found[0]] = found[1]
+                    changed = True
+                    continue
+                involved = [dim, *(self._dims_of(origin))]
+                if not all(is_pinned(part) for part in involved):
+                    changed = True
+                    for part in involved:
+                        pin(part, f"its size is computed from others in a way that does not follow a removal: {where}")
+        self.solved = {key: value for key, value in self.solved.items() if key not in self.attributes}
+
+    def _dims_of(self, origin: Origin) -> list[Dim]:
+        found = []
+        for leaf in operands(origin):
+            if isinstance(leaf, FromDim):
+                found.append(leaf.dim)
+            elif isinstance(leaf, FromAttribute) and leaf.key in self.attributes:
+                found.append(self.attributes[leaf.key])
+        return found
+
+
+def flat(value: Any) -> Iterable[Any]:
+    """The leaves of nested tuples, lists and dicts."""
+    if isinstance(value, (tuple, list)):
+        for item in value:
+            yield from flat(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from flat(item)
+    else:
+        yield value
+
+
+def flat_tensors(value: Any) -> Iterable[torch.Tensor]:
+    """The tensors in nested tuples, lists and dicts."""
+    return (item for item in flat(value) if isinstance(item, torch.Tensor))
+
+
+def _source() -> str:
+    """The line of the caller's code that is running, as " (file:line)"."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(_LIBRARIES) and not file.startswith("<"):
+            return f" ({os.path.basename(file)}:{frame.f_lineno})"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
+_SHAPE_GETTERS = {torch.Tensor.shape.__get__, torch.Tensor.size}  # type: ignore[attr-defined]
+
+
+class Functions(TorchFunctionMode):
+    """Sees calls of torch functions from Python: gives out sizes that remember their dimension, and keeps the call."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _SHAPE_GETTERS:
+            return self._sizes(func(*args, **kwargs), args, kwargs)
+        outer = self._tracer.call
+        name = getattr(func, "__name__", None) or resolve_name(func) or ""
+        self._tracer.call = Call(name, tuple(args), kwargs)
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self._tracer.call = outer
+
+    def _sizes(self, result: Any, args: Any, kwargs: Any) -> Any:
+        known = getattr(args[0], "_icycle", None)
+        if known is None:
+            return result
+        if isinstance(result, torch.Size):
+            return torch.Size([TracedInt(size, FromDim(dim)) for size, dim in zip(result, known.dims, strict=True)])
+        position = args[1] if len(args) > 1 else kwargs["dim"]
+        return TracedInt(result, FromDim(known.dims[position]))
+
+
+Observer = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
+
+
+class Operations(TorchDispatchMode):
+    """Runs every ATen operation, on the meta device as soon as one operand is there, and shows it to an observer."""
+
+    def __init__(self, observe: Observer, meta: bool) -> None:
+        super().__init__()
+        self._observe = observe
+        self._meta = meta
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if self._meta:
+            result = _run_with_meta(func, args, kwargs)
+        else:
+            result = func(*args, **kwargs)
+        self._observe(func, args, kwargs, result)
+        return result
+
+
+def _run_with_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Run on the meta device where an operand is a meta tensor; else keep integer results real, for code to read."""
+    tensors = list(flat_tensors((args, kwargs)))
+    if any(tensor.is_meta for tensor in tensors):
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": torch.device("meta")}
+        if any(not tensor.is_meta for tensor in tensors):
+            args, kwargs = _to_meta(args), _to_meta(kwargs)
+        return func(*args, **kwargs)
+    if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "meta":
+        dtype = kwargs.get("dtype")
+        if dtype is None or not (dtype.is_floating_point or dtype.is_complex) or tensors:
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+    return func(*args, **kwargs)
+
+
+def _to_meta(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value if value.is_meta else torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+    if isinstance(value, (tuple, list)):
+        return type(value)([_to_meta(item) for item in value])
+    if isinstance(value, dict):
+        return {key: _to_meta(item) for key, item in value.items()}
+    return value
+
+
+def elements(tensor: torch.Tensor) -> int:
+    """Number of elements of a tensor."""
+    return math.prod(tensor.shape)
+
+
+def same_axes(a: Dim, b: Dim) -> bool:
+    """True where two dimensions are made of the same axes."""
+    return [id(leaf) for leaf in leaves(a)] == [id(leaf) for leaf in leaves(b)]

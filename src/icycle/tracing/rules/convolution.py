@@ -1,0 +1,55 @@
+"""Convolutions, plain, grouped, depthwise and transposed, in any number of spatial dimensions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from icycle.axes import Dim, factor, pin, product
+from icycle.tracing._registry import register
+from icycle.tracing._tracer import Tracer
+
+
+@register("convolution", "_convolution", "convolution_overrideable", "cudnn_convolution", "mkldnn_convolution")
+def convolution(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """weight is (out, in / groups, kernel ...), transposed (in, out / groups, kernel ...)."""
+    x, weight, bias, *_ = args
+    transposed, groups = (args[6], args[8]) if "_convolution" in operation.name() or len(args) > 8 else (False, args[-1])
+    image, kernel = tracer.info(x), tracer.dims(weight)
+    for dim in image.dims[2:]:
+        tracer.pin(dim, "a spatial dimension")
+    for dim in kernel[2:]:
+        tracer.role(dim, "kernel")
+        tracer.pin(dim, "the kernel")
+    tracer.role(kernel[0], "in" if transposed else "out")
+    tracer.role(kernel[1], "out" if transposed else "in")
+    channels = _relate(tracer, image.dims[1], kernel[0], kernel[1], groups, transposed)
+    if bias is not None:
+        tracer.role(tracer.dims(bias)[0], "shift")
+        tracer.unify(channels, tracer.dims(bias)[0])
+    spatial = x.shape[2:] if transposed else result.shape[2:]
+    tracer.cost("macs", math.prod(spatial) * math.prod(weight.shape[2:]), (image.dims[0], *kernel[:2]))
+    tracer.cost("activation_bytes", math.prod(result.shape[2:]) * result.element_size(), (image.dims[0], channels))
+    dims = (image.dims[0], channels, *tracer.fixed(result.shape[2:], "a spatial dimension"))
+    tracer.give(result, dims, [image.zero[0] and bias is None, True] + [False] * (result.dim() - 2))
+
+
+def _relate(tracer: Tracer, channels: Dim, first: Dim, second: Dim, groups: int, transposed: bool) -> Dim:
+    """Couple the image's channels with the weight; the result's channels are returned."""
+    if groups == 1:
+        tracer.unify(channels, first if transposed else second)
+        return second if transposed else first
+    image, rows = factor(channels, channels.size // groups), factor(first, first.size // groups)
+    if image is None or rows is None:
+        for dim in (channels, first, second):
+            pin(dim, f"channels cannot be split into {groups} groups: {tracer.where}")
+        return tracer.fixed([second.size * groups if transposed else first.size])[0]
+    tracer.unify(image[0], rows[0])
+    call = tracer.call
+    given = call.argument(6 if not transposed else 7, "groups", 1) if call is not None and "conv" in call.name else groups
+    tracer.constrain(given, rows[0])
+    if transposed:
+        tracer.unify(image[1], rows[1])
+        return product((rows[0], second))
+    tracer.unify(image[1], second)
+    return first

@@ -1,0 +1,117 @@
+"""Matrix products: the contracted dimensions are the same, and so are batch dimensions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from icycle.axes import Dim, is_pinned
+from icycle.tracing._registry import register
+from icycle.tracing._tracer import Tracer
+
+
+def _contract(tracer: Tracer, a: torch.Tensor, b: torch.Tensor, left: Dim, right: Dim, axis: tuple[int, int]) -> None:
+    """Couple contracted dimensions; between two activations, the sum over removed terms must be zero to be exact."""
+    tracer.unify(left, right)
+    if not (tracer.info(a).zero[axis[0]] or tracer.info(b).zero[axis[1]]):
+        tracer.inexact(left, "a sum over terms that are not zero")
+
+
+def _roles(tracer: Tracer, tensor: torch.Tensor, contracted: int) -> None:
+    for position, dim in enumerate(tracer.dims(tensor)):
+        tracer.role(dim, "in" if position == contracted else "out")
+
+
+@register("mm", "addmm", "addmm_relu", "_addmm_activation")
+def mm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """(m, k) x (k, n), with an addend that broadcasts."""
+    name = operation.name().split("::")[1]
+    bias, (a, b) = (args[0], args[1:3]) if "addmm" in name else (None, args[:2])
+    _product(tracer, a, b, bias, result)
+
+
+@register("linear")
+def linear(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """x (..., k), weight (n, k), bias (n)."""
+    x, weight, *rest = args
+    info, (n, k) = tracer.info(x), tracer.dims(weight)
+    tracer.role(n, "out")
+    tracer.role(k, "in")
+    tracer.unify(info.dims[-1], k)
+    bias = rest[0] if rest else kwargs.get("bias")
+    if bias is not None:
+        tracer.role(tracer.dims(bias)[0], "shift")
+        tracer.unify(n, tracer.dims(bias)[0])
+    tracer.cost("macs", 1, (*info.dims, n))
+    tracer.cost("activation_bytes", result.element_size(), (*info.dims[:-1], n))
+    tracer.give(result, (*info.dims[:-1], n), [flag and bias is None for flag in info.zero[:-1]] + [True])
+
+
+def _product(tracer: Tracer, a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None, result: torch.Tensor) -> None:
+    left, right = tracer.info(a), tracer.info(b)
+    _roles(tracer, a, 1)
+    _roles(tracer, b, 0)
+    _contract(tracer, a, b, left.dims[1], right.dims[0], (1, 0))
+    dims, zero = (left.dims[0], right.dims[1]), [left.zero[0], right.zero[1]]
+    if bias is not None:
+        zero = _add_bias(tracer, bias, dims, zero)
+    tracer.cost("macs", 1, (*left.dims, right.dims[1]))
+    tracer.cost("activation_bytes", result.element_size(), dims)
+    tracer.give(result, dims, zero)
+
+
+def _add_bias(tracer: Tracer, bias: torch.Tensor, dims: tuple[Dim, ...], zero: list[bool]) -> list[bool]:
+    info = tracer.info(bias)
+    flags = []
+    for position, dim in enumerate(dims):
+        place = position - len(dims) + len(info.dims)
+        present = place >= 0 and info.dims[place].size == dim.size
+        if present:
+            tracer.role(info.dims[place], "shift")
+            tracer.unify(dim, info.dims[place])
+        flags.append(zero[position] and present and info.zero[place])
+    return flags
+
+
+@register("bmm", "baddbmm")
+def bmm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """(batch, m, k) x (batch, k, n).
+
+    Where the batch holds attention heads, the widths inside a head stay as they are unless they were asked for.
+    """
+    a, b = args[1:3] if "baddbmm" in operation.name() else args[:2]
+    left, right = tracer.info(a), tracer.info(b)
+    heads = not is_pinned(left.dims[0]) or not is_pinned(right.dims[0])
+    tracer.unify(left.dims[0], right.dims[0])
+    _contract(tracer, a, b, left.dims[2], right.dims[1], (2, 1))
+    if heads and not tracer.head_width and not (_is_weight(tracer, a) or _is_weight(tracer, b)):
+        for dim in (left.dims[1], left.dims[2], right.dims[2]):
+            tracer.pin(dim, "the width inside an attention head")
+    dims = (left.dims[0], left.dims[1], right.dims[2])
+    zero = [left.zero[0] or right.zero[0], left.zero[1], right.zero[2]]
+    if "baddbmm" in operation.name():
+        zero = _add_bias(tracer, args[0], dims, zero)
+    tracer.cost("macs", 1, (*left.dims, right.dims[2]))
+    tracer.cost("activation_bytes", result.element_size(), dims)
+    tracer.give(result, dims, zero)
+
+
+def _is_weight(tracer: Tracer, tensor: torch.Tensor) -> bool:
+    return any(id(dim) in tracer.roles for dim in tracer.dims(tensor))
+
+
+@register("mv", "addmv")
+def mv(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """(m, k) x (k)."""
+    a, b = args[-2:] if "addmv" in operation.name() else args[:2]
+    left = tracer.info(a)
+    _contract(tracer, a, b, left.dims[1], tracer.dims(b)[0], (1, 0))
+    tracer.give(result, left.dims[:1], left.zero[:1] if "addmv" not in operation.name() else [False])
+
+
+@register("dot", "vdot")
+def dot(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """(k) x (k)."""
+    _contract(tracer, args[0], args[1], tracer.dims(args[0])[0], tracer.dims(args[1])[0], (0, 0))
+    tracer.give(result, (), ())

@@ -1,0 +1,117 @@
+"""Normalisation layers: parameters and running statistics belong to the normalised dimension."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from icycle.axes import Axis, Dim, factor
+from icycle.tracing._registry import register
+from icycle.tracing._tracer import Tracer, flat_tensors
+
+
+def _affine(tracer: Tracer, dims: tuple[Dim, ...], weight: Any, bias: Any, mean: Any = None, variance: Any = None) -> None:
+    roles = ((weight, "scale"), (bias, "shift"), (mean, "state"), (variance, "variance"))
+    for tensor, role in roles:
+        if tensor is not None:
+            for own, dim in zip(tracer.dims(tensor), dims, strict=True):
+                tracer.role(own, role)
+                tracer.unify(dim, own)
+
+
+@register("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit_no_training")
+@register("_native_batch_norm_legit", "_native_batch_norm_legit_functional", "_batch_norm_with_update", "batch_norm")
+@register("_batch_norm_no_update", "_batch_norm_with_update_functional")
+def batch_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """x (batch, channels, ...); weight, bias, running mean, running variance (channels)."""
+    x, weight, bias = args[:3]
+    no_statistics = "no_stats" in str(operation)
+    mean, variance = (None, None) if no_statistics else args[3:5]
+    info = tracer.info(x)
+    channels = info.dims[1]
+    _affine(tracer, (channels,), weight, bias, mean, variance)
+    out, *statistics = flat_tensors(result)
+    zero = [False] * out.dim()
+    zero[1] = weight is not None or info.zero[1]
+    tracer.cost("activation_bytes", out.element_size(), info.dims)
+    tracer.give(out, info.dims, zero)
+    for other in statistics:
+        same = other.shape == (channels.size,)
+        tracer.give(other, (channels,) if same else tracer.fixed(other.shape), [False] * other.dim())
+
+
+@register("native_layer_norm", "_fused_rms_norm", "rms_norm", "layer_norm")
+def layer_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """The last dimensions are normalised together: they may lose channels, but not exactly."""
+    x, shape, weight, *rest = args
+    bias = rest[0] if rest and "rms" not in operation.name() else None
+    info = tracer.info(x)
+    inner = info.dims[-len(shape) :]
+    _affine(tracer, inner, weight, bias)
+    for dim in inner:
+        tracer.inexact(dim, "normalised over its channels")
+    call = tracer.call
+    if call is not None and "norm" in call.name:
+        given = call.argument(1, "normalized_shape", ())
+        for size, dim in zip(given if isinstance(given, (tuple, list)) else [given], inner, strict=True):
+            tracer.constrain(size, dim)
+    out, *statistics = flat_tensors(result)
+    zero = [False] * (out.dim() - len(shape)) + [weight is not None or flag for flag in info.zero[-len(shape) :]]
+    tracer.cost("activation_bytes", out.element_size(), info.dims)
+    tracer.give(out, info.dims, zero)
+    for other in statistics:
+        tracer.give(other, _statistics(tracer, info.dims, other), [False] * other.dim())
+
+
+def _statistics(tracer: Tracer, dims: tuple[Dim, ...], other: torch.Tensor) -> tuple[Dim, ...]:
+    if len(dims) != other.dim():
+        return tracer.fixed(other.shape)
+    return tuple(
+        dim if dim.size == size else Axis(size, "a statistic") for dim, size in zip(dims, other.shape, strict=True)
+    )
+
+
+@register("native_group_norm", "group_norm")
+def group_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Whole groups go exactly; channels within every group go too, but not exactly."""
+    x, weight, bias = args[:3]
+    groups = args[6]
+    info = tracer.info(x)
+    for dim in info.dims[2:]:
+        tracer.pin(dim, "a spatial dimension")
+    _affine(tracer, (info.dims[1],), weight, bias)
+    rows = factor(info.dims[1], info.dims[1].size // groups)
+    if rows is None:
+        tracer.pin(info.dims[1], f"channels cannot be split into {groups} groups")
+    else:
+        call = tracer.call
+        known = call is not None and call.name == "group_norm"
+        given = call.argument(1, "num_groups", groups) if known and call is not None else groups
+        tracer.constrain(given, rows[0])
+        if rows[1].size > 1:
+            tracer.inexact(rows[1], "normalised over the channels of a group")
+    out, *statistics = flat_tensors(result)
+    zero = [False] * out.dim()
+    zero[1] = weight is not None or info.zero[1]
+    tracer.cost("activation_bytes", math.prod(out.shape[2:]) * out.element_size(), info.dims[:2])
+    tracer.give(out, info.dims, zero)
+    for other in statistics:
+        tracer.give(other, tracer.fixed(other.shape), [False] * other.dim())
+
+
+@register("_weight_norm_interface", "_weight_norm")
+def weight_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """v scaled to the norms g along one dimension."""
+    v, g = args[:2]
+    dim = args[2] if len(args) > 2 else 0
+    info, norms = tracer.info(v), tracer.info(g)
+    if norms.dims[dim].size == info.dims[dim].size:
+        tracer.unify(info.dims[dim], norms.dims[dim])
+        tracer.role(norms.dims[dim], "scale")
+    tracer.inexact(info.dims[dim], "the direction of a zero weight is undefined")
+    out, *others = flat_tensors(result)
+    tracer.give(out, info.dims, info.zero)
+    for other in others:
+        tracer.give(other, norms.dims, norms.zero)

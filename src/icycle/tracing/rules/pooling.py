@@ -1,0 +1,88 @@
+"""Pooling, interpolation and padding of spatial dimensions: the leading dimensions pass, the spatial ones are fresh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from icycle.axes import Dim, sum_of
+from icycle.tracing._registry import register
+from icycle.tracing._tracer import Tracer, flat_tensors
+
+_POOLS = [
+    f"{kind}{rank}d{suffix}"
+    for rank in (1, 2, 3)
+    for kind, suffix in (
+        ("avg_pool", ""),
+        ("max_pool", "_with_indices"),
+        ("max_pool", ""),
+        ("adaptive_avg_pool", ""),
+        ("_adaptive_avg_pool", ""),
+        ("adaptive_max_pool", ""),
+        ("reflection_pad", ""),
+        ("replication_pad", ""),
+        ("upsample_nearest", ""),
+        ("_upsample_nearest_exact", ""),
+        ("fractional_max_pool", ""),
+    )
+]
+
+
+@register(*_POOLS, "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d")
+@register("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "grid_sampler_2d", "grid_sampler_3d", "max_unpool2d")
+def spatial(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """The number of spatial dimensions is in the name."""
+    rank = int(next(letter for letter in reversed(operation.name().split(".")[0]) if letter.isdigit()))
+    info = tracer.info(args[0])
+    leading = info.dims[:-rank]
+    for dim in info.dims[-rank:]:
+        tracer.pin(dim, "a spatial dimension")
+    for out in flat_tensors(result):
+        dims = (*leading, *tracer.fixed(out.shape[-rank:], "a spatial dimension"))
+        tracer.give(out, dims, [*info.zero[:-rank], *[False] * rank])
+
+
+@register("constant_pad_nd")
+def constant_pad(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """A padded dimension is fixed elements, then its own, then fixed ones; a negative padding cuts and is pinned."""
+    x, padding, *value = args
+    info = tracer.info(x)
+    dims: list[Dim] = list(info.dims)
+    for pair in range(len(padding) // 2):
+        low, high = padding[2 * pair : 2 * pair + 2]
+        place = len(dims) - 1 - pair
+        if low < 0 or high < 0:
+            tracer.pin(dims[place], "cut by a negative padding")
+            dims[place] = tracer.fixed(result.shape[place : place + 1])[0]
+        elif low or high:
+            before, after = tracer.fixed([low, high], "padding")
+            dims[place] = sum_of((before, dims[place], after))
+    blank = not value or value[0] == 0
+    tracer.give(result, dims, [blank and flag for flag in info.zero])
+
+
+@register("im2col", "col2im")
+def unfold_image(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """im2col: (batch, channels, ...) -> (batch, channels x kernel, positions); col2im goes back."""
+    info = tracer.info(args[0])
+    if "im2col" in operation.name():
+        kernel = args[1][0] * args[1][1]
+        for dim in info.dims[-2:]:
+            tracer.pin(dim, "a spatial dimension")
+        from icycle.axes import product
+
+        channels = product((info.dims[-3], *tracer.fixed([kernel], "the kernel")))
+        dims = (*info.dims[:-3], channels, *tracer.fixed(result.shape[-1:]))
+        zero = [*info.zero[:-3], info.zero[-3], False]
+    else:
+        from icycle.axes import factor
+
+        kernel = args[2][0] * args[2][1]
+        rows = factor(info.dims[-2], kernel)
+        channel = tracer.fixed([result.shape[-3]])[0] if rows is None else rows[0]
+        for dim in (info.dims[-1], info.dims[-2] if rows is None else rows[1]):
+            tracer.pin(dim, "a spatial dimension")
+        dims = (*info.dims[:-2], channel, *tracer.fixed(result.shape[-2:]))
+        zero = [*info.zero[:-2], info.zero[-2], False, False]
+    tracer.give(result, dims, zero)

@@ -1,0 +1,459 @@
+"""Operations that move, split, join and repeat dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from icycle.axes import Dim, cut, factor, is_pinned, product, resolve, sum_of
+from icycle.tracing._registry import register
+from icycle.tracing._sizes import FromDim, Literal, Operation, TracedInt, origin_of
+from icycle.tracing._tracer import Info, Tracer, flat_tensors
+
+_RESHAPES = {"view", "reshape", "_unsafe_view", "contiguous_view", "_reshape_alias"}
+
+
+@register("view", "_unsafe_view", "reshape", "_reshape_copy", "_reshape_alias", "view_copy")
+def view(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """Regroup the factors."""
+    info = tracer.info(args[0])
+    if "dtype" in operation._overloadname and result.shape == args[0].shape:
+        tracer.give(result, info.dims, info.zero, info)
+        return
+    dims = tracer.view(info.dims, result.shape, _given_sizes(tracer, result))
+    clean = all(flag for flag, dim in zip(info.zero, info.dims, strict=True) if not is_pinned(dim))
+    tracer.give(result, dims, [clean] * len(dims), info)
+
+
+def _given_sizes(tracer: Tracer, result: torch.Tensor) -> list[Any] | None:
+    """The sizes of a reshape as the caller wrote them; None inside torch's own code."""
+    call = tracer.call
+    if call is None:
+        return None
+    if call.name in ("view", "reshape"):
+        sizes = call.variadic(1, "shape", "size")
+    elif call.name == "unflatten":
+        dim = call.argument(1, "dim") % call.args[0].dim()
+        inner = call.argument(2, "sizes")
+        sizes = [*[-1] * dim, *inner, *[-1] * (result.dim() - dim - len(inner))]
+    else:
+        return None
+    return sizes if len(sizes) == result.dim() else None
+
+
+@register("t", "transpose", "permute", "numpy_T", "swapaxes", "movedim")
+def permute(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """Move dimensions."""
+    info = tracer.info(args[0])
+    order = list(range(len(info.dims)))
+    name = operation.name().split("::")[1].split(".")[0].rstrip("_")
+    if name == "permute":
+        order = [dim % len(order) for dim in args[1]]
+    elif name == "t":
+        order.reverse()
+    else:
+        a, b = args[1:3]
+        order[a], order[b] = order[b], order[a]
+    tracer.give(result, [info.dims[dim] for dim in order], [info.zero[dim] for dim in order], info)
+
+
+@register("unsqueeze")
+def unsqueeze(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """Insert a dimension of one element."""
+    info = tracer.info(args[0])
+    dims, zero = list(info.dims), list(info.zero)
+    place = args[1] % (len(dims) + 1)
+    dims.insert(place, tracer.fixed([1])[0])
+    zero.insert(place, False)
+    tracer.give(result, dims, zero, info)
+
+
+@register("squeeze")
+def squeeze(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """Drop dimensions of one element: all, one or some."""
+    info = tracer.info(args[0])
+    rank = len(info.dims)
+    given = range(rank) if len(args) < 2 else args[1] if isinstance(args[1], (tuple, list)) else [args[1]]
+    dropped = {dim % rank for dim in given if info.dims[dim].size == 1} if rank else set()
+    kept = [place for place in range(rank) if place not in dropped]
+    tracer.give(result, [info.dims[place] for place in kept], [info.zero[place] for place in kept], info)
+
+
+@register("expand", "expand_copy", "broadcast_to")
+def expand(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """A repeated element belongs to the dimension from which the size was read."""
+    info = tracer.info(args[0])
+    call = tracer.call
+    given: Sequence[Any] | None = None
+    if call is not None and call.name in ("expand", "broadcast_to", "expand_as"):
+        given = call.variadic(1, "size", "shape")
+        if call.name == "expand_as":
+            given = [TracedInt(dim.size, FromDim(dim)) for dim in tracer.dims(call.argument(1, "other"))]
+    new = result.dim() - len(info.dims)
+    dims, zero = [], []
+    for place, size in enumerate(result.shape):
+        own = info.dims[place - new] if place >= new else None
+        if own is not None and own.size == size:
+            dims.append(own)
+            zero.append(info.zero[place - new])
+            if given is not None and given[place] != -1 and size != 1:
+                tracer.constrain(given[place], own)
+            continue
+        dims.append(_repeated(tracer, size, None if given is None else given[place]))
+        zero.append(False)
+    tracer.give(result, dims, zero, info)
+
+
+def _repeated(tracer: Tracer, size: int, given: Any) -> Dim:
+    from icycle.axes import Axis
+
+    if given is None:
+        return tracer.fixed([size], "repeated")[0]
+    dim = Axis(size)
+    tracer.constrain(given, dim)
+    return dim
+
+
+@register("repeat", "tile")
+def repeat(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """Whole copies one after the other: the number of copies, then the dimension."""
+    info = tracer.info(args[0])
+    call = tracer.call
+    times: Sequence[Any] = args[1]
+    if call is not None and call.name in ("repeat", "tile"):
+        given = call.variadic(1, "repeats", "dims")
+        times = given if len(given) == len(times) else times
+    new = len(times) - len(info.dims)
+    dims, zero = [], []
+    for place, copies in enumerate(times):
+        own = info.dims[place - new] if place >= new else None
+        outer = _repeated(tracer, int(copies), copies)
+        dims.append(outer if own is None else product((outer, own)))
+        zero.append(own is not None and info.zero[place - new] and copies == 1)
+    tracer.give(result, dims, zero)
+
+
+@register("cat", "concat")
+def cat(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """Concatenate along one dimension; the others are the same."""
+    infos = [tracer.info(tensor) for tensor in args[0] if tensor.shape != (0,)]
+    along = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % result.dim()
+    first = infos[0]
+    for info in infos[1:]:
+        for place in range(result.dim()):
+            if place != along:
+                tracer.unify(first.dims[place], info.dims[place])
+    dims = list(first.dims)
+    dims[along] = sum_of(resolve(info.dims[along]) for info in infos)
+    tracer.give(result, dims, [all(info.zero[place] for info in infos) for place in range(result.dim())])
+
+
+@register("stack")
+def stack(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """A new dimension of as many elements as there are tensors."""
+    infos = [tracer.info(tensor) for tensor in args[0]]
+    for info in infos[1:]:
+        tracer.unify_all(infos[0].dims, info.dims)
+    dims = list(infos[0].dims)
+    zero = [all(info.zero[place] for info in infos) for place in range(len(dims))]
+    place = (args[1] if len(args) > 1 else 0) % result.dim()
+    dims.insert(place, tracer.fixed([len(infos)], "stacked")[0])
+    zero.insert(place, False)
+    tracer.give(result, dims, zero)
+
+
+@register("slice", "slice_copy")
+def slice_(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """What lies before a bound must keep the number of elements that the bound says."""
+    x, place, start, stop, step = (*args, *(None, None, None, None)[len(args) - 1 :])[:5]
+    place = place or 0
+    info = tracer.info(x)
+    dims, zero = list(info.dims), list(info.zero)
+    size = dims[place].size
+    start, stop = _bound(start, 0, size), _bound(stop, size, size)
+    place %= len(dims)
+    if (start, stop) == (0, size) and step in (None, 1):
+        _constrain_whole(tracer, place, dims[place])
+    elif step not in (None, 1):
+        tracer.pin(dims[place], "every n-th element is taken")
+        dims[place] = tracer.fixed([result.shape[place]])[0]
+    else:
+        dims[place] = _piece(tracer, dims[place], start, max(start, stop), place, result.dim())
+    tracer.give(result, dims, zero, info)
+
+
+def _bound(value: int | None, default: int, size: int) -> int:
+    if value is None:
+        return default
+    return max(0, min(size, value + size if value < 0 else value))
+
+
+def _given_bounds(tracer: Tracer, place: int, rank: int) -> tuple[Any, Any]:
+    """The bounds of a slice as the caller wrote them: None where there is none."""
+    call = tracer.call
+    if call is None:
+        return None, None
+    if call.name == "narrow":
+        start, length = call.argument(2, "start"), call.argument(3, "length")
+        return start, start + length
+    if call.name in ("__getitem__", "__setitem__"):
+        piece = _index_at(call.args[1], place, rank)
+        if isinstance(piece, slice):
+            return piece.start, piece.stop
+    return None, None
+
+
+def _index_at(index: Any, place: int, rank: int) -> Any:
+    """The part of an index expression that applies to dimension `place` of a tensor of `rank` dimensions.
+
+    Slices are applied from the left; an integer has dropped its dimension and None has added one by the time torch
+    comes to the slices behind it, so both are passed over in step with torch.
+    """
+    parts = list(index) if isinstance(index, tuple) else [index]
+    position = 0
+    for number, part in enumerate(parts):
+        if part is Ellipsis:
+            position = rank - sum(isinstance(p, slice) or isinstance(p, torch.Tensor) for p in parts[number + 1 :])
+            position -= sum(p is None for p in parts[number + 1 :]) * 0
+        elif isinstance(part, slice) or part is None or isinstance(part, (torch.Tensor, list)):
+            if position == place and isinstance(part, slice):
+                return part
+            position += 1
+    return None
+
+
+def _constrain_whole(tracer: Tracer, place: int, dim: Dim) -> None:
+    """A slice that takes everything today still names its bound: an attribute follows the dimension."""
+    _, stop = _given_bounds(tracer, place, 10**6) if tracer.call and tracer.call.name == "narrow" else (None, None)
+    if stop is not None:
+        tracer.constrain(stop, dim)
+
+
+def _piece(tracer: Tracer, dim: Dim, start: int, stop: int, place: int, rank: int) -> Dim:
+    given_start, given_stop = _given_bounds(tracer, place, rank)
+    size = dim.size
+    row = _fraction(dim, given_start, given_stop)
+    if row is not None and start % row.size == 0 and stop % row.size == 0:
+        dim = resolve(dim)
+    pieces = cut(dim, stop)
+    front = cut(pieces[0], start) if pieces is not None else None
+    if pieces is None or front is None:
+        tracer.pin(dim, "cut inside a row")
+        return tracer.fixed([stop - start])[0]
+    if start:
+        _constrain_bound(tracer, given_start, front[0], start, front[1], pieces[1], size)
+    if stop < size:
+        _constrain_bound(tracer, given_stop, pieces[0], stop, pieces[1], None, size)
+    return front[1]
+
+
+def _constrain_bound(
+    tracer: Tracer, given: Any, before: Dim, value: int, after: Dim, rest: Dim | None, size: int
+) -> None:
+    """Tie the bound to what lies before it, or, counted from the end, to what lies after."""
+    if given is None:
+        tracer.pin(before, f"the code cuts at {value}")
+    elif given < 0:
+        tracer.constrain(-given, after if rest is None else sum_of((resolve(after), resolve(rest))))
+    else:
+        tracer.constrain(given, before)
+
+
+def _fraction(dim: Dim, *bounds: Any) -> Dim | None:
+    """Where a bound is n // k elements of this very dimension, its k parts of equal size are made one axis."""
+    for bound in bounds:
+        origin = origin_of(bound) if isinstance(bound, TracedInt) else None
+        while isinstance(origin, Operation) and origin.symbol == "*":
+            origin = origin.left if isinstance(origin.left, Operation) else origin.right
+        if (
+            isinstance(origin, Operation)
+            and origin.symbol == "//"
+            and isinstance(origin.left, FromDim)
+            and isinstance(origin.right, Literal)
+            and resolve(origin.left.dim) == resolve(dim)
+            and dim.size % origin.right.value == 0
+        ):
+            rows = factor(dim, dim.size // origin.right.value)
+            return rows[1] if rows is not None else None
+    return None
+
+
+@register("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk", "unsafe_chunk", "split_copy")
+@register("split_with_sizes_copy", "tensor_split")
+def split(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Cut a dimension: into equal parts (the parts are one axis), or at stated sizes (each part its own)."""
+    info = tracer.info(args[0])
+    place = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % len(info.dims)
+    pieces = list(flat_tensors(result))
+    sizes = [piece.shape[place] for piece in pieces]
+    parts = _parts(tracer, info.dims[place], sizes)
+    for piece, part in zip(pieces, parts, strict=True):
+        dims, zero = list(info.dims), list(info.zero)
+        dims[place] = part
+        tracer.give(piece, dims, zero, info)
+
+
+def _parts(tracer: Tracer, dim: Dim, sizes: list[int]) -> list[Dim]:
+    call = tracer.call
+    name = call.name if call is not None else ""
+    if len(sizes) == 1 and name in ("split", "chunk", "tensor_split"):
+        if name == "split" and call is not None and not isinstance(call.argument(1, "split_size"), (tuple, list)):
+            tracer.pin(dim, "one piece of a stated size")
+        return [dim]
+    given = call.argument(1, "split_size_or_sections", call.kwargs.get("split_size")) if call is not None else None
+    if name in ("chunk", "unsafe_chunk", "tensor_split", "einsum") and len(set(sizes)) == 1:
+        return _equal_parts(tracer, dim, sizes, None)
+    if name in ("split", "split_with_sizes", "unsafe_split") and isinstance(given, (tuple, list)):
+        return _stated_parts(tracer, dim, sizes, list(given))
+    if name in ("split", "unsafe_split") and given is not None and len(set(sizes)) == 1:
+        return _equal_parts(tracer, dim, sizes, given)
+    tracer.pin(dim, "split at unknown sizes")
+    return list(tracer.fixed(sizes))
+
+
+def _equal_parts(tracer: Tracer, dim: Dim, sizes: list[int], given: Any) -> list[Dim]:
+    rows = factor(dim, sizes[0])
+    if rows is None:
+        tracer.pin(dim, "cannot be split into equal parts")
+        return list(tracer.fixed(sizes))
+    tracer.pin(rows[0], "the number of parts")
+    if given is not None:
+        tracer.constrain(given, rows[1])
+    return [rows[1]] * len(sizes)
+
+
+def _stated_parts(tracer: Tracer, dim: Dim, sizes: list[int], given: list[Any]) -> list[Dim]:
+    parts: list[Dim] = []
+    rest = dim
+    for size in sizes:
+        pieces = cut(rest, size)
+        if pieces is None:
+            tracer.pin(dim, "cut inside a row")
+            return list(tracer.fixed(sizes))
+        parts.append(pieces[0])
+        rest = pieces[1]
+    for size, part in zip(given, parts, strict=True):
+        tracer.constrain(size, part)
+    return parts
+
+
+@register("unbind", "unbind_copy")
+def unbind(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """One tensor per element: the code expects their number."""
+    info = tracer.info(args[0])
+    place = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % len(info.dims)
+    tracer.pin(info.dims[place], "taken apart element by element")
+    for piece in flat_tensors(result):
+        _drop(tracer, piece, info, place)
+
+
+@register("select", "select_copy")
+def select(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """One element by its number."""
+    info = tracer.info(args[0])
+    place = args[1] % len(info.dims)
+    tracer.pin(info.dims[place], "an element is taken by its number")
+    _drop(tracer, result, info, place)
+
+
+def _drop(tracer: Tracer, out: torch.Tensor, info: Info, place: int) -> None:
+    tracer.give(out, info.dims[:place] + info.dims[place + 1 :], info.zero[:place] + info.zero[place + 1 :], info)
+
+
+@register("flip", "roll", "rot90")
+def reorder(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """Elements change places along some dimensions, which are pinned."""
+    info = tracer.info(args[0])
+    named = args[2] if "roll" in operation.name() and len(args) > 2 else args[1]
+    for dim in named if isinstance(named, (tuple, list)) else [named]:
+        tracer.pin(info.dims[dim], "elements change places")
+    tracer.give(result, info.dims, info.zero)
+
+
+@register("embedding")
+def embedding(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """weight (rows, width) at index (...) -> (..., width)."""
+    rows, width = tracer.dims(args[0])
+    tracer.role(rows, "in")
+    tracer.role(width, "out")
+    tracer.pin(rows, "rows are chosen by index")
+    index = tracer.dims(args[1])
+    tracer.give(result, (*index, width), [False] * len(index) + [True])
+
+
+@register("index", "_unsafe_index", "index_select")
+def index(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """Indexed dimensions are pinned; the others pass."""
+    info = tracer.info(args[0])
+    if "index_select" in operation.name():
+        places, width = [args[1] % len(info.dims)], 1
+    else:
+        indices = [(place, tensor) for place, tensor in enumerate(args[1]) if tensor is not None]
+        places = [place for place, _ in indices]
+        width = result.dim() - (len(info.dims) - len(places))
+        if any(tensor.dtype == torch.bool for _, tensor in indices):
+            places = list(range(len(info.dims)))
+    for place in places:
+        tracer.pin(info.dims[place], "chosen by index")
+    if len(places) == len(info.dims):
+        tracer.give(result, tracer.fixed(result.shape), [False] * result.dim())
+        return
+    adjacent = places == list(range(places[0], places[-1] + 1))
+    front = places[0] if adjacent else 0
+    kept = [place for place in range(len(info.dims)) if place not in places]
+    fresh = tracer.fixed(result.shape[front : front + width], "chosen by index")
+    dims = [info.dims[place] for place in kept]
+    zero = [info.zero[place] for place in kept]
+    dims[front:front] = fresh
+    zero[front:front] = [False] * width
+    tracer.give(result, dims, zero)
+
+
+@register("pixel_shuffle", "pixel_unshuffle")
+def pixel_shuffle(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """Channels are rows of factor x factor pixels, or become so."""
+    info = tracer.info(args[0])
+    *leading, channels, _, _ = info.dims
+    for dim in info.dims[-2:]:
+        tracer.pin(dim, "a spatial dimension")
+    square = args[1] ** 2
+    if "unshuffle" in operation.name():
+        new = product((channels, *tracer.fixed([square], "pixels")))
+    else:
+        rows = factor(channels, square)
+        if rows is None:
+            tracer.pin(channels, "not made of rows of pixels")
+            rows = tracer.fixed([channels.size // square, square])  # type: ignore[assignment]
+        assert rows is not None
+        tracer.pin(rows[1], "pixels")
+        new = rows[0]
+    dims = (*leading, new, *tracer.fixed(result.shape[-2:], "a spatial dimension"))
+    tracer.give(result, dims, [*info.zero[:-2], False, False])
+
+
+@register("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """(groups, rest) become (rest, groups)."""
+    info = tracer.info(args[0])
+    channels = info.dims[1]
+    rows = factor(channels, channels.size // args[1])
+    if rows is None:
+        tracer.pin(channels, "cannot be split into groups")
+        new: Dim = tracer.fixed([channels.size])[0]
+    else:
+        tracer.pin(rows[0], "the number of groups")
+        new = product((rows[1], rows[0]))
+    tracer.give(result, (info.dims[0], new, *info.dims[2:]), info.zero)
+
+
+@register("unfold")
+def unfold(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """Windows along one dimension, which is pinned; a last dimension holds the window."""
+    info = tracer.info(args[0])
+    place = args[1] % len(info.dims)
+    tracer.pin(info.dims[place], "cut into windows")
+    dims = list(info.dims)
+    dims[place] = tracer.fixed(result.shape[place : place + 1])[0]
+    tracer.give(result, [*dims, *tracer.fixed(result.shape[-1:])], [*info.zero, False])

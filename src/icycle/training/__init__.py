@@ -1,0 +1,39 @@
+"""Training: the loop, evaluation, batch-norm recalibration, schedules, checkpoints."""
+
+from icycle.training._accelerator import run_device
+from icycle.training._batches import Loader
+from icycle.training._checkpoint import Stateful, load_checkpoint_model
+from icycle.training._clock import STAGES, StageClock
+from icycle.training._evaluate import evaluate
+from icycle.training._loop import Hooks, Trainer, TrainSettings
+from icycle.training._optimizers import SGD, AdamW
+from icycle.training._outputs import logits_of
+from icycle.training._recalibrate import recalibrate
+from icycle.training._recorder import Listener, Record, Recorder
+from icycle.training._schedules import Constant, Cosine, MultiStep
+from icycle.training._settings import Settings, did_you_mean
+
+__all__ = [
+    "SGD",
+    "STAGES",
+    "AdamW",
+    "Constant",
+    "Cosine",
+    "Hooks",
+    "Listener",
+    "Loader",
+    "MultiStep",
+    "Record",
+    "Recorder",
+    "Settings",
+    "StageClock",
+    "Stateful",
+    "TrainSettings",
+    "Trainer",
+    "did_you_mean",
+    "evaluate",
+    "load_checkpoint_model",
+    "logits_of",
+    "recalibrate",
+    "run_device",
+]

@@ -1,0 +1,42 @@
+"""Accelerate, set up for one run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+
+from icycle.errors import TrainingError
+
+__all__ = ["Precision", "make_accelerator", "run_device"]
+
+Precision = Literal["no", "bf16", "fp16"]
+
+
+def make_accelerator(precision: Precision) -> Accelerator:
+    """An accelerator with mixed precision as asked, whatever an earlier one in this process used.
+
+    Raises:
+        TrainingError: the device cannot compute in `precision`, or several processes were launched.
+    """
+    # Accelerate shares one state per process and refuses a second precision; only the precision part is dropped here.
+    AcceleratorState._reset_state()
+    try:
+        accelerator = Accelerator(mixed_precision=precision)
+    except ValueError as error:
+        raise TrainingError(
+            f"Expected a device that computes in {precision}, but got {run_device()}: {error}; "
+            "set train.precision to bf16 or no"
+        ) from error
+    if accelerator.num_processes > 1:
+        raise TrainingError(
+            f"Expected one process, but got {accelerator.num_processes}: this loop does not shard its data yet; "
+            "start it without `accelerate launch`, or use OneCycle in your own data-parallel loop"
+        )
+    return accelerator
+
+
+def run_device() -> str:
+    """The device that a run uses, as torch names it."""
+    return str(PartialState().device)

@@ -1,0 +1,49 @@
+"""Where the seconds of a run go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["STAGES", "StageClock"]
+
+STAGES = ("train", "search", "evaluation", "recalibration", "rest")
+
+
+class StageClock:
+    """Counts every second since its start for exactly one stage.
+
+    Stages nest: while an inner stage runs, the outer one stands still. What no stage claims is the `rest`.
+    On an accelerator the clock sees when work is launched and when its results are read, which is what a run waits for.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._stage = "rest"
+        self._since = time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time inside the `with` block for stage `name` (one of `STAGES`)."""
+        outer = self._stage
+        self._switch(name)
+        try:
+            yield
+        finally:
+            self._switch(outer)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds per stage up to now; they add up to the time since the start."""
+        self._switch(self._stage)
+        return dict(self._seconds)
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """Count time that an interrupted part of the same run has already spent."""
+        for stage, spent in seconds.items():
+            self._seconds[stage] += spent
+
+    def _switch(self, stage: str) -> None:
+        now = time.perf_counter()
+        self._seconds[self._stage] += now - self._since
+        self._stage, self._since = stage, now

@@ -1,0 +1,247 @@
+"""The training loop, on Accelerate."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Protocol, runtime_checkable
+
+import torch
+from pydantic import Field
+from torch.nn.functional import cross_entropy
+
+from icycle.errors import DataError, TrainingError
+from icycle.training._accelerator import Precision, make_accelerator
+from icycle.training._batches import Loader, to_device
+from icycle.training._checkpoint import Checkpoint, Stateful, restore_checkpoint, save_checkpoint
+from icycle.training._evaluate import evaluate
+from icycle.training._optimizers import SGD, OptimizerSettings
+from icycle.training._outputs import logits_of
+from icycle.training._recalibrate import recalibrate
+from icycle.training._recorder import Recorder
+from icycle.training._schedules import Cosine, ScheduleSettings
+from icycle.training._settings import Settings
+
+__all__ = ["Hooks", "TrainSettings", "Trainer"]
+
+# On an accelerator, looking at a loss waits for all the work in its queue; on the CPU there is no queue.
+_LOSS_CHECK_INTERVAL = 16
+
+
+class TrainSettings(Settings):
+    """How a network is trained."""
+
+    epochs: Annotated[int, Field(ge=1)] = 12
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    optimizer: OptimizerSettings = SGD()
+    schedule: ScheduleSettings = Cosine()
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Precision = "no"
+    channels_last: bool = True
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+
+
+class Hooks(Protocol):
+    """What a method does inside the loop; `OneCycle` has exactly these two."""
+
+    def start_epoch(self, epoch: int) -> None: ...
+
+    def after_step(self) -> None: ...
+
+
+@runtime_checkable
+class _HasEpochs(Protocol):
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+class NoHooks:
+    """Hooks that do nothing."""
+
+    def start_epoch(self, epoch: int) -> None:
+        return
+
+    def after_step(self) -> None:
+        return
+
+
+class Trainer:
+    """Trains one model; the model and its optimizer may be pruned in place at any hook.
+
+    Args:
+        model: is moved to the run's device.
+        settings: how to train.
+        steps_per_epoch: batches per epoch, >= 1; the schedule spans `settings.epochs` of them.
+        recorder: takes one record per epoch and keeps the clock.
+
+    Raises:
+        TrainingError: no step per epoch, or a device that cannot do what the settings ask.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, settings: TrainSettings, steps_per_epoch: int, recorder: Recorder | None = None
+    ) -> None:
+        if steps_per_epoch < 1:
+            raise TrainingError(
+                f"Expected at least one batch per epoch, but got {steps_per_epoch}: fewer training examples than "
+                f"batch_size={settings.batch_size}; lower train.batch_size or raise data.subset"
+            )
+        self.settings = settings
+        self.recorder = recorder or Recorder()
+        self.steps_per_epoch = steps_per_epoch
+        self.epoch = 0  # completed epochs
+        self.step = 0  # completed steps
+        self._accelerator = make_accelerator(settings.precision)
+        self.model = model.to(self._accelerator.device)
+        self._prepared = self._accelerator.prepare_optimizer(settings.optimizer.build(model.parameters()))
+        self.lay_out()
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The torch optimizer itself, which survives pruning."""
+        return self._prepared.optimizer
+
+    @property
+    def steps(self) -> int:
+        """Steps in the whole run."""
+        return self.settings.epochs * self.steps_per_epoch
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the coming step: the schedule at the middle of that step."""
+        progress = min((self.step + 0.5) / self.steps, 1.0)
+        return self.settings.optimizer.learning_rate * self.settings.schedule.factor(progress)
+
+    def fit(
+        self, train: Loader, validation: Loader, *, hooks: Hooks | None = None, checkpoint: Path | None = None
+    ) -> float:
+        """Train to the last epoch; return the last validation accuracy in percent.
+
+        Args:
+            train: `len(train)` is `steps_per_epoch`.
+            validation: decides nothing here, and is recorded after every epoch.
+            hooks: called before each epoch and after each step; those that are `Stateful` are part of checkpoints.
+            checkpoint: a folder written after every good epoch. Where one exists already, training goes on from it.
+
+        Raises:
+            TrainingError: the loss or the weights are no longer finite; the checkpoint holds the last good epoch.
+        """
+        hooks = hooks or NoHooks()
+        stateful = hooks if isinstance(hooks, Stateful) else None
+        accuracy: float | None = None
+        if checkpoint is not None and (found := restore_checkpoint(checkpoint, self.model, self.optimizer, stateful)):
+            self.epoch, self.step, accuracy = found.epoch, found.step, found.accuracy
+            self.recorder.clock.add(found.seconds)
+        for epoch in range(self.epoch, self.settings.epochs):
+            accuracy = self._run_epoch(epoch, train, validation, hooks, checkpoint)
+            if checkpoint is not None:
+                progress = Checkpoint(self.epoch, self.step, accuracy, self.recorder.clock.seconds())
+                save_checkpoint(checkpoint, progress, self.model, self.optimizer, stateful)
+        return self.evaluate(validation) if accuracy is None else accuracy
+
+    def evaluate(self, loader: Loader) -> float:
+        """Accuracy in percent on `loader`, in the run's precision."""
+        with self.recorder.clock.stage("evaluation"), self._accelerator.autocast():
+            return evaluate(self.model, loader)
+
+    def recalibrate(self, loader: Loader, *, batches: int = 10) -> None:
+        """Estimate the batch-norm statistics anew, in the run's precision."""
+        with self.recorder.clock.stage("recalibration"), self._accelerator.autocast():
+            recalibrate(self.model, loader, batches=batches)
+
+    def lay_out(self) -> None:
+        """Give the convolutions their memory format; a removal makes new weights, so it is called after one too."""
+        if self.settings.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+
+    def _run_epoch(self, epoch: int, train: Loader, validation: Loader, hooks: Hooks, checkpoint: Path | None) -> float:
+        clock = self.recorder.clock
+        before = clock.seconds()
+        if isinstance(train, _HasEpochs):
+            train.set_epoch(epoch)
+        with clock.stage("search"):
+            hooks.start_epoch(epoch)
+        learning_rate = self.learning_rate
+        with clock.stage("train"), self._explained(checkpoint):
+            loss, train_accuracy = self._train_epoch(train, hooks)
+        accuracy = self.evaluate(validation)
+        self.epoch = epoch + 1
+        self.recorder.write(
+            "epoch",
+            epoch=self.epoch,
+            epochs=self.settings.epochs,
+            loss=loss,
+            train_accuracy=train_accuracy,
+            validation_accuracy=accuracy,
+            learning_rate=learning_rate,
+            seconds={stage: seconds - before[stage] for stage, seconds in clock.seconds().items()},
+        )
+        return accuracy
+
+    def _train_epoch(self, train: Loader, hooks: Hooks) -> tuple[float, float]:
+        """One pass; returns the mean loss and the accuracy in percent over the batches as they were trained on."""
+        clock = self.recorder.clock
+        self.model.train()
+        total: torch.Tensor | float = 0.0
+        correct: torch.Tensor | int = 0
+        seen = 0
+        for batch in train:
+            inputs, labels = to_device(batch, self.model)
+            loss, logits = self._train_step(inputs, labels)
+            total = total + loss * len(labels)
+            correct = correct + (logits.argmax(dim=1) == labels).sum()
+            seen += len(labels)
+            with clock.stage("search"):
+                hooks.after_step()
+        if seen == 0:
+            raise DataError("Expected at least one training batch, but the loader gave none")
+        mean = float(total) / seen
+        self._require_finite(mean)
+        self._require_finite_weights()
+        return mean, 100.0 * float(correct) / seen
+
+    def _train_step(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rate = self.learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with self._accelerator.autocast():
+            logits = logits_of(self.model(self._formatted(inputs)))
+            loss = cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        if inputs.device.type == "cpu" or self.step % _LOSS_CHECK_INTERVAL == 0:
+            self._require_finite(float(loss.detach()))  # before the update, so that the weights stay good
+        self._accelerator.backward(loss)
+        if self.settings.clip_norm is not None:
+            self._accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        self._prepared.step()
+        self._prepared.zero_grad()
+        self.step += 1
+        return loss.detach(), logits.detach()
+
+    def _formatted(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.settings.channels_last and inputs.dim() == 4:
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(f"Expected a finite loss, but got {loss}")
+
+    def _require_finite_weights(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise TrainingError(f"Expected finite weights, but '{name}' holds a non-finite value")
+
+    @contextlib.contextmanager
+    def _explained(self, checkpoint: Path | None) -> Iterator[None]:
+        """Say where training broke down, where the last good state is, and what to try."""
+        try:
+            yield
+        except TrainingError as error:
+            saved = checkpoint is not None and checkpoint.exists()
+            kept = f"the last good epoch is kept in {checkpoint}; " if saved else ""
+            raise TrainingError(
+                f"{error}, in epoch {self.step // self.steps_per_epoch + 1} of {self.settings.epochs}, after "
+                f"{self.step} steps, at a learning rate of {self.learning_rate:.4g}; {kept}lower "
+                "train.optimizer.learning_rate, add warm-up (train.schedule.warmup), or set train.clip_norm"
+            ) from error

@@ -1,0 +1,51 @@
+"""Optimizers by name: each is its settings plus `build`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from icycle.training._settings import Settings
+
+__all__ = ["SGD", "AdamW", "OptimizerSettings"]
+
+LearningRate = Annotated[float, Field(gt=0)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+WeightDecay = Annotated[float, Field(ge=0)]
+
+
+class SGD(Settings):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    learning_rate: LearningRate = 0.1
+    momentum: Momentum = 0.9
+    weight_decay: WeightDecay = 5e-4
+    nesterov: bool = False
+
+    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            parameters,
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov and self.momentum > 0,
+        )
+
+
+class AdamW(Settings):
+    """Adam with decoupled weight decay."""
+
+    name: Literal["adamw"] = "adamw"
+    learning_rate: LearningRate = 1e-3
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    weight_decay: WeightDecay = 1e-2
+
+    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
+
+
+OptimizerSettings = Annotated[SGD | AdamW, Field(discriminator="name")]

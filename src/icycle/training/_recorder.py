@@ -1,0 +1,40 @@
+"""What happens during a run, as records: kept in memory, appended to a JSON-lines file, shown live."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from icycle.training._clock import StageClock
+
+__all__ = ["Listener", "Record", "Recorder"]
+
+Record = Mapping[str, Any]
+Listener = Callable[[Record], None]
+
+
+class Recorder:
+    """Collects the records of one run and owns its clock.
+
+    Args:
+        path: a JSON-lines file that every record is appended to at once; none when omitted.
+        listeners: called with every record, e.g. a progress display.
+    """
+
+    def __init__(self, path: Path | None = None, listeners: Sequence[Listener] = ()) -> None:
+        self.clock = StageClock()
+        self.records: list[Record] = []
+        self._path = path
+        self._listeners = tuple(listeners)
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Record what happened. `values` must be JSON values."""
+        record = {"kind": kind, **values}
+        self.records.append(record)
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        for listener in self._listeners:
+            listener(record)

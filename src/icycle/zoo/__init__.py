@@ -1,0 +1,25 @@
+"""The zoo: models and data sets by name."""
+
+from icycle.zoo._batches import Augmentation, Images, SealedLoader, TensorLoader
+from icycle.zoo._data import Data, load_data
+from icycle.zoo._models import build_model, example_shape, model_names, require_model
+from icycle.zoo._sources import Source, dataset_names, require_dataset, source
+from icycle.zoo._split import stratified_split
+
+__all__ = [
+    "Augmentation",
+    "Data",
+    "Images",
+    "SealedLoader",
+    "Source",
+    "TensorLoader",
+    "build_model",
+    "dataset_names",
+    "example_shape",
+    "load_data",
+    "model_names",
+    "require_dataset",
+    "require_model",
+    "source",
+    "stratified_split",
+]

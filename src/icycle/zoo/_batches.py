@@ -1,0 +1,136 @@
+"""Data sets held in memory, and the batches made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import pad
+
+from icycle.errors import DataError
+
+__all__ = ["Augmentation", "Images", "SealedLoader", "TensorLoader"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images: `pixels` uint8 `(n, channels, height, width)`, `labels` int64 `(n,)`."""
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: torch.Tensor) -> Images:
+        """The examples at `index`, int64 `(m,)`."""
+        return Images(self.pixels[index], self.labels[index])
+
+    def to(self, device: str) -> Images:
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may be done to a training image without changing its class."""
+
+    crop: int = 0  # pixels of zero padding that a random crop moves within
+    flip: bool = False  # left to right, every other image
+
+
+class TensorLoader:
+    """Batches of normalised float32 images `(batch, channels, height, width)` and labels `(batch,)`.
+
+    The order and the augmentation are functions of `seed` and the epoch (see `set_epoch`), so a resumed run sees the
+    same batches. Batches are cut from one uint8 tensor by whole-batch operations: no worker processes, and a
+    small part of a training step.
+
+    Args:
+        images: on the device where batches are wanted.
+        mean, std: of a pixel, 0..255, per channel `(channels,)`.
+        shuffle: a new order every epoch; an incomplete last batch is then left out, so that all steps weigh the same.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        batch_size: int,
+        *,
+        mean: torch.Tensor,
+        std: torch.Tensor,
+        shuffle: bool = False,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.images = images
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.augmentation = augmentation or Augmentation()
+        self.seed = seed
+        self.epoch = 0
+        device = images.pixels.device
+        self._shift = mean.view(-1, 1, 1).to(device)
+        self._scale = (1.0 / std).view(-1, 1, 1).to(device)
+        self._size = images.pixels.shape[2:]
+        self._padded = pad(images.pixels, [self.augmentation.crop] * 4)
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.images), self.batch_size)
+        return whole if self.shuffle or rest == 0 else whole + 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order and the augmentation of the next pass."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        count = len(self.images)
+        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
+        for chosen in order[: len(self) * self.batch_size].split(self.batch_size):
+            index = chosen.to(self._padded.device)
+            pixels = self._crop(index, generator)
+            yield self._normalise(self._flip(pixels, generator)), self.images.labels[index]
+
+    def _crop(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The images at `index`, each moved by up to `crop` pixels."""
+        if self.augmentation.crop == 0:
+            return self._padded[index]
+        height, width = self._size
+        # A view with every possible crop of every image: (n, channels, offsets, offsets, height, width).
+        crops = self._padded.unfold(2, height, 1).unfold(3, width, 1)
+        offsets = torch.randint(2 * self.augmentation.crop + 1, (2, len(index)), generator=generator).to(index.device)
+        return crops[index, :, offsets[0], offsets[1]]
+
+    def _flip(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        if not self.augmentation.flip:
+            return pixels
+        flipped = (torch.rand(len(pixels), generator=generator) < 0.5).to(pixels.device)
+        return torch.where(flipped.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+
+    def _normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.float().sub_(self._shift).mul_(self._scale)
+
+
+class SealedLoader:
+    """A loader that can be opened once: the test set, read when everything is decided."""
+
+    def __init__(self, loader: TensorLoader) -> None:
+        self._loader: TensorLoader | None = loader
+
+    @property
+    def opened(self) -> bool:
+        return self._loader is None
+
+    def open(self) -> TensorLoader:
+        """The loader.
+
+        Raises:
+            DataError: it has been opened before.
+        """
+        if self._loader is None:
+            raise DataError(
+                "Expected to read the test set once, but it was read before; decide on the validation split"
+            )
+        loader, self._loader = self._loader, None
+        return loader
