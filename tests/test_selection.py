@@ -67,7 +67,8 @@ def test_a_budget_is_exactly_one_fraction_or_count() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"macs": 0.5, "params": 0.5}, {"macs": 0.0}, {"macs": 1.5}, {"macs": -3}, {"macs": True}, {"macs": "0.5"}]
+    "values",
+    [{}, {"macs": 0.5, "params": 0.5}, {"macs": 0.0}, {"macs": 1.5}, {"macs": -3}, {"macs": True}, {"macs": "0.5"}],
 )
 def test_a_malformed_budget_is_an_error(values: dict) -> None:
     with pytest.raises(BudgetError, match=r"Expected"):
@@ -84,7 +85,9 @@ def test_a_cost_that_was_not_measured_is_an_error_and_one_that_was_is_used() -> 
     structure = chain([16, 16])
     with pytest.raises(BudgetError, match="measure it on the device first"):
         select(structure, random_scores(structure), Budget(latency=0.5))
-    subnet = select(structure, random_scores(structure), Budget(latency=0.5), costs={"latency": structure.costs["macs"]})
+    subnet = select(
+        structure, random_scores(structure), Budget(latency=0.5), costs={"latency": structure.costs["macs"]}
+    )
     assert subnet == select(structure, random_scores(structure), Budget(macs=0.5))
 
 
@@ -146,13 +149,13 @@ def test_no_sub_network_comes_closer_than_the_one_selected_beyond_the_tolerance(
     sizes = random.choice([4, 8, 16, 24, 32, 64], size=4).tolist()
     round_to, fraction = int(random.choice([1, 4, 8])), float(random.uniform(0.4, 0.8))
     structure = chain(sizes)
-    options = [
-        [count for count in range(1, size + 1) if _allowed(size, count, round_to)] for size in sizes
-    ]
+    options = [[count for count in range(1, size + 1) if _allowed(size, count, round_to)] for size in sizes]
     if math.prod(map(len, options)) > 30_000:
         options = [counts[:: len(counts) // 8 + 1] for counts in options]
     full = structure.macs()
-    best = min(abs(structure.costs["macs"](np.array(counts)) / full - fraction) for counts in itertools.product(*options))
+    best = min(
+        abs(structure.costs["macs"](np.array(counts)) / full - fraction) for counts in itertools.product(*options)
+    )
     try:
         subnet = select(structure, random_scores(structure, seed), Budget(macs=fraction), round_to=round_to)
     except BudgetError:
@@ -295,7 +298,9 @@ def test_scores_must_fit() -> None:
         select(structure, {**scores, "g1": torch.full((8,), math.nan)}, Budget(macs=0.5))
 
 
-@pytest.mark.parametrize("setting", [{"limit": 0.0}, {"limit": 1.1}, {"limit_rate": 0}, {"round_to": 0}, {"min_keep": 0}])
+@pytest.mark.parametrize(
+    "setting", [{"limit": 0.0}, {"limit": 1.1}, {"limit_rate": 0}, {"round_to": 0}, {"min_keep": 0}]
+)
 def test_settings_out_of_range_are_errors(setting: dict) -> None:
     structure = chain([8, 8])
     with pytest.raises(BudgetError, match="Expected"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from icycle import saliency, testing
+from icycle.artifacts import load, save
 from icycle.engine import trace
-from icycle.structure import SubNetwork
+from icycle.selection import Budget, select
+from icycle.structure import Structure, SubNetwork
 from icycle.surgery import prune
 
 __version__ = "0.1.0"
 
-__all__ = ["SubNetwork", "prune", "trace"]
+__all__ = ["Budget", "Structure", "SubNetwork", "load", "prune", "saliency", "save", "select", "testing", "trace"]

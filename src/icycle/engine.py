@@ -45,11 +45,13 @@ def _prove(model: nn.Module, example_inputs: Any, found: Trace, structure: Struc
     fault = dry_run(model, example_inputs, found, plan, counts)
     if fault is None:
         return True
-    touched = [dim for dims in (*fault.step.inputs, *fault.step.outputs) if dims is not None for dim in dims]
+    touched = [
+        dim for step in fault.steps for dims in (*step.inputs, *step.outputs) if dims is not None for dim in dims
+    ]
     if all(is_pinned(dim) for dim in touched):
         touched = [dim for dims in found.dims.values() for dim in dims]
     for dim in touched:
-        pin(dim, f"the dry run gave {fault.problem}: {fault.step.where}")
+        pin(dim, f"the dry run gave {fault.problem}: {fault.steps[-1].where}")
     return False
 
 

@@ -14,7 +14,7 @@ from icycle.axes._dims import (
     sum_of,
 )
 from icycle.axes._polynomial import Polynomial, count
-from icycle.axes._unify import cut, factor, regroup, unify
+from icycle.axes._unify import balance, cut, factor, regroup, unify
 
 __all__ = [
     "Axis",
@@ -22,6 +22,7 @@ __all__ = [
     "Polynomial",
     "Product",
     "Sum",
+    "balance",
     "count",
     "cut",
     "factor",

@@ -82,7 +82,8 @@ def count(dim: Dim) -> Polynomial:
     """How many elements of `dim` are kept; the variable of a free axis is its `created` number."""
     dim = resolve(dim)
     if isinstance(dim, Axis):
-        return Polynomial.variable(dim.created) if dim.pinned is None else Polynomial.constant(dim.size)
+        free = dim.pinned is None and dim.size > 1
+        return Polynomial.variable(dim.created) if free else Polynomial.constant(dim.size)
     counts = [count(operand) for operand in dim.operands]
     total = counts[0]
     for other in counts[1:]:

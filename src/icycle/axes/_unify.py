@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from icycle.axes._dims import Axis, Dim, Product, Sum, is_pinned, leaves, pin, product, resolve, sum_of
 
-__all__ = ["cut", "factor", "regroup", "unify"]
+__all__ = ["balance", "cut", "factor", "regroup", "unify"]
 
 
 def unify(a: Dim, b: Dim, why: str) -> None:
@@ -113,14 +113,26 @@ def cut(dim: Dim, at: int) -> tuple[Dim, Dim] | None:
         return first, second
     if isinstance(dim, Sum):
         return _cut_sum(dim, at)
-    head, *tail = dim.operands
-    row = math.prod(operand.size for operand in tail)
-    pieces = cut(head, at // row) if at % row == 0 else None
-    if pieces is not None:
-        return product((pieces[0], *tail)), product((pieces[1], *tail))
     if is_pinned(dim):
         return Axis(at, "part of a pinned dimension"), Axis(dim.size - at, "part of a pinned dimension")
-    return None
+    return _cut_product(dim, at)
+
+
+def _cut_product(dim: Product, at: int) -> tuple[Dim, Dim] | None:
+    """Between two rows, cut the rows; inside a row, set that row apart first: it is one element, which always stays."""
+    head, *tail = dim.operands
+    row = math.prod(operand.size for operand in tail)
+    pieces = cut(head, at // row)
+    if pieces is None:
+        return None
+    if at % row == 0:
+        return product((pieces[0], *tail)), product((pieces[1], *tail))
+    single = cut(pieces[1], 1)
+    parts = cut(product(tail), at % row) if single is not None else None
+    if single is None or parts is None:
+        return None
+    pin(single[0], "a row that is cut")
+    return sum_of((product((pieces[0], *tail)), parts[0])), sum_of((parts[1], product((single[1], *tail))))
 
 
 def _cut_sum(dim: Sum, at: int) -> tuple[Dim, Dim] | None:
@@ -136,6 +148,27 @@ def _cut_sum(dim: Sum, at: int) -> tuple[Dim, Dim] | None:
         if at == 0:
             return sum_of(before), sum_of(dim.operands[position + 1 :])
     raise ValueError(f"cannot cut {dim} beyond its end")
+
+
+def balance(dims: Sequence[Dim], why: str) -> None:
+    """Make every one of `dims` keep equally many elements, though not at the same places.
+
+    Their parts are matched by size, the largest first; where that fails the dimensions are pinned.
+    """
+    first, *others = dims
+    for other in others:
+        a, b = (sorted(_parts(dim), key=lambda part: -part.size) for dim in (first, other))
+        if [part.size for part in a] == [part.size for part in b]:
+            for x, y in zip(a, b, strict=True):
+                if not (is_pinned(x) and is_pinned(y)):
+                    unify(x, y, why)
+        else:
+            _pin_both(first, other, f"{why}: no equal parts")
+
+
+def _parts(dim: Dim) -> tuple[Dim, ...]:
+    dim = resolve(dim)
+    return dim.operands if isinstance(dim, Sum) else (dim,)
 
 
 def factor(dim: Dim, inner: int) -> tuple[Dim, Dim] | None:
@@ -156,22 +189,45 @@ def factor(dim: Dim, inner: int) -> tuple[Dim, Dim] | None:
 
 
 def _factor_sum(dim: Sum, inner: int) -> tuple[Dim, Dim] | None:
-    """Every part must be made of rows, and all parts of the same rows."""
-    if any(part.size % inner for part in dim.operands):
-        return None
+    """Every stretch of parts must be made of rows, and all of the same rows."""
     outers: list[Dim] = []
-    row: Dim | None = None
-    for part in dim.operands:
+    rows: list[Dim] = []
+    rest: list[Dim] = list(reversed(dim.operands))
+    while rest:
+        part = rest.pop()
+        if part.size % inner:
+            part = _gather(part, rest, inner)  # type: ignore[assignment]
+            if part is None:
+                return None
         pieces = factor(part, inner)
         if pieces is None:
             return None
         outers.append(pieces[0])
-        if row is None:
-            row = pieces[1]
-        else:
-            unify(row, pieces[1], "parts of a concatenation are split into equal rows")
-    assert row is not None
-    return sum_of(resolve(outer) for outer in outers), resolve(row)
+        rows.append(pieces[1])
+    for row in rows[1:]:
+        unify(rows[0], row, "parts of a concatenation are split into equal rows")
+    return sum_of(resolve(outer) for outer in outers), resolve(rows[0])
+
+
+def _gather(part: Dim, rest: list[Dim], inner: int) -> Dim | None:
+    """Whole rows from the front of `part` where it has some, else one row of it and the parts that follow."""
+    if part.size > inner:
+        pieces = cut(part, part.size - part.size % inner)
+        if pieces is None:
+            return None
+        rest.append(pieces[1])
+        return pieces[0]
+    gathered = [part]
+    size = part.size
+    while size < inner:
+        pieces = (rest.pop(), None) if rest[-1].size <= inner - size else cut(rest.pop(), inner - size)  # type: ignore[assignment]
+        if pieces is None:
+            return None
+        gathered.append(pieces[0])
+        size += pieces[0].size
+        if pieces[1] is not None:
+            rest.append(pieces[1])
+    return sum_of(resolve(piece) for piece in gathered)
 
 
 def _factor_product(dim: Product, inner: int) -> tuple[Dim, Dim] | None:

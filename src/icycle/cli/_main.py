@@ -6,6 +6,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from icycle.cli._inspect import inspect
 from icycle.cli._recipes import recipes
@@ -31,14 +32,6 @@ def main() -> None:
     try:
         app()
     except IcycleError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True, highlight=False)
+        message = Text.assemble(("error: ", "bold red"), str(error))
+        Console(stderr=True).print(message, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("[bold red]interrupted[/]; add --resume to the same command to go on")
-        sys.exit(130)
-
-
-def _escaped(error: IcycleError) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))

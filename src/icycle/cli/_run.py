@@ -34,7 +34,11 @@ def run(
         folder = RunFolder(output)
     else:
         folder = (latest_run if resume else next_run)(loaded.name, Path("runs"))
-    with Progress(console) as progress:
-        report = run_recipe(loaded, folder, listeners=[progress.show], resume=resume)
+    try:
+        with Progress(console) as progress:
+            report = run_recipe(loaded, folder, listeners=[progress.show], resume=resume)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. To go on: the same command with --output {folder.path} --resume", soft_wrap=True)
+        raise typer.Exit(130) from None
     console.print(render(report))
     console.print(f"Everything is in {folder.path}", soft_wrap=True)

@@ -13,7 +13,7 @@ from icycle.methods import Context, MethodResult
 from icycle.recipes._folder import RunFolder
 from icycle.recipes._schema import Recipe
 from icycle.report import NetworkFacts, Report, compare_latency, environment, file_bytes
-from icycle.training import Listener, Recorder, evaluate, load_checkpoint_model, run_device
+from icycle.training import Listener, Recorder, evaluate, run_device
 from icycle.zoo import Data, build_model, load_data
 
 __all__ = ["run_recipe"]
@@ -44,8 +44,6 @@ def run_recipe(
         **recipe.data.model_dump(), batch_size=recipe.train.batch_size, seed=recipe.seed, device=run_device()
     )
     model = _build(recipe, data)
-    if resume:
-        load_checkpoint_model(folder.checkpoint, model)
     recorder.write("start", recipe=recipe.name, method=recipe.method.name, epochs=recipe.train.epochs)
     context = Context(model, data, recipe.train, recorder, seed=recipe.seed, checkpoint=folder.checkpoint)
     result = recipe.method.run(context)

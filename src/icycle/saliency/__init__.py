@@ -1,8 +1,8 @@
 """Criteria: a model and its structure in, a score per channel out; higher is kept.
 
-Every criterion is called as `criterion(model, structure, ...)` and returns `{group name: (size,) float tensor on the CPU}`
-for the prunable groups. It sees uniform slices and never layer types. A group that a criterion cannot judge (no batch norm
-for `bn_scale`, say) scores +inf, which selection reads as "leave it whole".
+Every criterion is called as `criterion(model, structure, ...)` and returns `{group name: (size,) float tensor on the
+CPU}` for the prunable groups. It sees uniform slices and never layer types. A group that a criterion cannot judge (no
+batch norm for `bn_scale`, say) scores +inf, which selection reads as "leave it whole".
 """
 
 from icycle.saliency._activations import activation_entropy, mean_activation

@@ -41,8 +41,9 @@ def activation_entropy(
     """Entropy (nats) of a 20-bin histogram of a channel's rectified output, pooled to one number per sample.
 
     A channel that says the same of every sample tells nothing. The bins divide 0..top, where top starts at the first
-    batch's largest value and doubles (pairs of bins merge) when a larger one comes, so that one pass is enough. Watching
-    and errors as in `mean_activation`. Source: An Entropy-based Pruning Method for CNN Compression (Luo and Wu, 2017).
+    batch's largest value and doubles (pairs of bins merge) when a larger one comes, so that one pass is enough.
+    Watching and errors as in `mean_activation`. Source: An Entropy-based Pruning Method for CNN Compression (Luo and
+    Wu, 2017).
     """
     return _watch(model, structure, first_batches(loader, batches, "activation_entropy"), _Entropy)
 
@@ -80,7 +81,9 @@ class _Entropy:
         if not len(self._counts):
             self._counts = torch.zeros(len(largest), self.BINS, dtype=torch.float64)
             self._top = torch.zeros_like(largest)
-        self._top = torch.where(self._top > 0, self._top, largest)  # a channel silent so far has all its counts in bin 0
+        self._top = torch.where(
+            self._top > 0, self._top, largest
+        )  # a channel silent so far has all its counts in bin 0
         while bool((outgrown := largest > self._top).any()):
             self._double(outgrown)
         width = (self._top / self.BINS).clamp(min=torch.finfo(torch.float64).tiny)
@@ -139,8 +142,9 @@ def _hooked(
 
 
 def _owner(parameter: str) -> str:
-    """The path of the module whose output the parameter shapes; a parametrised weight belongs to the layer it is a part of."""
-    return parameter.partition(".parametrizations.")[0] if ".parametrizations." in parameter else parameter.rpartition(".")[0]
+    """The path of the layer that a parameter belongs to, also where it is part of a parametrised weight."""
+    layer, parametrised, _ = parameter.partition(".parametrizations.")
+    return layer if parametrised else parameter.rpartition(".")[0]
 
 
 def _pool(output: Any, shape: torch.Size, dim: int) -> torch.Tensor | None:

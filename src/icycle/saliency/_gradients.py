@@ -12,7 +12,7 @@ import torch
 from icycle.errors import CriterionError
 from icycle.saliency._probe import first_batches, forward, in_eval_mode
 from icycle.saliency._registry import Scores, criterion
-from icycle.saliency._slices import Place, average, channel_sums, parameters_of, place, weights
+from icycle.saliency._slices import Place, average, channel_sums, parameters_of, weights
 from icycle.structure import Structure
 
 __all__ = ["taylor"]
@@ -29,16 +29,18 @@ def taylor(
 ) -> Scores:
     """Mean over members and batches of (sum over a channel's slice of gradient * weight)^2.
 
-    The first-order estimate of how much the loss changes when the slice is zeroed. `loss(outputs, targets)` -> scalar; a
-    batch is (inputs, targets) or a mapping (then `targets` is the batch). The model is run in evaluation mode; its modes,
-    its `.grad` and its frozen parameters are as before afterwards. Source: Importance Estimation for Neural Network
-    Pruning (Molchanov et al., CVPR 2019).
+    The first-order estimate of how much the loss changes when the slice is zeroed. `loss(outputs, targets)` ->
+    scalar; a batch is (inputs, targets) or a mapping (then `targets` is the batch). The model is run in evaluation
+    mode; its modes, its `.grad` and its frozen parameters are as before afterwards. Source: Importance Estimation for
+    Neural Network Pruning (Molchanov et al., CVPR 2019).
 
     Raises:
         CriterionError: `loader` or `loss` is None, the loader is empty, or the loss reaches none of the weights.
     """
     if loss is None:
-        raise CriterionError("Criterion 'taylor' reads gradients, but loss is None; pass loss(outputs, targets) -> scalar.")
+        raise CriterionError(
+            "Criterion 'taylor' reads gradients, but loss is None; pass loss(outputs, targets) -> scalar."
+        )
     pieces = [piece for group in structure.prunable for piece in weights(group)]
     parameters = parameters_of(model, pieces)
     totals = [np.zeros(len(piece.index)) for piece in pieces]

@@ -29,7 +29,9 @@ def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
 def first_batches(loader: Iterable[Any] | None, batches: int, name: str) -> Iterator[Any]:
     """The first `batches` of `loader`; CriterionError where there is none."""
     if loader is None:
-        raise CriterionError(f"Criterion {name!r} reads data, but loader is None; pass batches of training data as loader.")
+        raise CriterionError(
+            f"Criterion {name!r} reads data, but loader is None; pass batches of training data as loader."
+        )
     if batches < 1:
         raise CriterionError(f"Expected batches >= 1 for criterion {name!r}, but got {batches}.")
     batch = None
@@ -42,8 +44,8 @@ def first_batches(loader: Iterable[Any] | None, batches: int, name: str) -> Iter
 def forward(model: torch.nn.Module, batch: Any) -> tuple[Any, Any]:
     """The model's outputs on a batch, and the batch's targets, on the model's device.
 
-    A mapping is passed as keywords and is its own targets; the last element of a tuple or list is the targets, the others
-    are the inputs; a bare tensor is the only input and its own targets.
+    A mapping is passed as keywords and is its own targets; the last element of a tuple or list is the targets, the
+    others are the inputs; a bare tensor is the only input and its own targets.
     """
     parameter = next(model.parameters(), None)
     batch = batch if parameter is None else _to(batch, parameter.device)

@@ -50,7 +50,9 @@ def criterion(name: str) -> Callable[[F], F]:
 
     def register(function: F) -> F:
         if name in _registered:
-            raise CriterionError(f"Expected a new name for a criterion, but {name!r} is registered already; choose another.")
+            raise CriterionError(
+                f"Expected a new name for a criterion, but {name!r} is registered already; choose another."
+            )
         parameters = inspect.signature(function).parameters.values()
         inputs = tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
         _registered[name] = Criterion(name, function, inputs)
@@ -71,9 +73,13 @@ def check(name: str, *, loader: Iterable[Any] | None = None, loss: Callable[...,
         raise CriterionError(f"Expected a criterion out of {', '.join(sorted(CRITERIA))}, but got {name!r}{hint}")
     found = CRITERIA[name]
     if found.needs_data and loader is None:
-        raise CriterionError(f"Criterion {name!r} reads data, but loader is None; pass batches of training data as loader.")
+        raise CriterionError(
+            f"Criterion {name!r} reads data, but loader is None; pass batches of training data as loader."
+        )
     if found.needs_gradients and loss is None:
-        raise CriterionError(f"Criterion {name!r} reads gradients, but loss is None; pass loss(outputs, targets) -> scalar.")
+        raise CriterionError(
+            f"Criterion {name!r} reads gradients, but loss is None; pass loss(outputs, targets) -> scalar."
+        )
     return found
 
 

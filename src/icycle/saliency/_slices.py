@@ -1,8 +1,8 @@
 """What the criteria share: from one number per position of a parameter's dimension to one score per channel.
 
-A dimension may be shared by many groups (the input of a convolution after a concatenation). So a parameter is first reduced
-to one number per position of the dimension, once, and each group then gathers the positions of its channels. No weight is
-copied, and no layer type is asked for.
+A dimension may be shared by many groups (the input of a convolution after a concatenation). So a parameter is first
+reduced to one number per position of the dimension, once, and each group then gathers the positions of its channels.
+No weight is copied, and no layer type is asked for.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Pick = Callable[[Group], list[Slice]]  # the members of a group that a criterion
 
 
 def weights(group: Group) -> list[Slice]:
-    """All weights that make, take or scale the channels; what is added (shift) and what is measured (state) never counts."""
+    """All weights that make, take or scale the channels; what is added or measured (shift, state) does not count."""
     return [piece for piece in group.slices if piece.role in ("out", "in", "scale")]
 
 
@@ -68,13 +68,13 @@ def parameters_of(model: torch.nn.Module, pieces: Iterable[Slice]) -> dict[Place
         parameter = named.get(piece.parameter)
         if parameter is None:
             raise StructureError(
-                f"The structure names {piece.parameter!r}, which the model does not have. Was it traced from another model, "
-                "or before this one was pruned or wrapped? Trace this model again."
+                f"The structure names {piece.parameter!r}, which the model does not have. Was it traced from another "
+                "model, or before this one was wrapped? Trace this model again."
             )
         if parameter.dim() <= piece.dim or parameter.shape[piece.dim] <= piece.index.max():
             raise StructureError(
-                f"The structure expects more than the shape {tuple(parameter.shape)} of {piece.parameter!r} has. Was the "
-                "model pruned after the trace? Trace it again."
+                f"The structure expects more than the shape {tuple(parameter.shape)} that {piece.parameter!r} has. Was "
+                "the model pruned after the trace? Trace it again."
             )
         found[place(piece)] = parameter
     return found
@@ -83,7 +83,7 @@ def parameters_of(model: torch.nn.Module, pieces: Iterable[Slice]) -> dict[Place
 def channel_sums(
     parameters: Mapping[Place, torch.Tensor], reduce: Callable[[torch.Tensor, int], torch.Tensor]
 ) -> Callable[[Slice], np.ndarray]:
-    """The function slice -> (size,), the sum over each channel's slice of what `reduce(parameter, dim)` sums per position.
+    """A function slice -> (size,): the sum over each channel's slice, given `reduce(parameter, dim)`, (positions,).
 
     Each parameter is read once per dimension, and everything comes to the CPU in one transfer.
     """
@@ -130,11 +130,13 @@ def average(
         values = [found for piece in pick(group) if (found := value(piece)) is not None]
         mean = np.mean(values, axis=0) if values else np.full(group.size, np.inf)
         if np.isnan(mean).any():
-            raise CriterionError(f"Expected scores for group {group.name!r}, but got NaN; its weights are not finite any more.")
+            raise CriterionError(
+                f"Expected scores for group {group.name!r}, but got NaN; its weights are not finite any more."
+            )
         scores[group.name] = torch.from_numpy(mean).to(torch.float64 if double else torch.float32)
     if scores and all(bool(torch.isinf(values).all()) for values in scores.values()):
         raise CriterionError(
-            f"Expected at least one of {len(scores)} prunable groups to have a member that this criterion can see, but none "
-            "has; choose another one, such as 'group_norm'."
+            f"Expected at least one of {len(scores)} prunable groups to have a member that this criterion can see, but "
+            "none has; choose another one, such as 'group_norm'."
         )
     return scores

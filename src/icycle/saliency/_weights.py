@@ -16,9 +16,10 @@ __all__ = ["bn_scale", "geometric_median", "group_norm", "l1", "l2", "random"]
 def group_norm(model: torch.nn.Module, structure: Structure) -> Scores:
     """Mean over a group's members of ||slice||^2 / sqrt(n), n being the number of elements in one channel's slice.
 
-    A layer that produces channel c contributes ||W[c, :]||^2 / sqrt(n), one that consumes it ||W[:, c]||^2 / sqrt(n), a
-    normalisation layer gamma_c^2. No root and no normalisation within a group, so groups can be compared with each other.
-    Source: One-Cycle Structured Pruning (arXiv 2501.13439); here over all members, depthwise and normalisation layers too.
+    A layer that produces channel c contributes ||W[c, :]||^2 / sqrt(n), one that consumes it ||W[:, c]||^2 / sqrt(n),
+    a normalisation layer gamma_c^2. No root and no normalisation within a group, so groups can be compared with each
+    other. Source: One-Cycle Structured Pruning (arXiv 2501.13439); here over all members, depthwise and normalisation
+    layers too.
     """
     return reduce_slices(model, structure, weights, _squares, lambda total, n: total / np.sqrt(n))
 

@@ -16,8 +16,9 @@ __all__ = ["Budget"]
 class Budget:
     """One cost and how much of it to keep: a fraction (float in 0..1) or an absolute count (int above 1).
 
-    `Budget(macs=0.5)` keeps half the multiply-accumulates, `Budget(params=250_000)` a quarter of a million parameters. Each
-    field names a cost of the structure; `latency` needs a measured one, given to `select` as `costs={"latency": ...}`.
+    `Budget(macs=0.5)` keeps half the multiply-accumulates, `Budget(params=250_000)` a quarter of a million
+    parameters. Each field names a cost of the structure; `latency` needs a measured one, given to `select` as
+    `costs={"latency": ...}`.
 
     Raises:
         BudgetError: not exactly one field is given, or its value is out of range.
@@ -32,11 +33,13 @@ class Budget:
         given = self._given()
         if len(given) != 1:
             names = ", ".join(field.name for field in fields(self))
-            raise BudgetError(f"Expected exactly one of {names}, but got {given or 'none'}; write Budget(macs=0.5), say.")
+            raise BudgetError(
+                f"Expected exactly one of {names}, but got {given or 'none'}; write Budget(macs=0.5), say."
+            )
         ((name, value),) = given.items()
         if not _is_count(value) and not (isinstance(value, Real) and not isinstance(value, bool) and 0 < value <= 1):
             raise BudgetError(
-                f"Expected {name} as a kept fraction (0 < float <= 1) or an absolute count (int > 1), but got {value!r}."
+                f"Expected {name} as a kept fraction (0 < float <= 1) or a count (int > 1), but got {value!r}."
             )
 
     def _given(self) -> dict[str, float]:
@@ -58,7 +61,9 @@ class Budget:
         if self.name not in costs:
             known = ", ".join(sorted(costs))
             hint = "; measure it on the device first" if self.name == "latency" else ""
-            raise BudgetError(f"Expected the cost {self.name!r} of the budget among {known}, but it is not there{hint}.")
+            raise BudgetError(
+                f"Expected the cost {self.name!r} of the budget among {known}, but it is not there{hint}."
+            )
         return costs[self.name]
 
     def target(self, full: int) -> float:
@@ -67,8 +72,8 @@ class Budget:
             return self.value * full
         if self.value > full:
             raise BudgetError(
-                f"Expected a budget of at most the whole network's {full:,} {self.name}, but got {self.value:,}; give less, "
-                f"or a fraction such as {self.name}=0.5."
+                f"Expected a budget of at most the whole network's {full:,} {self.name}, but got {self.value:,}; "
+                f"give less, or a fraction such as {self.name}=0.5."
             )
         return self.value
 
@@ -77,4 +82,4 @@ class Budget:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value > 1
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 1

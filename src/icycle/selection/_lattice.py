@@ -32,7 +32,9 @@ class Lattice:
             raise BudgetError(f"Expected round_to >= 1 and min_keep >= 1, but got {round_to} and {min_keep}.")
         size = np.array([group.size for group in structure.prunable], dtype=np.int64)
         step = np.array([_step(group, round_to) for group in structure.prunable], dtype=np.int64)
-        lowest = np.maximum(size - np.array([removable(group) for group in structure.prunable], dtype=np.int64), min_keep)
+        lowest = np.maximum(
+            size - np.array([removable(group) for group in structure.prunable], dtype=np.int64), min_keep
+        )
         return cls(size, step, np.minimum(-(-lowest // step) * step, size))
 
     def fixed(self, where: np.ndarray, counts: np.ndarray) -> Lattice:

@@ -21,7 +21,9 @@ class Ranking:
     channel must stay.
     """
 
-    def __init__(self, structure: Structure, scores: Mapping[str, torch.Tensor], factor: np.ndarray | None = None) -> None:
+    def __init__(
+        self, structure: Structure, scores: Mapping[str, torch.Tensor], factor: np.ndarray | None = None
+    ) -> None:
         if not structure.prunable:
             reasons = sorted({group.reason for group in structure.groups})
             raise StructureError(
@@ -84,8 +86,8 @@ def _flat(structure: Structure, scores: Mapping[str, torch.Tensor]) -> np.ndarra
     for group in structure.prunable:
         if group.name not in scores:
             raise StructureError(
-                f"Expected scores for all {len(structure.prunable)} prunable groups, but {group.name!r} has none; score the "
-                "structure that you select from."
+                f"Expected scores for all {len(structure.prunable)} prunable groups, but {group.name!r} has none; "
+                "score the structure that you select from."
             )
         if tuple(scores[group.name].shape) != (group.size,):
             raise CriterionError(

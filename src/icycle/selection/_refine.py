@@ -29,7 +29,8 @@ def refine(
 ) -> np.ndarray:
     """Move one or two groups by a few steps until the cost is within `margin` of `target` or no move brings it closer.
 
-    Of the moves that land within the margin the one that loses the least scores is made, else the one that lands closest.
+    Of the moves that land within the margin the one that loses the least scores is made, else the one that lands
+    closest.
     """
     gap = cost(counts) - target
     while abs(gap) > margin:

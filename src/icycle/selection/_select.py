@@ -40,14 +40,15 @@ def select(
         scores: group name -> (size,), higher is kept, +inf must stay; equal scores go in order of group and channel.
         limit, limit_rate: of a group's C channels at most `C * limit * (1 - exp(-limit_rate * C))` go, to the nearest
             channel (and never more than `C * limit`), so small groups keep more.
-        round_to: widths are rounded to multiples of it (a channel m elements wide counts m times); groups of fewer channels
-            are not rounded, and a group may also stay whole.
+        round_to: widths are rounded to multiples of it (a channel m elements wide counts m times). Groups of fewer
+            channels are not rounded, and any group may stay whole.
         min_keep: no group keeps fewer channels.
-        cost_factor: scores are multiplied by `1 - softmax(ln(G) * c / max(c))`, where c is the cost freed per channel of
-            each of the G groups: dear channels go more readily. Only ratios of costs count, so neither the input's
-            resolution nor the unit matters; one dear group among many cheap ones has a factor of about one half.
-        tolerance: a threshold that lands within this share of the whole network's cost is taken as it is. Where none does
-            (coarse steps), single groups are moved, at the least loss of scores, until the cost is as close as it gets.
+        cost_factor: multiply scores by `1 - softmax(ln(G) * c / max(c))`, c being the cost freed per channel of each of
+            the G groups, so that dear channels go more readily. Only ratios of costs count: neither the input's
+            resolution nor the unit matters, and one dear group among many cheap ones has a factor of about one half.
+        tolerance: a threshold that lands within this share of the whole network's cost is taken as it is. Where none
+            does (coarse steps), single groups are moved, at the least loss of scores, until the cost is as close as it
+            gets.
         costs: `structure.costs` unless given; a budget may name any of them.
 
     Raises:
@@ -92,8 +93,8 @@ def select_ratio(
 ) -> SubNetwork:
     """Remove a share of the channels of `groups` (default: all prunable ones); all others stay whole.
 
-    Scope "group" removes the ceil(ratio * size) worst channels of each group, "global" the ceil(ratio * total) worst of all
-    of them together. `round_to` and `min_keep` are those of `select` and may change the counts.
+    Scope "group" removes the ceil(ratio * size) worst channels of each group, "global" the ceil(ratio * total) worst
+    of all of them together. `round_to` and `min_keep` are those of `select` and may change the counts.
 
     Raises:
         BudgetError: ratio is not in 0..1 (1 excluded), or the scope is unknown.
@@ -107,7 +108,9 @@ def select_ratio(
     chosen = names if groups is None else set(groups)
     if chosen - names:
         raise StructureError(f"Expected names of prunable groups, but got {sorted(chosen - names)}.")
-    ranking = Ranking(structure, {**scores, **{name: torch.full((structure[name].size,), math.inf) for name in names - chosen}})
+    ranking = Ranking(
+        structure, {**scores, **{name: torch.full((structure[name].size,), math.inf) for name in names - chosen}}
+    )
     lattice = Lattice.of(structure, lambda group: ranking.removable[group.name], round_to=round_to, min_keep=min_keep)
     if scope == "group":
         removed = np.array([_share(group.size, ratio) if group.name in chosen else 0 for group in structure.prunable])
@@ -151,7 +154,7 @@ def _cost_factor(freed: np.ndarray) -> np.ndarray | None:
 
 
 def _closest(ranking: Ranking, lattice: Lattice, cost: CostFunction, target: float, margin: float) -> np.ndarray:
-    """(groups,): the kept counts whose cost is closest to `target`, along the one global threshold if within `margin`."""
+    """(groups,): the kept counts whose cost is closest to `target`; those of one threshold if within `margin`."""
 
     def counts_after(removed: int) -> np.ndarray:
         return lattice.nearest(np.maximum(ranking.kept_after(removed), lattice.lowest))
@@ -165,7 +168,7 @@ def _closest(ranking: Ranking, lattice: Lattice, cost: CostFunction, target: flo
             below = middle
     probes = [counts_after(above), counts_after(below)]
     if min(abs(cost(counts) - target) for counts in probes) > margin:
-        # The group whose coarse step crosses the target moves again, or keeps to either side of it while others make up.
+        # The group whose coarse step crosses the target stays on either side of it while others make up, or moves too.
         step = probes[0] != probes[1]
         starts = [(counts, within) for counts in probes for within in (lattice.fixed(step, counts), lattice)]
         probes = [refine(counts, ranking, within, cost, target, margin) for counts, within in starts]

@@ -18,8 +18,9 @@ _CHANNEL_ROLES = ("out", "in", "scale", "shift", "state", "variance", "other")
 
 def build(trace: Trace) -> Structure:
     """Freeze what is known now; the trace may be refined and built again."""
-    attributes = trace.attributes()  # settles the sizes first: it may pin
     axes = ordered_axes(trace)
+    trace.pin_all_but(axes)
+    attributes = trace.attributes()  # settles the sizes: it may pin, too
     free = [axis for axis in axes if axis.pinned is None]
     numbers = {axis.created: number for number, axis in enumerate(free)}
     layouts = {name: tuple(freeze(dim, numbers) for dim in dims) for name, dims in trace.dims.items()}
@@ -66,13 +67,13 @@ def ordered_axes(trace: Trace) -> list[Axis]:
     for number, (name, dims) in enumerate(trace.dims.items()):
         for position, dim in enumerate(dims):
             role = _role(trace, name, dim, position, len(dims))
-            if role == "kernel":
+            if role in ("kernel", "index"):
                 continue
-            for place, axis in enumerate(leaves(dim)):
-                if axis.size == 1 and axis.pinned is None:
-                    axis.pinned = "a single element"
-                if axis.size == 1:
-                    continue
+            own = [axis for axis in leaves(dim) if axis.size > 1]
+            some_free = any(axis.pinned is None for axis in own)
+            for place, axis in enumerate(own):
+                if some_free and axis.pinned is not None:
+                    continue  # a fixed factor or part of a dimension whose other axes can be pruned
                 produced = 0 if role == "out" else 1
                 key = (produced, order.get(id(dim), 10**9), number, place)
                 found[axis.created] = axis

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from icycle.surgery._layers import synchronise
+from icycle.surgery._layers import Undo, synchronise
 from icycle.surgery._plan import Plan
-from icycle.tracing import named_tensors
+from icycle.tracing import STAND_INS, named_tensors
 
-__all__ = ["apply"]
+__all__ = ["apply", "exchange", "stand_in", "undoing"]
 
 
 def apply(model: nn.Module, plan: Plan, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
@@ -20,18 +21,52 @@ def apply(model: nn.Module, plan: Plan, optimizers: Sequence[torch.optim.Optimiz
     old = dict(named_tensors(model))
     new = {name: _shrunk(name, old[name], plan) for name in plan.kept}
     states = [_shrunk_state(optimizer, old, plan) for optimizer in optimizers]
-    undo: list[Callable[[], None]] = []
-    try:
-        _exchange_tensors(model, {id(old[name]): tensor for name, tensor in new.items()}, undo)
-        _set_attributes(model, plan, undo)
-        synchronise(model, undo)
-        _drop_caches(model, undo)
+    with undoing() as undo:
+        exchange(model, new, plan.attributes, undo)
         for optimizer, state in zip(optimizers, states, strict=True):
             _exchange_in_optimizer(optimizer, {id(old[name]): new[name] for name in new}, state, undo)
+
+
+@contextmanager
+def undoing() -> Iterator[Undo]:
+    """A list for what takes each change back; where the body raises, all of it is taken back, the last change first."""
+    undo: Undo = []
+    try:
+        yield undo
     except BaseException:
         for step in reversed(undo):
             step()
         raise
+
+
+def exchange(
+    model: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    attributes: Mapping[tuple[str, str, int | None], int],
+    undo: Undo,
+) -> None:
+    """Put `tensors` in the place of the parameters and buffers of those names, and set integer attributes."""
+    old = dict(named_tensors(model))
+    new = {id(old[name]): tensor for name, tensor in tensors.items()}
+    for module in model.modules():
+        own = (tensor for child in module.modules() for tensor in child.parameters(recurse=False))
+        if type(module) in STAND_INS and any(id(tensor) in new for tensor in own):
+            stand_in(module, undo)
+    _exchange_tensors(model, new, undo)
+    _set_attributes(model, attributes, undo)
+    synchronise(model, undo)
+    _drop_caches(model, undo)
+
+
+def stand_in(module: nn.Module, undo: Undo) -> None:
+    """Let the class that can lose channels stand in for `module`'s own."""
+    before = type(module)
+
+    def restore() -> None:
+        module.__class__ = before
+
+    undo.append(restore)
+    module.__class__ = STAND_INS[before]
 
 
 def _shrunk(name: str, tensor: torch.Tensor, plan: Plan) -> torch.Tensor:
@@ -53,7 +88,7 @@ def _memory_format(tensor: torch.Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _exchange_tensors(model: nn.Module, new: dict[int, torch.Tensor], undo: list[Callable[[], None]]) -> None:
+def _exchange_tensors(model: nn.Module, new: dict[int, torch.Tensor], undo: Undo) -> None:
     """Tied parameters are one tensor in several places, and stay one."""
     for module in model.modules():
         for registry in (module._parameters, module._buffers):
@@ -62,7 +97,7 @@ def _exchange_tensors(model: nn.Module, new: dict[int, torch.Tensor], undo: list
                     _set_item(registry, key, new[id(tensor)], undo)
 
 
-def _set_item(target: Any, key: Any, value: Any, undo: list[Callable[[], None]]) -> None:
+def _set_item(target: Any, key: Any, value: Any, undo: Undo) -> None:
     before = target[key]
 
     def restore() -> None:
@@ -72,9 +107,11 @@ def _set_item(target: Any, key: Any, value: Any, undo: list[Callable[[], None]])
     target[key] = value
 
 
-def _set_attributes(model: nn.Module, plan: Plan, undo: list[Callable[[], None]]) -> None:
+def _set_attributes(
+    model: nn.Module, attributes: Mapping[tuple[str, str, int | None], int], undo: Undo
+) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
-    for (path, name, item), value in plan.attributes.items():
+    for (path, name, item), value in attributes.items():
         module = modules[path]
         current = module.__dict__[name]
         if item is None:
@@ -87,7 +124,7 @@ def _set_attributes(model: nn.Module, plan: Plan, undo: list[Callable[[], None]]
             _set_item(module.__dict__, name, new, undo)
 
 
-def _drop_caches(model: nn.Module, undo: list[Callable[[], None]]) -> None:
+def _drop_caches(model: nn.Module, undo: Undo) -> None:
     """Dicts of tensors that a module keeps beside its buffers are caches of results, and outdated now."""
     registries = ("_parameters", "_buffers", "_modules")
     for module in model.modules():
@@ -117,7 +154,7 @@ def _exchange_in_optimizer(
     optimizer: torch.optim.Optimizer,
     new: dict[int, torch.Tensor],
     state: dict[int, dict[str, Any]],
-    undo: list[Callable[[], None]],
+    undo: Undo,
 ) -> None:
     for group in optimizer.param_groups:
         params = [new.get(id(parameter), parameter) for parameter in group["params"]]

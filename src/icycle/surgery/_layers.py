@@ -9,7 +9,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-__all__ = ["synchronise"]
+__all__ = ["Undo", "synchronise"]
+
+Undo = list[Callable[[], None]]
+"""What takes each change back, in the order of the changes."""
 
 
 def _convolution(layer: _ConvNd) -> dict[str, Any]:
@@ -45,6 +48,15 @@ def _prelu(layer: nn.PReLU) -> dict[str, Any]:
     return {"num_parameters": layer.weight.shape[0]}
 
 
+def _attention(layer: nn.MultiheadAttention) -> dict[str, Any]:
+    key, value = (
+        (layer.in_proj_weight, layer.in_proj_weight)
+        if layer.in_proj_weight is not None
+        else (layer.k_proj_weight, layer.v_proj_weight)
+    )
+    return {"embed_dim": layer.out_proj.weight.shape[0], "kdim": key.shape[1], "vdim": value.shape[1]}
+
+
 _DESCRIPTIONS: tuple[tuple[type[nn.Module], Callable[[Any], dict[str, Any]]], ...] = (
     (_ConvNd, _convolution),
     (nn.Linear, _linear),
@@ -53,10 +65,11 @@ _DESCRIPTIONS: tuple[tuple[type[nn.Module], Callable[[Any], dict[str, Any]]], ..
     (nn.GroupNorm, _group_norm),
     (nn.Embedding, _embedding),
     (nn.PReLU, _prelu),
+    (nn.MultiheadAttention, _attention),
 )
 
 
-def synchronise(model: nn.Module, undo: list[Callable[[], None]]) -> None:
+def synchronise(model: nn.Module, undo: Undo) -> None:
     """Set the descriptive attributes of every torch layer in `model`; `undo` collects what takes it back."""
     for module in model.modules():
         for kind, describe in _DESCRIPTIONS:
@@ -65,7 +78,7 @@ def synchronise(model: nn.Module, undo: list[Callable[[], None]]) -> None:
                     _set(module, name, value, undo)
 
 
-def _set(module: nn.Module, name: str, value: Any, undo: list[Callable[[], None]]) -> None:
+def _set(module: nn.Module, name: str, value: Any, undo: Undo) -> None:
     before = getattr(module, name, value)
     if before != value:
         undo.append(lambda: setattr(module, name, before))

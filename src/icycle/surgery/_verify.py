@@ -19,14 +19,30 @@ __all__ = ["Fault", "dry_run"]
 
 @dataclass(frozen=True)
 class Fault:
-    """The first operation of a dry run that did not go as predicted, and how."""
+    """The operations of a dry run of which one did not go as predicted, and how."""
 
-    step: Step
+    steps: tuple[Step, ...]
     problem: str
 
 
 class _Mismatch(Exception):
     pass
+
+
+# how torch arranges a product (copies, views, a separate addition) depends on sizes of one, so these may come and go
+_PASSING = frozenset(
+    "view _unsafe_view _reshape_alias clone expand alias detach contiguous _to_copy permute transpose t unsqueeze squeeze "
+    "slice select".split()
+)
+_SAME = {"addmm": "mm", "baddbmm": "bmm"}
+
+
+def _essential(operation: Any) -> str | None:
+    """The name under which an operation is compared; None for one that may come and go."""
+    name = operation.name().split("::")[1].split(".")[0]
+    if name in _PASSING or torch.Tag.pointwise in operation.tags:
+        return None
+    return _SAME.get(name, name)
 
 
 @dataclass
@@ -35,39 +51,45 @@ class _Checker:
 
     steps: tuple[Step, ...]
     counts: Mapping[int, int]
-    tracked: Any
     position: int = 0
 
     def observe(self, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Compare the shapes of what an essential operation gave with the prediction.
+
+        Tensors that the recorded run followed are marked, so that constants are passed over as they were there.
+        """
         results = list(flat_tensors(result))
         tensors = list(flat_tensors((args, kwargs)))
+        name = _essential(operation)
+        step = self._next()
         followed = any(hasattr(tensor, "_icycle") for tensor in tensors)
-        if not results or not followed:
-            if not (results and self._is_next(operation, tensors)):
-                return
-        if self.position >= len(self.steps):
-            raise _Mismatch("more operations than before")
-        step = self.steps[self.position]
-        name = operation.name().split(".")[0]
-        if name != step.operation:
-            raise _Mismatch(f"{name} instead of {step.operation}")
+        factory = step is not None and not tensors and not step.inputs and name == _essential(step.operation)
+        if not results or not (followed or factory):
+            return
+        for tensor in results:
+            tensor._icycle = True  # type: ignore[attr-defined]
+        if name is None:
+            return
+        if step is None or name != _essential(step.operation):
+            raise _Mismatch(f"{name} instead of {step.operation if step else 'the end'}")
         for tensor, dims in zip(results, step.outputs, strict=True):
-            if dims is not None:
-                expected = [self._size(dim) for dim in dims]
-                if list(tensor.shape) != expected:
-                    raise _Mismatch(f"a result of shape {list(tensor.shape)} instead of {expected}")
-                tensor._icycle = True  # type: ignore[attr-defined]
+            expected = None if dims is None else [count(dim)(self.counts) for dim in dims]
+            if expected is not None and list(tensor.shape) != expected:
+                raise _Mismatch(f"a result of shape {list(tensor.shape)} instead of {expected}")
         self.position += 1
 
-    def _is_next(self, operation: Any, tensors: list[torch.Tensor]) -> bool:
-        """A new tensor with recorded sizes has no followed operand, and is recognised by its name."""
-        if self.position >= len(self.steps):
-            return False
-        step = self.steps[self.position]
-        return operation.name().split(".")[0] == step.operation and len(step.inputs) == len(tensors) == 0
+    def _next(self) -> Step | None:
+        while self.position < len(self.steps) and _essential(self.steps[self.position].operation) is None:
+            self.position += 1
+        return self.steps[self.position] if self.position < len(self.steps) else None
 
-    def _size(self, dim: Dim) -> int:
-        return count(dim)(self.counts)
+    def suspects(self) -> tuple[Step, ...]:
+        """The operation that is expected next, and all since the last that matched."""
+        self._next()
+        start = min(self.position, len(self.steps) - 1)
+        while start > 0 and _essential(self.steps[start - 1].operation) is None:
+            start -= 1
+        return self.steps[start : self.position + 1]
 
 
 def dry_run(
@@ -80,14 +102,13 @@ def dry_run(
         for tensor in (*shadow.parameters(), *shadow.buffers()):
             tensor._icycle = True  # type: ignore[attr-defined]
         for training, steps in trace.runs:
-            checker = _Checker(steps, counts, None)
+            checker = _Checker(steps, counts)
             shadow.train(training)
             inputs = map_tensors(example_inputs, lambda tensor: _input(tensor, trace.meta, training))
             try:
                 run_shadow(shadow, inputs, checker.observe, trace.meta)
             except Exception as error:
-                step = steps[min(checker.position, len(steps) - 1)]
-                return Fault(step, str(error).split("\n")[0])
+                return Fault(checker.suspects(), str(error).split("\n")[0])
     return None
 
 

@@ -3,10 +3,12 @@
 from icycle.tracing._registry import register
 from icycle.tracing._run import call_with, map_tensors, output_tensors, run_shadow, undisturbed
 from icycle.tracing._shadow import named_tensors, shadow_of
+from icycle.tracing._standins import STAND_INS
 from icycle.tracing._trace import Trace, trace_model
 from icycle.tracing._tracer import Step, Tracer, flat_tensors
 
 __all__ = [
+    "STAND_INS",
     "Step",
     "Trace",
     "Tracer",

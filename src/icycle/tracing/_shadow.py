@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from icycle.errors import TraceError
+from icycle.tracing._standins import STAND_INS
 from icycle.tracing._sizes import FromAttribute, TracedInt
 
 __all__ = ["named_tensors", "shadow_of"]
@@ -40,6 +41,8 @@ def shadow_of(model: nn.Module, meta: bool) -> nn.Module:
             f"Expected a model whose modules can be copied (without their weights), but copy.deepcopy raised "
             f"{type(error).__name__}: {error}. Remove the attribute that cannot be copied before tracing."
         ) from error
+    for module in shadow.modules():
+        module.__class__ = STAND_INS.get(type(module), type(module))
     _remember_attributes(shadow)
     return shadow
 

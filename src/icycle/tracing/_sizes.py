@@ -137,13 +137,9 @@ def solve(
         return (origin.key, target) if origin.key not in attributes else None
     if not isinstance(origin, Operation):
         return None
-    free_left, free_right = (
-        [leaf for leaf in operands(side) if isinstance(leaf, FromAttribute) and leaf.key not in attributes]
-        for side in (origin.left, origin.right)
-    )
-    if len(free_left) + len(free_right) != 1:
-        return None
-    free, known = (origin.left, origin.right) if free_left else (origin.right, origin.left)
+    # of two unknown attributes the second is taken for a constant: channels // parts, parts of a product
+    unknown_left = any(isinstance(leaf, FromAttribute) and leaf.key not in attributes for leaf in operands(origin.left))
+    free, known = (origin.left, origin.right) if unknown_left else (origin.right, origin.left)
     value = evaluate(known, attributes)
     if value is None:
         return None

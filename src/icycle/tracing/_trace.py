@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import icycle.tracing.rules  # noqa: F401  (registers the rules)
-from icycle.axes import Axis, Dim, Polynomial, count, pin
+from icycle.axes import Axis, Dim, Polynomial, count, leaves, pin
 from icycle.errors import TraceError
 from icycle.tracing._run import map_tensors, output_tensors, run_shadow, undisturbed
 from icycle.tracing._shadow import following_paths, named_tensors, shadow_of
@@ -45,6 +45,15 @@ class Trace:
     def order(self) -> dict[int, int]:
         """id of a parameter's own dimension -> when it was first used."""
         return {id(dim): place for place, dim in reversed(list(enumerate(self.tracer.used)))}
+
+    def pin_all_but(self, axes: Iterable[Axis]) -> None:
+        """Pin every axis that sizes or costs depend on and that is not among `axes`: no parameter has it."""
+        known = {id(axis) for axis in axes}
+        costed = (dim for terms in self.costs.values() for _, dims in terms for dim in dims)
+        for dim in (*self.tracer.sized(), *costed):
+            for axis in leaves(dim):
+                if id(axis) not in known:
+                    axis.pinned = axis.pinned or "no parameter has these channels"
 
     def attributes(self) -> dict[AttributeKey, Polynomial]:
         """The integer attributes that follow counts."""
@@ -85,8 +94,9 @@ def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool) 
     buffers = frozenset(name for name, _ in model.named_buffers())
     dims: dict[str, Dims] = {}
     for name, tensor in named_tensors(shadow):
-        dims[name] = tuple(Axis(size) for size in tensor.shape)
-        tracer.roles.update({id(dim): "" for dim in dims[name]})
+        integer = None if tensor.is_floating_point() or tensor.is_complex() else f"{name} holds integers"
+        dims[name] = tuple(Axis(size, pinned=integer) for size in tensor.shape)
+        tracer.roles.update({id(dim): "index" if integer else "" for dim in dims[name]})
         tracer.give(tensor, dims[name], [True] * tensor.dim())
     assert len(names) == len(dims)
     visited: set[str] = set()

@@ -51,9 +51,9 @@ class Info:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of a run: its name, the module path and source line it ran at, and the dimensions it touched."""
+    """One operation of a run: the ATen operation, the module path and source line it ran at, and the dimensions it touched."""
 
-    operation: str
+    operation: Any
     where: str
     inputs: tuple[Dims, ...]
     outputs: tuple[Dims | None, ...]
@@ -179,19 +179,25 @@ class Tracer:
         """`size`, as written by the caller, must remain the number of kept elements of `dim`."""
         origin = origin_of(size)
         if isinstance(origin, FromDim):
-            if origin.dim.size == dim.size:
-                self.unify(origin.dim, dim)
-            else:
-                self.pin(dim, f"the size {int(size)} comes from a dimension of {origin.dim.size}")
+            self._same_count(origin.dim, dim, origin)
         elif isinstance(origin, FromAttribute):
-            if origin.key in self.attributes and self.attributes[origin.key].size == dim.size:
-                self.unify(self.attributes[origin.key], dim)
-            else:
-                self.attributes.setdefault(origin.key, dim)
+            known = self.attributes.setdefault(origin.key, dim)
+            if known is not dim:
+                self._same_count(known, dim, origin)
         elif isinstance(origin, Operation):
             self._deferred.append((origin, dim, self.where))
         elif dim.size != 1:
             self.pin(dim, f"the code says {int(size)}")
+
+    def _same_count(self, known: Dim, dim: Dim, origin: Origin) -> None:
+        """Equal numbers are enough; where nothing guarantees them, the dimensions are made the same."""
+        if known.size != dim.size:
+            self.pin(dim, f"the size {dim.size} comes from a dimension of {known.size}")
+            self.pin(known, f"the size {known.size} is used for a dimension of {dim.size}")
+        elif count(known) == count(dim):
+            self._deferred.append((origin, dim, self.where))
+        else:
+            self.unify(known, dim)
 
     # ---- what the run calls ----
 
@@ -217,7 +223,7 @@ class Tracer:
         else:
             rule(self, operation, args, kwargs, result)
         outputs = tuple(tensor._icycle.dims if hasattr(tensor, "_icycle") else None for tensor in results)
-        self.steps.append(Step(name, self.where, inputs, outputs))
+        self.steps.append(Step(operation, self.where, inputs, outputs))
 
     def _sized_factory(self) -> bool:
         return self.call is not None and any(isinstance(size, TracedInt) for size in flat(self.call.args))
@@ -249,12 +255,27 @@ class Tracer:
                     self.solved[found[0]] = known[found[0]] = found[1]
                     changed = True
                     continue
-                involved = [dim, *(self._dims_of(origin))]
-                if not all(is_pinned(part) for part in involved):
-                    changed = True
-                    for part in involved:
-                        pin(part, f"its size is computed from others in a way that does not follow a removal: {where}")
+                changed = self._force(origin, dim, where) or changed
         self.solved = {key: value for key, value in self.solved.items() if key not in self.attributes}
+
+    def _force(self, origin: Origin, dim: Dim, where: str) -> bool:
+        """Make the sizes at the two ends of an unmet condition follow each other; True where that changed anything."""
+        ends = self._dims_of(origin)
+        involved = [dim, *ends]
+        if all(is_pinned(part) for part in involved):
+            return False
+        if not isinstance(origin, Operation) and ends[0].size == dim.size:
+            unify(ends[0], dim, where)
+            if count(ends[0]) == count(dim):
+                return True
+        for part in involved:
+            pin(part, f"its size is computed from others in a way that does not follow a removal: {where}")
+        return True
+
+    def sized(self) -> list[Dim]:
+        """Every dimension to which an attribute or a computed size is tied."""
+        deferred = [part for origin, dim, _ in self._deferred for part in (dim, *self._dims_of(origin))]
+        return [*self.attributes.values(), *deferred]
 
     def _dims_of(self, origin: Origin) -> list[Dim]:
         found = []

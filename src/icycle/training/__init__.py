@@ -2,7 +2,7 @@
 
 from icycle.training._accelerator import run_device
 from icycle.training._batches import Loader
-from icycle.training._checkpoint import Stateful, load_checkpoint_model
+from icycle.training._checkpoint import Stateful
 from icycle.training._clock import STAGES, StageClock
 from icycle.training._evaluate import evaluate
 from icycle.training._loop import Hooks, Trainer, TrainSettings
@@ -32,7 +32,6 @@ __all__ = [
     "Trainer",
     "did_you_mean",
     "evaluate",
-    "load_checkpoint_model",
     "logits_of",
     "recalibrate",
     "run_device",

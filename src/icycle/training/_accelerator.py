@@ -25,10 +25,9 @@ def make_accelerator(precision: Precision) -> Accelerator:
     try:
         accelerator = Accelerator(mixed_precision=precision)
     except ValueError as error:
-        raise TrainingError(
-            f"Expected a device that computes in {precision}, but got {run_device()}: {error}; "
-            "set train.precision to bf16 or no"
-        ) from error
+        raise _no_such_precision(precision, str(error)) from error
+    if precision != "no" and not accelerator.native_amp:  # Accelerate would go on in float32 without a word
+        raise _no_such_precision(precision, "it has no such arithmetic")
     if accelerator.num_processes > 1:
         raise TrainingError(
             f"Expected one process, but got {accelerator.num_processes}: this loop does not shard its data yet; "
@@ -40,3 +39,10 @@ def make_accelerator(precision: Precision) -> Accelerator:
 def run_device() -> str:
     """The device that a run uses, as torch names it."""
     return str(PartialState().device)
+
+
+def _no_such_precision(precision: Precision, reason: str) -> TrainingError:
+    return TrainingError(
+        f"Expected a device that trains in {precision}, but got {run_device()}: {reason}; "
+        "set train.precision to bf16 or no"
+    )

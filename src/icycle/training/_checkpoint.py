@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from icycle import artifacts
 from icycle.errors import TrainingError
 
-__all__ = ["Checkpoint", "Stateful", "load_checkpoint_model", "restore_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "Stateful", "restore_checkpoint", "save_checkpoint"]
 
 _VERSION = 1
 _STATE = "state.safetensors"
@@ -74,33 +74,26 @@ def save_checkpoint(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint_model(folder: Path, model: torch.nn.Module) -> bool:
-    """Give a fresh dense model the checkpoint's shapes and weights; False where there is no checkpoint."""
-    found = _find(folder)
-    if found is None:
-        return False
-    artifacts.load(found / _MODEL, model)
-    return True
-
-
 def restore_checkpoint(
     folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, method: Stateful | None = None
 ) -> Checkpoint | None:
-    """Put the optimizer, the random state and the method back; None where there is no checkpoint.
+    """Put model, optimizer, random state and method back; None where there is no checkpoint.
 
     Args:
-        model: has the checkpoint's shapes and weights already, see `load_checkpoint_model`.
-        optimizer: a new one on `model`'s parameters.
+        model: a fresh dense one; it loses the channels that the checkpoint's has lost.
+        optimizer: a new one on `model`'s parameters; it is rewired to the ones that remain.
 
     Raises:
         TrainingError: the checkpoint is damaged, of another version, or does not fit the optimizer.
+        ArtifactError: the model in it is damaged, or of another architecture.
     """
     found = _find(folder)
     if found is None:
         return None
     header, tensors = _read(found / _STATE)
     values = header["scalars"] | tensors
-    _restore_optimizer(model, optimizer, _under("optimizer.", values))
+    _restore_model(found / _MODEL, model, optimizer)
+    _restore_optimizer_state(model, optimizer, _under("optimizer.", values))
     if method is not None:
         method.load_state_dict(_under("method.", values))
     _restore_random(tensors)
@@ -157,7 +150,18 @@ def _optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -
     }
 
 
-def _restore_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+def _restore_model(artifact: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Load the model; the optimizer's groups keep their parameters by name, as removed channels make new objects."""
+    name_of = {parameter: name for name, parameter in model.named_parameters()}
+    names = [[name_of[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
+    artifacts.load(artifact, model)
+    parameters = dict(model.named_parameters())
+    for group, group_names in zip(optimizer.param_groups, names, strict=True):
+        group["params"] = [parameters[name] for name in group_names]
+    optimizer.state.clear()
+
+
+def _restore_optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
     parameters = dict(model.named_parameters())
     for full_key, value in state.items():
         name, key = full_key.rsplit("|", 1)

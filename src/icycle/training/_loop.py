@@ -133,6 +133,7 @@ class Trainer:
         if checkpoint is not None and (found := restore_checkpoint(checkpoint, self.model, self.optimizer, stateful)):
             self.epoch, self.step, accuracy = found.epoch, found.step, found.accuracy
             self.recorder.clock.add(found.seconds)
+            self.lay_out()
         for epoch in range(self.epoch, self.settings.epochs):
             accuracy = self._run_epoch(epoch, train, validation, hooks, checkpoint)
             if checkpoint is not None:

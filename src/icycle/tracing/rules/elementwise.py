@@ -22,6 +22,7 @@ _ZERO_PRESERVING = frozenset(
 @register("add", "where", "clone", "_to_copy", "detach", "alias", "lift_fresh", "lift", "contiguous", "copy", "dropout")
 @register("native_dropout", "_fused_dropout", "masked_fill", "fill", "prelu", "_prelu_kernel", "rrelu_with_noise", "positive")
 @register("hardtanh", "celu", "selu", "relu6", "zero", "nan_to_num", "feature_dropout", "alpha_dropout", "bernoulli")
+@register("hardswish", "hardsigmoid", "gelu", "silu", "mish", "leaky_relu", "elu", "softplus", "log_sigmoid_forward", "logit")
 @register("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like", "rrelu", "tril", "triu")
 def elementwise(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Broadcasting aligns dimensions from the last one."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from icycle.axes import Dim, cut, factor, is_pinned, product, resolve, sum_of
+from icycle.axes import Dim, balance, cut, factor, is_pinned, product, resolve, sum_of
 from icycle.tracing._registry import register
 from icycle.tracing._sizes import FromDim, Literal, Operation, TracedInt, origin_of
 from icycle.tracing._tracer import Info, Tracer, flat_tensors
@@ -315,16 +315,25 @@ def _parts(tracer: Tracer, dim: Dim, sizes: list[int]) -> list[Dim]:
 
 def _equal_parts(tracer: Tracer, dim: Dim, sizes: list[int], given: Any) -> list[Dim]:
     rows = factor(dim, sizes[0])
-    if rows is None:
-        tracer.pin(dim, "cannot be split into equal parts")
-        return list(tracer.fixed(sizes))
-    tracer.pin(rows[0], "the number of parts")
+    if rows is not None:
+        tracer.pin(rows[0], "the number of parts")
+        parts = [rows[1]] * len(sizes)
+    else:
+        parts = _cut_at(tracer, dim, sizes)
+        balance(parts, f"parts of equal size: {tracer.where}")
     if given is not None:
-        tracer.constrain(given, rows[1])
-    return [rows[1]] * len(sizes)
+        tracer.constrain(given, parts[0])
+    return parts
 
 
 def _stated_parts(tracer: Tracer, dim: Dim, sizes: list[int], given: list[Any]) -> list[Dim]:
+    parts = _cut_at(tracer, dim, sizes)
+    for size, part in zip(given, parts, strict=True):
+        tracer.constrain(size, part)
+    return parts
+
+
+def _cut_at(tracer: Tracer, dim: Dim, sizes: list[int]) -> list[Dim]:
     parts: list[Dim] = []
     rest = dim
     for size in sizes:
@@ -334,8 +343,6 @@ def _stated_parts(tracer: Tracer, dim: Dim, sizes: list[int], given: list[Any]) 
             return list(tracer.fixed(sizes))
         parts.append(pieces[0])
         rest = pieces[1]
-    for size, part in zip(given, parts, strict=True):
-        tracer.constrain(size, part)
     return parts
 
 
@@ -397,6 +404,9 @@ def index(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.
             places = list(range(len(info.dims)))
     for place in places:
         tracer.pin(info.dims[place], "chosen by index")
+    for tensor in flat_tensors(args[1:]):
+        for dim in tracer.dims(tensor):
+            tracer.pin(dim, "an index")
     if len(places) == len(info.dims):
         tracer.give(result, tracer.fixed(result.shape), [False] * result.dim())
         return

@@ -1,0 +1,106 @@
+"""The command: what it prints, what it leaves, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from icycle.cli import main
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run `icycle` with `arguments` in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["icycle", *arguments])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0)
+
+
+def test_help_names_every_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(monkeypatch, "--help") == 0
+    shown = capsys.readouterr().out
+    assert all(verb in shown for verb in ("run", "inspect", "recipes"))
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, icycle.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_recipes_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(monkeypatch, "recipes") == 0
+    shown = capsys.readouterr().out
+    assert "digits" in shown
+    assert "fashion" in shown
+
+
+def test_a_run_ends_with_its_table_and_its_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = ("method.name=dense", "train.epochs=1", "model.width=8", "data.subset=300")
+    assert command(monkeypatch, "run", "digits", *(part for value in settings for part in ("--set", value))) == 0
+    shown = capsys.readouterr().out
+    for word in ("epoch", "MACs", "latency, batch 64", "test", "evaluation", "runs/digits-1"):
+        assert word in shown
+    assert json.loads((tmp_path / "runs" / "digits-1" / "report.json").read_text())["recipe"] == "digits"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "digts"), "did you mean 'digits'"),
+        (("run", "digits", "--set", "train.epoch=1"), "did you mean 'epochs'"),
+        (("run", "digits", "--output", "."), "never overwritten"),
+        (("run", "digits", "--resume"), "there is none"),
+        (("inspect", "resnet65"), "did you mean 'resnet56'"),
+        (("inspect", "resnet20", "--input", "3,x"), "3,224,224"),
+        (("inspect", "nowhere:make", "--input", "3,8,8"), "No module named 'nowhere'"),
+        (("inspect", "mine:make"), "--input"),
+    ],
+)
+def test_an_error_is_one_message_and_exit_code_two(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command(monkeypatch, *arguments) == 2
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert shown.startswith("error: ")
+    assert "Traceback" not in shown
+
+
+def test_inspect_prints_groups_and_reasons(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(monkeypatch, "inspect", "small-cnn", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    pinned = [group for group in found["groups"] if not group["prunable"]]
+    assert found["macs"] > 0
+    assert any(group["prunable"] and group["members"] for group in found["groups"])
+    assert pinned
+    assert all(group["reason"] for group in pinned)
+    assert command(monkeypatch, "inspect", "small-cnn") == 0
+    shown = capsys.readouterr().out
+    assert "stem.0.weight" in shown
+    assert "prunable groups" in shown
+
+
+def test_a_model_of_ones_own_is_inspected(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "own_network.py").write_text(
+        "from torch import nn\n\ndef make():\n    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert command(monkeypatch, "inspect", "own_network:make", "--input", "4", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [group["size"] for group in found["groups"] if group["prunable"]] == [8]

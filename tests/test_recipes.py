@@ -1,0 +1,344 @@
+"""Recipes: what is rejected and how, what overrides do, and that a run reads its test set once, at the end."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+from icycle import artifacts
+from icycle.errors import RecipeError
+from icycle.methods import Removal
+from icycle.recipes import (
+    Recipe,
+    RunFolder,
+    bundled_recipes,
+    dump_recipe,
+    latest_run,
+    load_recipe,
+    next_run,
+    run_recipe,
+)
+from icycle.report import Latency, NetworkFacts, Report, file_bytes, render
+from icycle.training import SGD, AdamW, evaluate
+from icycle.zoo import SealedLoader, TensorLoader, build_model, load_data
+
+SMALL = ("train.epochs=2", "model.width=8", "data.subset=300")
+TINY = ("method.name=dense", *SMALL)
+ONE_CYCLE = (*SMALL, "train.epochs=4", "method.round_to=1", "method.phases.sparsity_end=0.5")
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+# Reading
+
+
+@pytest.mark.parametrize("name", bundled_recipes())
+def test_every_bundled_recipe_is_valid_and_opens_with_its_command(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    text = (Path(run_recipe.__code__.co_filename).parent / f"{name}.yaml").read_text(encoding="utf-8")
+    assert text.startswith(f"# icycle run {name}\n")
+    assert bundled_recipes()[name]
+
+
+@pytest.mark.parametrize("name", bundled_recipes())
+def test_a_resolved_recipe_reads_back_as_itself(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
+
+
+def test_a_recipe_is_named_after_its_file(tmp_path: Path) -> None:
+    text = "{data: {name: digits}, model: {name: small-cnn}, method: {name: dense}}"
+    assert load_recipe(write(tmp_path, text)).name == "mine"
+
+
+def test_all_faults_are_reported_together_each_with_the_nearest_name(tmp_path: Path) -> None:
+    text = """
+        data: {name: digit, validaton: 0.1}
+        model: {name: resnet65, width: 0}
+        train:
+          epochs: many
+          precision: bf61
+          optimizer: {name: sdg}
+          schedule: {name: cosine, warm_up: 0.1}
+        method: {name: one-cicle}
+        sede: 3
+    """
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, text))
+    message = str(caught.value)
+    for part in (
+        "10 faults",
+        "data.name: Expected a data set's name, but got 'digit'; did you mean 'digits'?",
+        "data.validaton: unknown key; did you mean 'validation'?",
+        "model.name: ",
+        "did you mean 'resnet56'?",
+        "model.width: ",
+        "train.epochs: ",
+        "train.precision: expected 'no', 'bf16' or 'fp16', but got 'bf61'",
+        "train.optimizer.name: unknown name 'sdg'; did you mean 'sgd'?",
+        "train.schedule.warm_up: unknown key; did you mean 'warmup'?",
+        "method.name: unknown name 'one-cicle'; did you mean 'one-cycle'?",
+        "sede: unknown key; did you mean 'seed'?",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("data: [", "cannot be read"),
+        ("just words", "keys and values"),
+        ("{}", "data: a value is needed here"),
+        ("{data: {name: digits}, model: {name: small-cnn}, method: {}}", "method.name: a name is needed here"),
+        (
+            "{data: {name: digits}, model: {name: small-cnn}, method: {name: dense, ratio: 1}}",
+            "method.ratio: unknown key",
+        ),
+        (
+            "{data: {name: digits}, model: {name: small-cnn}, method: {name: dense}, "
+            "train: {optimizer: {name: sgd, learning_rate: .nan}}}",
+            "train.optimizer.learning_rate: ",
+        ),
+    ],
+)
+def test_a_faulty_recipe_is_a_clear_error(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=r"mine\.yaml") as caught:
+        load_recipe(write(tmp_path, text))
+    assert words in str(caught.value)
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'digits'"):
+        load_recipe("digts")
+    with pytest.raises(RecipeError, match="there is none at"):
+        load_recipe("here/there.yaml")
+
+
+# Overrides
+
+
+def test_overrides_change_single_values() -> None:
+    recipe = load_recipe("digits", ["train.epochs=3", "train.optimizer.learning_rate=1e-3", "data.augment=false"])
+    base = load_recipe("digits")
+    assert recipe.train.epochs == 3
+    assert recipe.train.optimizer.learning_rate == 1e-3
+    assert recipe.data.augment is False
+    assert recipe.train.schedule == base.train.schedule
+
+
+def test_another_optimizer_does_not_inherit_the_old_ones_values() -> None:
+    changed = load_recipe("digits", ["train.optimizer.weight_decay=0.25", "train.optimizer.name=adamw"])
+    assert changed.train.optimizer == AdamW(weight_decay=0.25)
+    same = load_recipe("digits", ["train.optimizer.name=sgd"])
+    assert same == load_recipe("digits")
+    assert isinstance(same.train.optimizer, SGD)
+
+
+def test_a_faulty_override_is_a_clear_error() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'epochs'"):
+        load_recipe("digits", ["train.epoch=3"])
+    with pytest.raises(RecipeError, match=r"train\.epochs=3"):
+        load_recipe("digits", ["train.epochs"])
+    with pytest.raises(RecipeError, match="not a section"):
+        load_recipe("digits", ["model.name.width=3"])
+
+
+# Running
+
+
+def test_another_method_does_not_inherit_the_old_ones_values() -> None:
+    assert load_recipe("digits", ["method.name=dense"]).method.model_dump() == {"name": "dense"}
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("method.budget={}", "exactly one"),
+        ("method.budget={macs: 0.5, params: 0.5}", "exactly one"),
+        ("method.budget.macs=1.5", "fraction"),
+        ("method.budget={mac: 0.5}", "did you mean 'macs'"),
+        ("method.phases.sparsity_end=0.01", "sparsity_start"),
+        ("method.phases.treshold=0.9", "did you mean 'threshold'"),
+    ],
+)
+def test_impossible_one_cycle_settings_are_clear_errors(override: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe("digits", [override])
+
+
+@pytest.fixture
+def tiny() -> Recipe:
+    return load_recipe("digits", TINY)
+
+
+def test_a_run_leaves_everything_in_its_folder(tiny: Recipe, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    records: list[object] = []
+    report = run_recipe(tiny, folder, listeners=[records.append])
+    assert load_recipe(str(folder.recipe)) == tiny
+    written = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert written == records
+    assert [record["kind"] for record in written] == ["start", "epoch", "epoch", "end"]
+    saved = json.loads(folder.report.read_text())
+    assert saved["version"] == 1
+    assert saved["test_accuracy"] == report.test_accuracy
+    assert report.dense.macs == report.pruned.macs > 0
+    assert set(report.dense.latency) == {1, 64}
+    assert folder.model.exists()
+
+
+def test_equal_seeds_give_equal_runs(tiny: Recipe, tmp_path: Path) -> None:
+    first, second = (run_recipe(tiny, RunFolder(tmp_path / name)) for name in ("a", "b"))
+    assert first.test_accuracy == second.test_accuracy
+    assert first.validation_accuracy == second.validation_accuracy
+
+
+def test_the_test_set_is_read_once_when_everything_is_decided(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+
+    class Spy:
+        """Stands in for the test loader and for its images; any use of them is written down."""
+
+        def __init__(self, loader: TensorLoader) -> None:
+            self._loader = loader
+
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            log.append("test")
+            return iter(self._loader)
+
+        def __getattr__(self, name: str) -> object:
+            log.append(name)
+            return getattr(self._loader, name)
+
+    seal = SealedLoader.__init__
+    monkeypatch.setattr(SealedLoader, "__init__", lambda self, loader: seal(self, Spy(loader)))  # type: ignore[arg-type]
+    run_recipe(tiny, RunFolder(tmp_path / "run"), listeners=[lambda record: log.append(record["kind"])])
+    assert log == ["start", "epoch", "epoch", "test", "end"]
+
+
+def test_a_run_folder_is_never_overwritten(tiny: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("mine")
+    with pytest.raises(RecipeError, match="never overwritten"):
+        run_recipe(tiny, RunFolder(tmp_path / "run"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
+
+
+def test_run_folders_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="there is none"):
+        latest_run("digits", tmp_path)
+    (tmp_path / "digits-1").mkdir()
+    (tmp_path / "digits-2").mkdir()
+    assert next_run("digits", tmp_path).path == tmp_path / "digits-3"
+    assert latest_run("digits", tmp_path).path == tmp_path / "digits-2"
+
+
+def test_one_cycle_meets_its_budget_and_tells_about_the_removal(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    report = run_recipe(load_recipe("digits", ONE_CYCLE), folder)
+    assert 0.49 <= report.pruned.macs / report.dense.macs <= 0.51
+    assert report.pruned.params < report.dense.params
+    assert report.pruned.file_bytes < report.dense.file_bytes
+    (removal,) = report.removals
+    assert (removal.macs_before, removal.macs_after) == (report.dense.macs, report.pruned.macs)
+    assert 0 < removal.epoch <= 2.01
+    assert report.seconds["search"] > 0
+    assert report.seconds["recalibration"] > 0
+    kinds = [json.loads(line)["kind"] for line in folder.metrics.read_text().splitlines()]
+    assert kinds.count("removal") == 1
+    assert "search" in kinds
+    assert "search" not in kinds[kinds.index("removal") :]
+
+
+def test_the_saved_model_is_the_one_that_was_tested(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    report = run_recipe(load_recipe("digits", ONE_CYCLE), folder)
+    model = build_model("small-cnn", num_classes=10, in_channels=1, width=8)
+    artifacts.load(folder.model, model)
+    assert sum(parameter.numel() for parameter in model.parameters()) == report.pruned.params
+    data = load_data("digits", batch_size=64, subset=300)
+    assert evaluate(model, data.test.open()) == report.test_accuracy
+
+
+class InterruptedRunError(Exception):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3, 4])
+@pytest.mark.parametrize("overrides", [(*TINY, "train.epochs=4"), ONE_CYCLE], ids=["dense", "one-cycle"])
+def test_a_resumed_run_ends_like_one_that_was_never_cut(overrides: tuple[str, ...], epoch: int, tmp_path: Path) -> None:
+    recipe = load_recipe("digits", overrides)
+
+    def stop(record: object) -> None:
+        if record["kind"] == "epoch" and record["epoch"] == epoch:  # type: ignore[index]
+            raise InterruptedRunError
+
+    whole = run_recipe(recipe, RunFolder(tmp_path / "whole"))
+    folder = RunFolder(tmp_path / "cut")
+    with pytest.raises(InterruptedRunError):
+        run_recipe(recipe, folder, listeners=[stop])
+    resumed = run_recipe(recipe, folder, resume=True)
+    assert resumed.pruned.macs == whole.pruned.macs
+    assert resumed.removals == whole.removals
+    assert resumed.test_accuracy == whole.test_accuracy
+    assert resumed.validation_accuracy == whole.validation_accuracy
+    with pytest.raises(RecipeError, match="unfinished"):
+        run_recipe(recipe, folder, resume=True)
+
+
+def test_a_run_is_resumed_with_its_own_settings_only(tiny: Recipe, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create(tiny)
+    with pytest.raises(RecipeError, match="differ: seed, train"):
+        run_recipe(load_recipe("digits", [*TINY, "seed=5", "train.epochs=7"]), folder, resume=True)
+    with pytest.raises(RecipeError, match=r"recipe\.yaml"):
+        run_recipe(tiny, RunFolder(tmp_path), resume=True)
+
+
+# Reporting
+
+
+def facts(macs: int, milliseconds: float) -> NetworkFacts:
+    latency = Latency(milliseconds, milliseconds, milliseconds, runs=5)
+    return NetworkFacts(macs=macs, params=10, file_bytes=40, latency={1: latency, 64: Latency(9.0, 8.0, 10.0, 5)})
+
+
+def shown(dense: NetworkFacts, pruned: NetworkFacts) -> str:
+    removal = Removal(epoch=3.5, macs_before=100, macs_after=50, accuracy_before=90.0, accuracy_after=80.0)
+    report = Report("mine", "one-cycle", dense, pruned, (removal,), 91.0, 92.0, {"train": 7.25, "search": 0.5})
+    console = Console(file=io.StringIO(), width=200)
+    console.print(render(report))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_table_shows_what_was_gained_and_lost() -> None:
+    text = shown(facts(100, 2.0), facts(50, 1.0))
+    for part in ("50.0%", "2.00 ms", "3.50 epochs", "90.00", "80.00", "91.00", "92.00", "7.2", "7.8"):
+        assert part in text
+    assert "SLOWER" not in text
+
+
+def test_a_slower_network_is_said_to_be_slower() -> None:
+    text = shown(facts(100, 1.0), facts(50, 1.5))
+    assert "SLOWER than the dense one at batch 1: 1.50 times" in text
+    assert "batch 64:" not in text
+
+
+def test_file_bytes_is_the_size_of_the_file(tmp_path: Path) -> None:
+    model = build_model("small-cnn", num_classes=10, in_channels=1, width=8)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    assert file_bytes(model) == (tmp_path / "model.safetensors").stat().st_size
