@@ -262,7 +262,9 @@ def test_two_calls_prune_a_network_within_its_training() -> None:
     assert pruner.report.asked == "50.0% of the macs"
     assert pruner.report.searches >= 8
     assert all(seconds > 0 for seconds in pruner.report.seconds.values())
-    assert pruner.subnet.counts(pruner.structure).sum() < SubNetwork.full(pruner.structure).counts(pruner.structure).sum()
+    assert (
+        pruner.subnet.counts(pruner.structure).sum() < SubNetwork.full(pruner.structure).counts(pruner.structure).sum()
+    )
     assert sum(cross_entropy(model(inputs), labels).item() for inputs, labels in batches) / len(batches) < 0.5
 
 
@@ -312,7 +314,14 @@ def test_the_optimizer_keeps_its_state_and_its_learning_rate() -> None:
                 assert torch.equal(optimizer.state[parameter]["momentum_buffer"].flatten(), kept_momentum[name])
 
     pruner = OneCycle(
-        model, EXAMPLE, budget=HALF, epochs=4, optimizer=optimizer, steps_per_epoch=10, phases=NEVER_STABLE, on_removal=look
+        model,
+        EXAMPLE,
+        budget=HALF,
+        epochs=4,
+        optimizer=optimizer,
+        steps_per_epoch=10,
+        phases=NEVER_STABLE,
+        on_removal=look,
     )
     for epoch in range(4):
         train(model, pruner, optimizer, range(epoch, epoch + 1), batches)
@@ -342,9 +351,7 @@ def test_batch_norm_is_recalibrated_after_the_removal() -> None:
 def test_averaged_copies_lose_the_same_channels() -> None:
     model = make_model()
     average = copy.deepcopy(model)
-    pruner = OneCycle(
-        model, EXAMPLE, budget=HALF, epochs=2, steps_per_epoch=4, phases=NEVER_STABLE, averaged=[average]
-    )
+    pruner = OneCycle(model, EXAMPLE, budget=HALF, epochs=2, steps_per_epoch=4, phases=NEVER_STABLE, averaged=[average])
     idle(pruner, 2, 4)
     assert [value.shape for value in average.state_dict().values()] == [v.shape for v in model.state_dict().values()]
 
@@ -398,8 +405,10 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(stop: int, tmp_path: Path)
     def begin() -> tuple[nn.Module, torch.optim.Optimizer, OneCycle]:
         model = make_model()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-        return model, optimizer, OneCycle(
-            model, EXAMPLE, budget=HALF, epochs=epochs, optimizer=optimizer, phases=phases
+        return (
+            model,
+            optimizer,
+            OneCycle(model, EXAMPLE, budget=HALF, epochs=epochs, optimizer=optimizer, phases=phases),
         )
 
     model, optimizer, pruner = begin()

@@ -369,3 +369,17 @@ def test_a_parametrised_weight_is_watched_at_its_layer() -> None:
     data = torch.randn(5, 3)
     scores = saliency.mean_activation(model, structure, loader=[data])
     torch.testing.assert_close(scores["0"], model[0](data).relu().mean(dim=0).detach())
+
+
+def test_scales_that_are_buffers_count_too() -> None:
+    frozen_norm = pytest.importorskip("torchvision.ops").FrozenBatchNorm2d(4)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), frozen_norm, nn.ReLU(), nn.Conv2d(4, 2, 1))
+    index = np.arange(4)[:, None]
+    pieces = (Slice("0.weight", 0, index, "out"), Slice("1.weight", 0, index, "scale"))
+    structure = Structure((Group("0", 4, True, "", True, "", pieces),), {}, {}, (), "made by hand")
+    expected = (model[0].weight.flatten(1).square().sum(1) / math.sqrt(3) + 1) / 2
+    torch.testing.assert_close(saliency.group_norm(model, structure)["0"], expected.detach())
+    batch = (torch.randn(2, 3, 4, 4), torch.zeros(2))
+    scores = saliency.taylor(model, structure, loader=[batch], loss=lambda outputs, _: outputs.square().mean())
+    assert scores["0"].min() > 0
+    assert not frozen_norm.weight.requires_grad

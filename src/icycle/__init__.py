@@ -1,14 +1,72 @@
-"""icycle prunes PyTorch networks inside one training cycle."""
+"""icycle prunes PyTorch networks inside one training cycle.
+
+    structure = icycle.trace(model, example_inputs)
+    scores = icycle.saliency.group_norm(model, structure)
+    subnet = icycle.select(structure, scores, icycle.Budget(macs=0.5))
+    icycle.prune(model, structure, subnet)
+
+Nothing is loaded, torch included, before it is used.
+"""
 
 from __future__ import annotations
 
-from icycle import saliency, testing
-from icycle.artifacts import load, save
-from icycle.engine import trace
-from icycle.selection import Budget, select
-from icycle.structure import Structure, SubNetwork
-from icycle.surgery import prune
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from icycle import errors, saliency, testing
+    from icycle.artifacts import load, save
+    from icycle.engine import trace
+    from icycle.methods import OneCycle
+    from icycle.selection import Budget, select
+    from icycle.structure import Group, Slice, Structure, SubNetwork
+    from icycle.surgery import prune
 
 __version__ = "0.1.0"
 
-__all__ = ["Budget", "Structure", "SubNetwork", "load", "prune", "saliency", "save", "select", "testing", "trace"]
+__all__ = [
+    "Budget",
+    "Group",
+    "OneCycle",
+    "Slice",
+    "Structure",
+    "SubNetwork",
+    "errors",
+    "load",
+    "prune",
+    "saliency",
+    "save",
+    "select",
+    "testing",
+    "trace",
+]
+
+_HOMES = {
+    "Budget": "selection",
+    "Group": "structure",
+    "OneCycle": "methods",
+    "Slice": "structure",
+    "Structure": "structure",
+    "SubNetwork": "structure",
+    "load": "artifacts",
+    "prune": "surgery",
+    "save": "artifacts",
+    "select": "selection",
+    "trace": "engine",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    else:
+        value = importlib.import_module(f"{__name__}.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

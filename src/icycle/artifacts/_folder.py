@@ -159,7 +159,7 @@ def _changes(saved: Mapping[str, Mapping[str, Any]], model: nn.Module) -> dict[t
 
 
 def _like(old: torch.Tensor, new: torch.Tensor, channels_last: bool) -> torch.Tensor:
-    data = new.to(old.device)
+    data = new.clone().to(old.device)  # the file's tensors lie at any address, and fast kernels round by alignment
     if channels_last:
         data = data.contiguous(memory_format=torch.channels_last)
     return nn.Parameter(data, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else data

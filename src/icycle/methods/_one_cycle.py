@@ -1,5 +1,11 @@
 """One-cycle structured pruning: pre-training, pruning and fine-tuning inside one ordinary training run.
 
+1. Train from scratch, with the ordinary optimizer and learning-rate schedule.
+2. Again and again, score every channel and choose the sub-network that meets the budget       `_search`
+3. Compare it with the one chosen a while before: has the search become stable?                 `Stability`
+4. Until it has, the weights of the channels that would go shrink a little after every step     `Shrink`
+5. Then, or at the deadline, these channels are removed, and training goes on to its end        `_remove`
+
 Source: "One-Cycle Structured Pruning via Stability-Driven Subnetwork Search", arXiv 2501.13439. Where its released
 code and its idea part, this follows the idea: the shrink acts on the weights and not through a loss term without a
 gradient, the search reads exact costs and copies no model, times are fractions of the run, and the optimizer lives
@@ -21,6 +27,7 @@ import torch
 from icycle.engine import trace
 from icycle.errors import TrainingError
 from icycle.methods._agreement import first_rank_s, flatten, require_same_everywhere, unflatten
+from icycle.methods._run_clock import RunClock, unwrapped
 from icycle.methods._shrink import Shrink
 from icycle.methods._stability import Stability
 from icycle.saliency import group_norm
@@ -149,7 +156,7 @@ class OneCycle:
         phases: Phases | None = None,
         on_removal: Callable[[Literal["before", "after"]], object] | None = None,
     ) -> None:
-        self.model = _unwrapped(model)
+        self.model = unwrapped(model)
         self.optimizer = optimizer
         self.phases = phases or Phases()
         self.report = OneCycleReport(asked=str(budget))
@@ -163,7 +170,7 @@ class OneCycle:
         self._criterion = criterion
         self._select = partial(select, budget=budget, round_to=round_to, limit=limit)
         self._on_removal = on_removal or (lambda moment: None)
-        self._clock = _RunClock(epochs, steps_per_epoch)
+        self._clock = RunClock(epochs, steps_per_epoch)
         self._stability = Stability(self.phases.lag, self.phases.window)
         self._shrink = Shrink()
         self._shrunk = 0.0  # log-shrink that the run has come to
@@ -194,6 +201,7 @@ class OneCycle:
         self._check_when_due()
 
     def _check_when_due(self) -> None:
+        """Search; at the stable moment, or at the deadline, remove; until then mark what would go."""
         progress, phases = self._clock.progress, self.phases
         overdue = progress >= phases.sparsity_end
         if self.removed or (progress < self._next_check and not overdue):
@@ -207,13 +215,13 @@ class OneCycle:
             self._mark()
 
     def _mark(self) -> None:
-        """Let what the last search does not keep shrink."""
+        """From now on, and once the sparsity phase has begun, shrink what the last search does not keep."""
         if self._stability.searches and not self.removed and self._clock.progress >= self.phases.sparsity_start:
             with self.report.timed("shrink"):
                 self._shrink.mark(self.model, self.structure, self.subnet)
 
     def _search(self) -> SubNetwork:
-        """The sub-network of the best channels within the budget, rank 0's where there are several."""
+        """The best channels within the budget (saliency, cost factor, limits, threshold); rank 0's, on every rank."""
         with self.report.timed("search"):
             scores = self._criterion(self.model, self.structure)
             subnet = first_rank_s(self._select(self.structure, scores), self._device)
@@ -223,6 +231,7 @@ class OneCycle:
         return subnet
 
     def _remove(self) -> None:
+        """Take the marked channels out; training goes on with the same optimizer and the same schedule."""
         require_same_everywhere("the sub-network", repr(flatten(self.subnet).tolist()), self._device)
         self._on_removal("before")
         with self.report.timed("removal"):
@@ -243,7 +252,7 @@ class OneCycle:
 
     @property
     def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return next(self.model.parameters(), torch.empty(0)).device
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, flat: tensors and JSON values."""
@@ -303,40 +312,3 @@ class OneCycle:
             state["similar_since"],
         )
         self.report = OneCycleReport(**state["report"])
-
-
-class _RunClock:
-    """How far the run has come."""
-
-    def __init__(self, epochs: int, steps_per_epoch: int | None) -> None:
-        if epochs < 1 or (steps_per_epoch is not None and steps_per_epoch < 1):
-            raise TrainingError(f"Expected epochs and steps_per_epoch >= 1, but got {epochs} and {steps_per_epoch}.")
-        if epochs == 1 and steps_per_epoch is None:
-            raise TrainingError("A run of one epoch cannot learn its steps_per_epoch in time; pass it.")
-        self._epochs = epochs
-        self._learns = steps_per_epoch is None
-        self.steps_per_epoch = steps_per_epoch
-        self.epoch = 0
-        self.steps = 0  # in this epoch
-
-    def start_epoch(self, epoch: int) -> None:
-        if self._learns and self.steps:
-            self.steps_per_epoch = self.steps
-        self.epoch, self.steps = epoch, 0
-
-    def step(self) -> None:
-        self.steps += 1
-
-    @property
-    def progress(self) -> float:
-        """The share of the run that is done, 0..1."""
-        share = min(self.steps / self.steps_per_epoch, 1.0) if self.steps_per_epoch else 0.0
-        return min((self.epoch + share) / self._epochs, 1.0)
-
-
-def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The module inside the wrappers of data parallelism and compilation."""
-    if isinstance(model, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
-        return _unwrapped(model.module)
-    inner = getattr(model, "_orig_mod", None)
-    return _unwrapped(inner) if isinstance(inner, torch.nn.Module) else model

@@ -158,4 +158,5 @@ def _pool(output: Any, shape: torch.Size, dim: int) -> torch.Tensor | None:
         return None
     positions = output.relu().movedim(axis, -1)
     samples = positions if positions.dim() > 1 else positions[None]
-    return samples.double().flatten(1, -2).mean(dim=1).cpu() if samples.dim() > 2 else samples.double().cpu()
+    pooled = samples.flatten(1, -2).mean(dim=1) if samples.dim() > 2 else samples
+    return pooled.cpu().double()

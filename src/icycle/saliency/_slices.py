@@ -59,8 +59,11 @@ def place(piece: Slice) -> Place:
 
 
 def parameters_of(model: torch.nn.Module, pieces: Iterable[Slice]) -> dict[Place, torch.Tensor]:
-    """The parameter of every place that `pieces` lie in; StructureError where the model's do not fit."""
-    named = dict(model.named_parameters(remove_duplicate=False))
+    """The parameter of every place that `pieces` lie in; StructureError where the model's do not fit.
+
+    Frozen normalisation layers keep their scales in buffers, which count like parameters.
+    """
+    named = {**dict(model.named_buffers()), **dict(model.named_parameters(remove_duplicate=False))}
     found: dict[Place, torch.Tensor] = {}
     for piece in pieces:
         if place(piece) in found:

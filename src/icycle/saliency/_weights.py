@@ -93,4 +93,4 @@ def _distances(parameter: torch.Tensor, piece: Slice) -> np.ndarray:
     slices = parameter.index_select(piece.dim, index.flatten()).movedim(piece.dim, 0).reshape(len(piece.index), -1)
     slices = slices.float() if slices.dtype in (torch.float16, torch.bfloat16) else slices
     distances = torch.cdist(slices, slices).mean(dim=1) / slices.shape[1] ** 0.5
-    return distances.double().cpu().numpy()
+    return distances.cpu().double().numpy()

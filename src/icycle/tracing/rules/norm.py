@@ -33,6 +33,9 @@ def batch_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: A
     channels = info.dims[1]
     _affine(tracer, (channels,), weight, bias, mean, variance)
     out, *statistics = flat_tensors(result)
+    if mean is None:
+        for dim in (info.dims[0], *info.dims[2:]):
+            tracer.inexact(dim, "normalised over its elements")
     zero = [False] * out.dim()
     zero[1] = weight is not None or info.zero[1]
     tracer.cost("activation_bytes", out.element_size(), info.dims)

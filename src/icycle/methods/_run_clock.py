@@ -1,0 +1,46 @@
+"""Where a run stands, and what it is about: plumbing of methods that live inside a user's loop."""
+
+from __future__ import annotations
+
+import torch
+
+from icycle.errors import TrainingError
+
+__all__ = ["RunClock", "unwrapped"]
+
+
+class RunClock:
+    """How far the run has come."""
+
+    def __init__(self, epochs: int, steps_per_epoch: int | None) -> None:
+        if epochs < 1 or (steps_per_epoch is not None and steps_per_epoch < 1):
+            raise TrainingError(f"Expected epochs and steps_per_epoch >= 1, but got {epochs} and {steps_per_epoch}.")
+        if epochs == 1 and steps_per_epoch is None:
+            raise TrainingError("A run of one epoch cannot learn its steps_per_epoch in time; pass it.")
+        self._epochs = epochs
+        self._learns = steps_per_epoch is None
+        self.steps_per_epoch = steps_per_epoch
+        self.epoch = 0
+        self.steps = 0  # in this epoch
+
+    def start_epoch(self, epoch: int) -> None:
+        if self._learns and self.steps:
+            self.steps_per_epoch = self.steps
+        self.epoch, self.steps = epoch, 0
+
+    def step(self) -> None:
+        self.steps += 1
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, 0..1."""
+        share = min(self.steps / self.steps_per_epoch, 1.0) if self.steps_per_epoch else 0.0
+        return min((self.epoch + share) / self._epochs, 1.0)
+
+
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The module inside the wrappers of data parallelism and compilation."""
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
+        return unwrapped(model.module)
+    inner = getattr(model, "_orig_mod", None)
+    return unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
