@@ -18,9 +18,9 @@ _CHANNEL_ROLES = ("out", "in", "scale", "shift", "state", "variance", "other")
 
 def build(trace: Trace) -> Structure:
     """Freeze what is known now; the trace may be refined and built again."""
+    trace.pin_all_but(ordered_axes(trace))
+    attributes = trace.attributes()  # settles the sizes: it may pin and join axes
     axes = ordered_axes(trace)
-    trace.pin_all_but(axes)
-    attributes = trace.attributes()  # settles the sizes: it may pin, too
     free = [axis for axis in axes if axis.pinned is None]
     numbers = {axis.created: number for number, axis in enumerate(free)}
     layouts = {name: tuple(freeze(dim, numbers) for dim in dims) for name, dims in trace.dims.items()}
@@ -29,6 +29,7 @@ def build(trace: Trace) -> Structure:
         for name, terms in trace.costs.items()
     }
     slices = _slices(trace, axes)
+    axes = [axis for axis in axes if axis.pinned is None or _in_parameters(trace, slices[axis.created])]
     names = _names(axes, slices)
     groups = tuple(_group(axis, names[axis.created], slices[axis.created]) for axis in axes)
     return Structure(
@@ -39,6 +40,10 @@ def build(trace: Trace) -> Structure:
         fingerprint=_fingerprint(layouts),
         notes=trace.notes,
     )
+
+
+def _in_parameters(trace: Trace, slices: tuple[Slice, ...]) -> bool:
+    return any(piece.parameter not in trace.buffers for piece in slices)
 
 
 def _term(factor: int, dims: tuple) -> object:  # type: ignore[type-arg]

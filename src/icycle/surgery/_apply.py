@@ -71,15 +71,20 @@ def stand_in(module: nn.Module, undo: Undo) -> None:
 
 def _shrunk(name: str, tensor: torch.Tensor, plan: Plan) -> torch.Tensor:
     """A new tensor: resizing in place would leave a live graph's gradient accumulator with the old shape."""
-    data = plan.take(name, tensor.detach()).contiguous(memory_format=_memory_format(tensor))
+    data = _take(name, tensor.detach(), plan)
     if not isinstance(tensor, nn.Parameter):
         return data
     parameter = type(tensor)(data, requires_grad=tensor.requires_grad)
     if tensor.grad is not None:
-        parameter.grad = plan.take(name, tensor.grad).contiguous(memory_format=_memory_format(tensor))
+        parameter.grad = _take(name, tensor.grad, plan)
     for key, value in vars(tensor).items():  # markers that training code puts on parameters
         setattr(parameter, key, value)
     return parameter
+
+
+def _take(name: str, tensor: torch.Tensor, plan: Plan) -> torch.Tensor:
+    """What is kept of a tensor shaped like `name`, in the memory format it had."""
+    return plan.take(name, tensor).contiguous(memory_format=_memory_format(tensor))
 
 
 def _memory_format(tensor: torch.Tensor) -> torch.memory_format:
@@ -144,7 +149,7 @@ def _shrunk_state(
         state = optimizer.state.get(parameter)
         if state:
             found[id(parameter)] = {
-                key: plan.take(name, value) if isinstance(value, torch.Tensor) and value.shape == parameter.shape else value
+                key: _take(name, value, plan) if isinstance(value, torch.Tensor) and value.shape == parameter.shape else value
                 for key, value in state.items()
             }
     return found

@@ -57,6 +57,19 @@ def _attention(layer: nn.MultiheadAttention) -> dict[str, Any]:
     return {"embed_dim": layer.out_proj.weight.shape[0], "kdim": key.shape[1], "vdim": value.shape[1]}
 
 
+_GATES = {"LSTM": 4, "GRU": 3}
+
+
+def _recurrent(layer: nn.RNNBase) -> dict[str, Any]:
+    weight: Any = layer.weight_hh_l0
+    own = {
+        "input_size": layer.weight_ih_l0.shape[1],  # type: ignore[union-attr]
+        "hidden_size": weight.shape[0] // _GATES.get(layer.mode, 1),
+        "_flat_weights": [getattr(layer, name) for name in layer._flat_weights_names],
+    }
+    return {**own, "proj_size": weight.shape[1]} if layer.proj_size else own
+
+
 _DESCRIPTIONS: tuple[tuple[type[nn.Module], Callable[[Any], dict[str, Any]]], ...] = (
     (_ConvNd, _convolution),
     (nn.Linear, _linear),
@@ -66,6 +79,7 @@ _DESCRIPTIONS: tuple[tuple[type[nn.Module], Callable[[Any], dict[str, Any]]], ..
     (nn.Embedding, _embedding),
     (nn.PReLU, _prelu),
     (nn.MultiheadAttention, _attention),
+    (nn.RNNBase, _recurrent),
 )
 
 
@@ -80,6 +94,7 @@ def synchronise(model: nn.Module, undo: Undo) -> None:
 
 def _set(module: nn.Module, name: str, value: Any, undo: Undo) -> None:
     before = getattr(module, name, value)
-    if before != value:
+    same = all(a is b for a, b in zip(before, value, strict=True)) if isinstance(value, list) else before == value
+    if not same:
         undo.append(lambda: setattr(module, name, before))
         setattr(module, name, value)

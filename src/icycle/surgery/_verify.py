@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from icycle.axes import Dim, count
+from icycle.axes import count, is_pinned
 from icycle.surgery._apply import apply
 from icycle.surgery._plan import Plan
-from icycle.tracing import Step, Trace, flat_tensors, map_tensors, run_shadow, shadow_of, undisturbed
+from icycle.tracing import Dims, Step, Trace, flat_tensors, map_tensors, run_shadow, shadow_of, undisturbed
 
 __all__ = ["Fault", "dry_run"]
 
@@ -51,7 +51,9 @@ class _Checker:
 
     steps: tuple[Step, ...]
     counts: Mapping[int, int]
+    by_value: bool  # real values decide: the course may differ, and with it sizes that no removal changes
     position: int = 0
+    lost: bool = False
 
     def observe(self, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Compare the shapes of what an essential operation gave with the prediction.
@@ -68,15 +70,24 @@ class _Checker:
             return
         for tensor in results:
             tensor._icycle = True  # type: ignore[attr-defined]
-        if name is None:
+        if name is None or self.lost:
             return
-        if step is None or name != _essential(step.operation):
+        if step is None or name != _essential(step.operation) or len(results) != len(step.outputs):
+            self.lost = self.by_value
+            if self.lost:
+                return
             raise _Mismatch(f"{name} instead of {step.operation if step else 'the end'}")
         for tensor, dims in zip(results, step.outputs, strict=True):
-            expected = None if dims is None else [count(dim)(self.counts) for dim in dims]
-            if expected is not None and list(tensor.shape) != expected:
-                raise _Mismatch(f"a result of shape {list(tensor.shape)} instead of {expected}")
+            if dims is not None:
+                self._compare(tensor, dims)
         self.position += 1
+
+    def _compare(self, tensor: torch.Tensor, dims: Dims) -> None:
+        expected = [count(dim)(self.counts) for dim in dims]
+        if self.by_value:
+            expected = [now if is_pinned(dim) else size for now, size, dim in zip(tensor.shape, expected, dims, strict=True)]
+        if list(tensor.shape) != expected:
+            raise _Mismatch(f"a result of shape {list(tensor.shape)} instead of {expected}")
 
     def _next(self) -> Step | None:
         while self.position < len(self.steps) and _essential(self.steps[self.position].operation) is None:
@@ -102,7 +113,7 @@ def dry_run(
         for tensor in (*shadow.parameters(), *shadow.buffers()):
             tensor._icycle = True  # type: ignore[attr-defined]
         for training, steps in trace.runs:
-            checker = _Checker(steps, counts)
+            checker = _Checker(steps, counts, by_value=not trace.meta)
             shadow.train(training)
             inputs = map_tensors(example_inputs, lambda tensor: _input(tensor, trace.meta, training))
             try:

@@ -5,10 +5,11 @@ from icycle.tracing._run import call_with, map_tensors, output_tensors, run_shad
 from icycle.tracing._shadow import named_tensors, shadow_of
 from icycle.tracing._standins import STAND_INS
 from icycle.tracing._trace import Trace, trace_model
-from icycle.tracing._tracer import Step, Tracer, flat_tensors
+from icycle.tracing._tracer import Dims, Step, Tracer, flat_tensors
 
 __all__ = [
     "STAND_INS",
+    "Dims",
     "Step",
     "Trace",
     "Tracer",

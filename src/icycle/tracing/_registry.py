@@ -17,17 +17,21 @@ Rule = Callable[["Tracer", Any, tuple[Any, ...], dict[str, Any], Any], None]
 dimensions of the operands, and gives every tensor in the result its dimensions with `tracer.give`."""
 
 _rules: dict[str, Rule] = {}
+FUNCTION_RULES: set[str] = set()  # "torch::name" of functions that are observed as one operation
 
 
 def register(*names: str) -> Callable[[Rule], Rule]:
     """Register a rule for operations by name: "relu" for aten's, "library::name" for those of other libraries.
 
-    The in-place form (a trailing underscore) is covered by the same rule.
+    The in-place form (a trailing underscore) is covered by the same rule. "torch::name" stands for a whole function of
+    torch: it is then observed as one operation, and what it does inside is not seen.
     """
 
     def decorate(rule: Rule) -> Rule:
         for name in names:
             _rules[name if "::" in name else f"aten::{name}"] = rule
+            if name.startswith("torch::"):
+                FUNCTION_RULES.add(name)
         return rule
 
     return decorate

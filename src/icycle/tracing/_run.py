@@ -5,27 +5,21 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from icycle.tracing._tracer import Observer, Operations
+from icycle.tracing._tracer import Functions, Observer, Operations, Tracer
 
 __all__ = ["call_with", "map_tensors", "output_tensors", "run_shadow", "undisturbed"]
 
 
-def run_shadow(
-    shadow: nn.Module, inputs: Any, observe: Observer, meta: bool, functions: TorchFunctionMode | None = None
-) -> Any:
-    """The shadow's output, every ATen operation shown to `observe`."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        if functions is not None:
-            stack.enter_context(functions)
-        stack.enter_context(Operations(observe, meta))
+def run_shadow(shadow: nn.Module, inputs: Any, observe: Observer, meta: bool, tracer: Tracer | None = None) -> Any:
+    """The shadow's output, every operation shown to `observe`; with a tracer, sizes remember their dimension."""
+    operations = Operations(observe, meta)
+    with torch.no_grad(), Functions(operations, tracer), operations:
         return call_with(shadow, inputs)
 
 
@@ -52,17 +46,18 @@ def map_tensors(value: Any, function: Any) -> Any:
 
 
 def output_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Every tensor in what a model returned: tuples, mappings, dataclasses and plain objects included."""
-    yield from _output_tensors(value, set())
+    """Every tensor in what a model returned: in tuples, lists, mappings, dataclasses, or a plain object's attributes.
+
+    Objects inside those are state that a model hands on to itself (a key-value cache), and no output.
+    """
+    is_object = hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module, torch.Tensor, Mapping, tuple, list))
+    yield from _output_tensors(vars(value) if is_object else value)
 
 
-def _output_tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
-    if id(value) in seen:
-        return
+def _output_tensors(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
         return
-    seen.add(id(value))
     children: Any = ()
     if isinstance(value, Mapping):
         children = value.values()
@@ -70,10 +65,8 @@ def _output_tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
         children = value
     elif dataclasses.is_dataclass(value):
         children = [getattr(value, item.name) for item in dataclasses.fields(value)]
-    elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
-        children = vars(value).values()
     for child in children:
-        yield from _output_tensors(child, seen)
+        yield from _output_tensors(child)
 
 
 @contextmanager

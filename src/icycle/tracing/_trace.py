@@ -86,8 +86,6 @@ def _describe(inputs: Any) -> str:
 
 
 def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool) -> Trace:
-    from icycle.tracing._tracer import Functions
-
     shadow = shadow_of(model, meta)
     tracer = Tracer(head_width=head_width)
     names = {id(tensor): name for name, tensor in named_tensors(model)}
@@ -111,7 +109,7 @@ def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool) 
             shadow.train(training)
             inputs = map_tensors(example_inputs, lambda tensor: _input(tracer, tensor, meta, training))
             try:
-                result = run_shadow(shadow, inputs, tracer.record, meta, Functions(tracer))
+                result = run_shadow(shadow, inputs, tracer.record, meta, tracer)
             except Exception as error:
                 if not training:
                     raise

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from icycle.axes import Axis, Dim, Polynomial, count, is_pinned, leaves, mark_inexact, pin, regroup, resolve, unify
-from icycle.tracing._registry import find_rule
+from icycle.tracing._registry import FUNCTION_RULES, find_rule
 from icycle.tracing._sizes import (
     AttributeKey,
     FromAttribute,
@@ -241,6 +241,7 @@ class Tracer:
 
     def settle(self) -> None:
         """Check the sizes that were computed from several origins, solve for attributes, and pin what does not hold."""
+        self.solved = {}
         changed = True
         while changed:
             changed = False
@@ -254,8 +255,10 @@ class Tracer:
                 if found is not None:
                     self.solved[found[0]] = known[found[0]] = found[1]
                     changed = True
-                    continue
-                changed = self._force(origin, dim, where) or changed
+                elif self._force(origin, dim, where):
+                    self.solved = {}  # they may name axes that are pinned or joined by now
+                    changed = True
+                    break
         self.solved = {key: value for key, value in self.solved.items() if key not in self.attributes}
 
     def _force(self, origin: Origin, dim: Dim, where: str) -> bool:
@@ -319,18 +322,26 @@ _SHAPE_GETTERS = {torch.Tensor.shape.__get__, torch.Tensor.size}  # type: ignore
 
 
 class Functions(TorchFunctionMode):
-    """Sees calls of torch functions from Python: gives out sizes that remember their dimension, and keeps the call."""
+    """Sees calls of torch functions from Python, and shows those that have a rule of their own to the observer.
 
-    def __init__(self, tracer: Tracer) -> None:
+    Given a tracer, it also gives out sizes that remember their dimension, and keeps the call for the rules.
+    """
+
+    def __init__(self, operations: Operations, tracer: Tracer | None = None) -> None:
         super().__init__()
+        self._operations = operations
         self._tracer = tracer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        name = getattr(func, "__name__", None) or resolve_name(func) or ""
+        if f"torch::{name}" in FUNCTION_RULES:
+            return self._operations.as_one(TorchFunction(name), func, args, kwargs)
+        if self._tracer is None:
+            return func(*args, **kwargs)
         if func in _SHAPE_GETTERS:
             return self._sizes(func(*args, **kwargs), args, kwargs)
         outer = self._tracer.call
-        name = getattr(func, "__name__", None) or resolve_name(func) or ""
         self._tracer.call = Call(name, tuple(args), kwargs)
         try:
             return func(*args, **kwargs)
@@ -347,6 +358,17 @@ class Functions(TorchFunctionMode):
         return TracedInt(result, FromDim(known.dims[position]))
 
 
+@dataclass(frozen=True)
+class TorchFunction:
+    """A torch function that has a rule of its own, in the place of the many operations it is made of."""
+
+    function: str
+    tags: tuple[Any, ...] = ()
+
+    def name(self) -> str:
+        return f"torch::{self.function}"
+
+
 Observer = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
 
 
@@ -357,6 +379,17 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self._observe = observe
         self._meta = meta
+        self._within = False  # an operation that is observed as one
+
+    def as_one(self, operation: TorchFunction, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run `func` and observe it as one operation."""
+        self._within = True
+        try:
+            result = func(*args, **kwargs)
+        finally:
+            self._within = False
+        self._observe(operation, tuple(args), kwargs, result)
+        return result
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -364,7 +397,8 @@ class Operations(TorchDispatchMode):
             result = _run_with_meta(func, args, kwargs)
         else:
             result = func(*args, **kwargs)
-        self._observe(func, args, kwargs, result)
+        if not self._within:
+            self._observe(func, args, kwargs, result)
         return result
 
 

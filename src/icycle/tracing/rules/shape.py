@@ -139,6 +139,9 @@ def repeat(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch
 def cat(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
     """Concatenate along one dimension; the others are the same."""
     infos = [tracer.info(tensor) for tensor in args[0] if tensor.shape != (0,)]
+    if not infos:
+        tracer.give(result, tracer.fixed(result.shape), [False])
+        return
     along = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % result.dim()
     first = infos[0]
     for info in infos[1:]:

@@ -1,0 +1,102 @@
+"""LSTM, GRU and plain recurrent layers: the hidden units go, with their row in every gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from icycle.axes import Dim, factor, sum_of
+from icycle.tracing._registry import register
+from icycle.tracing._tracer import Tracer, flat_tensors
+
+_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+
+@register("torch::lstm", "torch::gru", "torch::rnn_tanh", "torch::rnn_relu")
+def recurrent(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """x (..., features); per layer and direction w_ih (gates * hidden, features), w_hh (gates * hidden, out), biases, and
+    with a projection w_hr (out, hidden).
+
+    One attribute and one initial state hold the hidden size of all layers and directions, so they all lose the same units.
+    """
+    packed = not isinstance(args[3], bool)
+    x, state, weights = (args[0], args[2], args[3]) if packed else args[:3]
+    biases, layers = args[4:6] if packed else args[3:5]
+    directions = 2 if (args[8] if packed else args[7]) else 1
+    initial = list(flat_tensors(state))
+    cell = _Cell(tracer, _GATES[operation.function], x, biases)
+    features = tracer.dims(x)[-1]
+    per_cell = len(weights) // (layers * directions)
+    outputs: list[Dim] = []
+    for number in range(layers * directions):
+        if number and number % directions == 0:
+            features = sum_of(outputs)
+            outputs = []
+        outputs.append(cell.relate(weights[number * per_cell : (number + 1) * per_cell], features))
+    for tensor, dim in zip(initial, (cell.out, cell.hidden), strict=False):
+        if dim is not None:
+            tracer.unify(dim, tracer.dims(tensor)[-1])
+    _give_results(tracer, args[0], initial, outputs, cell, list(flat_tensors(result)))
+
+
+class _Cell:
+    """Relates the weights of one layer and direction after the other; all have the same hidden units."""
+
+    def __init__(self, tracer: Tracer, gates: int, x: torch.Tensor, biases: bool) -> None:
+        self._tracer = tracer
+        self._gates = gates
+        self._leading = tracer.dims(x)[:-1]
+        self._biases = biases
+        self.hidden: Dim | None = None
+        self.out: Dim | None = None
+
+    def relate(self, weights: list[torch.Tensor], features: Dim) -> Dim:
+        """Returns the dimension of this layer's and direction's output."""
+        tracer = self._tracer
+        w_ih, w_hh, *rest = (tracer.dims(weight) for weight in weights)
+        tracer.unify(features, w_ih[1])
+        for rows, role in ((w_ih[0], "out"), (w_hh[0], "out"), *((bias[0], "shift") for bias in rest[: 2 * self._biases])):
+            tracer.role(rows, role)
+            self._unify_hidden(rows)
+        projection = rest[2 * self._biases :]
+        out = projection[0][0] if projection else self.hidden
+        assert self.hidden is not None and out is not None
+        if projection:
+            tracer.unify(projection[0][1], self.hidden)
+        tracer.unify(w_hh[1], out)
+        if self.out is None:
+            self.out = out
+        tracer.unify(self.out, out)
+        tracer.cost("macs", 1, (*self._leading, *w_ih))
+        tracer.cost("macs", 1, (*self._leading, *w_hh))
+        for own in projection:
+            tracer.cost("macs", 1, (*self._leading, *own))
+        return out
+
+    def _unify_hidden(self, rows: Dim) -> None:
+        """`rows` are the gates one after the other, each with all hidden units."""
+        pieces = factor(rows, rows.size // self._gates)
+        if pieces is None:
+            self._tracer.pin(rows, "not made of gates")
+            return
+        self._tracer.pin(pieces[0], "the gates")
+        if self.hidden is None:
+            self.hidden = pieces[1]
+        self._tracer.unify(self.hidden, pieces[1])
+
+
+def _give_results(
+    tracer: Tracer,
+    x: torch.Tensor,
+    initial: list[torch.Tensor],
+    outputs: list[Dim],
+    cell: _Cell,
+    results: list[torch.Tensor],
+) -> None:
+    """The sequence of outputs, then the last states, which are shaped like the initial ones."""
+    sequence, *states = results
+    tracer.give(sequence, (*tracer.dims(x)[:-1], sum_of(outputs)), [False] * (sequence.dim() - 1) + [True])
+    for state, like, dim in zip(states, initial, (cell.out, cell.hidden), strict=False):
+        assert dim is not None
+        tracer.give(state, (*tracer.dims(like)[:-1], dim), [False] * (state.dim() - 1) + [True])
