@@ -12,7 +12,7 @@ from icycle.axes import Axis, is_pinned, leaves, pin
 from icycle.errors import TraceError
 from icycle.structure import Structure, SubNetwork, build
 from icycle.surgery import dry_run, make_plan
-from icycle.tracing import Trace, trace_model
+from icycle.tracing import Trace, shadow_of, trace_model
 
 __all__ = ["trace"]
 
@@ -27,22 +27,24 @@ def trace(model: nn.Module, example_inputs: Any, *, head_width: bool = False) ->
     state and attributes. Raises TraceError where the model cannot be copied or does not run on the example.
     """
     found = trace_model(model, example_inputs, head_width)
+    shadow = found.shadow
     for _ in range(_ATTEMPTS):
         structure = build(found)
-        if not structure.prunable or _prove(model, example_inputs, found, structure):
+        if not structure.prunable or _prove(shadow, example_inputs, found, structure):
             return structure
+        shadow = shadow_of(model, found.meta)
     raise TraceError(
         f"Expected {type(model).__name__} to run as predicted after a trial removal, but after {_ATTEMPTS} corrections it "
         "still does not. Please report the model."
     )
 
 
-def _prove(model: nn.Module, example_inputs: Any, found: Trace, structure: Structure) -> bool:
+def _prove(shadow: nn.Module, example_inputs: Any, found: Trace, structure: Structure) -> bool:
     """Remove a different share of every group on a shadow; where that goes wrong, pin the axes at fault."""
     subnet = _trial(structure)
-    plan = make_plan(model, structure, subnet)
+    plan = make_plan(shadow, structure, subnet)
     counts = {axis.created: int(kept.sum()) for axis, kept in zip(_free(found, structure), subnet.keep.values(), strict=True)}
-    fault = dry_run(model, example_inputs, found, plan, counts)
+    fault = dry_run(shadow, example_inputs, found, plan, counts)
     if fault is None:
         return True
     touched = [

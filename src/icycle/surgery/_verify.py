@@ -12,7 +12,7 @@ from torch import nn
 from icycle.axes import count, is_pinned
 from icycle.surgery._apply import apply
 from icycle.surgery._plan import Plan
-from icycle.tracing import Dims, Step, Trace, flat_tensors, map_tensors, run_shadow, shadow_of, undisturbed
+from icycle.tracing import Dims, Step, Trace, flat_tensors, map_tensors, run_shadow, undisturbed
 
 __all__ = ["Fault", "dry_run"]
 
@@ -104,11 +104,10 @@ class _Checker:
 
 
 def dry_run(
-    model: nn.Module, example_inputs: Any, trace: Trace, plan: Plan, counts: Mapping[int, int]
+    shadow: nn.Module, example_inputs: Any, trace: Trace, plan: Plan, counts: Mapping[int, int]
 ) -> Fault | None:
-    """Apply `plan` to a shadow of `model` and repeat the recorded runs; `counts` maps a free axis to its kept count."""
-    with undisturbed(model):
-        shadow = shadow_of(model, trace.meta)
+    """Apply `plan` to a shadow and repeat the recorded runs; `counts` maps a free axis to its kept count."""
+    with undisturbed(shadow):
         apply(shadow, plan)
         for tensor in (*shadow.parameters(), *shadow.buffers()):
             tensor._icycle = True  # type: ignore[attr-defined]

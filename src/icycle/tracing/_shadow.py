@@ -89,16 +89,12 @@ def _remember_attributes(shadow: nn.Module) -> None:
 
 
 @contextmanager
-def following_paths(shadow: nn.Module, stack: list[str], visited: set[str]) -> Iterator[None]:
-    """Keep the path of the module that is running on top of `stack`, and note every module that ran."""
+def following_paths(shadow: nn.Module, stack: list[str]) -> Iterator[None]:
+    """Keep the path of the module that is running on top of `stack`."""
     handles = []
 
     def enter(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
-            stack.append(path)
-            visited.add(path)
-
-        return hook
+        return lambda module, args: stack.append(path)
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         stack.pop()
@@ -111,3 +107,17 @@ def following_paths(shadow: nn.Module, stack: list[str], visited: set[str]) -> I
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def reusable(shadow: nn.Module) -> Iterator[None]:
+    """Take back what a run leaves in the attributes of modules: results that they cache."""
+    before = [(module, {name: _shallow(value) for name, value in vars(module).items()}) for module in shadow.modules()]
+    yield
+    for module, attributes in before:
+        module.__dict__.clear()
+        module.__dict__.update(attributes)
+
+
+def _shallow(value: Any) -> Any:
+    return copy.copy(value) if type(value) in (dict, list, set) else value

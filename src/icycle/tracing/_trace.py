@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ import icycle.tracing.rules  # noqa: F401  (registers the rules)
 from icycle.axes import Axis, Dim, Polynomial, count, leaves, pin
 from icycle.errors import TraceError
 from icycle.tracing._run import map_tensors, output_tensors, run_shadow, undisturbed
-from icycle.tracing._shadow import following_paths, named_tensors, shadow_of
+from icycle.tracing._shadow import following_paths, named_tensors, reusable, shadow_of
 from icycle.tracing._sizes import AttributeKey
 from icycle.tracing._tracer import Dims, Info, Step, Tracer
 
@@ -29,6 +28,7 @@ class Trace:
     buffers: frozenset[str]
     runs: tuple[tuple[bool, tuple[Step, ...]], ...]  # (in training mode, its operations), in order
     tracer: Tracer = field(repr=False)
+    shadow: nn.Module = field(repr=False)  # what was run, as it was before
     meta: bool
     notes: tuple[str, ...]
 
@@ -88,7 +88,6 @@ def _describe(inputs: Any) -> str:
 def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool) -> Trace:
     shadow = shadow_of(model, meta)
     tracer = Tracer(head_width=head_width)
-    names = {id(tensor): name for name, tensor in named_tensors(model)}
     buffers = frozenset(name for name, _ in model.named_buffers())
     dims: dict[str, Dims] = {}
     for name, tensor in named_tensors(shadow):
@@ -96,14 +95,13 @@ def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool) 
         dims[name] = tuple(Axis(size, pinned=integer) for size in tensor.shape)
         tracer.roles.update({id(dim): "index" if integer else "" for dim in dims[name]})
         tracer.give(tensor, dims[name], [True] * tensor.dim())
-    assert len(names) == len(dims)
-    visited: set[str] = set()
     runs = []
     notes: list[str] = []
-    with following_paths(shadow, tracer.paths, visited):
+    with reusable(shadow), following_paths(shadow, tracer.paths):
         for training in (False, True):
-            if training and not _unvisited(shadow, visited):
-                break
+            unused = _unused(tracer, dims)
+            if training and not any(name not in buffers for name in unused):
+                break  # what only runs in training mode (an auxiliary head) has parameters that were not used yet
             tracer.steps, tracer.paths[:] = [], []
             tracer.counting = not training
             shadow.train(training)
@@ -113,25 +111,23 @@ def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool) 
             except Exception as error:
                 if not training:
                     raise
-                unseen = ", ".join(_unvisited(shadow, visited)[:3])
-                notes.append(f"not run by the example, so left as they are: {unseen} ({type(error).__name__}: {error})")
+                notes.append(f"not run by the example, so left as they are: {', '.join(unused[:3])} ({error})")
                 continue
             for tensor in output_tensors(result):
                 for dim in tracer.dims(tensor):
                     pin(dim, "an output of the model")
             runs.append((training, tuple(tracer.steps)))
-    _pin_unused(tracer, dims)
+    for name in _unused(tracer, dims):
+        for dim in dims[name]:
+            pin(dim, f"{name} was not used on the example inputs")
     tracer.settle()
-    return Trace(dims, buffers, tuple(runs), tracer, meta, tuple(notes))
+    return Trace(dims, buffers, tuple(runs), tracer, shadow, meta, tuple(notes))
 
 
-def _unvisited(shadow: nn.Module, visited: set[str]) -> list[str]:
-    """Modules with parameters of their own whose forward did not run."""
-    return [
-        path
-        for path, module in shadow.named_modules()
-        if path not in visited and next(module.parameters(recurse=False), None) is not None
-    ]
+def _unused(tracer: Tracer, dims: Mapping[str, Dims]) -> list[str]:
+    """The parameters and buffers that no operation has read."""
+    used = {id(dim) for dim in tracer.used}
+    return [name for name, own in dims.items() if own and not any(id(dim) in used for dim in own)]
 
 
 def _input(tracer: Tracer, tensor: torch.Tensor, meta: bool, training: bool) -> torch.Tensor:
@@ -143,17 +139,3 @@ def _input(tracer: Tracer, tensor: torch.Tensor, meta: bool, training: bool) -> 
     data = torch.empty_strided(data.shape, data.stride(), dtype=data.dtype, device="meta") if meta and floating else data.clone()
     data._icycle = Info(tuple(Axis(size, "an input of the model") for size in data.shape), [False] * data.dim())  # type: ignore[attr-defined]
     return data
-
-
-def _pin_unused(tracer: Tracer, dims: Mapping[str, Dims]) -> None:
-    used = {id(dim) for dim in tracer.used}
-    for name, own in dims.items():
-        for dim in own:
-            if id(dim) not in used:
-                pin(dim, f"{name} was not used on the example inputs")
-
-
-def fingerprint(trace: Trace) -> str:
-    """A hash of the names and shapes of all parameters and buffers."""
-    shapes = sorted((name, tuple(dim.size for dim in dims)) for name, dims in trace.dims.items())
-    return hashlib.sha256(repr(shapes).encode()).hexdigest()

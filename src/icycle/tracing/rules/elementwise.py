@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from icycle.axes import Axis
 from icycle.tracing._registry import register
 from icycle.tracing._tracer import Info, Tracer, flat_tensors
 
@@ -52,7 +53,8 @@ def _relate(tracer: Tracer, name: str, args: Any, infos: list[Info], out: torch.
             tracer.unify(found[0][0], entry[0])
         dims.append(found[0][0])
         zero.append(_is_zero(name, args, [entry is not None and entry[1] for entry in aligned]))
-    _set_roles(tracer, name, infos)
+    if len(infos) > 1:
+        _set_roles(tracer, name, infos)
     tracer.give(out, dims, zero)
 
 
@@ -120,6 +122,8 @@ def factory(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torc
         sizes = call.variadic(1 if name.startswith("new_") else 0, "size")
         if [int(size) for size in sizes] == list(result.shape):
             dims = tuple(_sized(tracer, size) for size in sizes)
+    elif call is not None and name in _UNIFORM:  # torch's own code reads its sizes from what it then combines this with
+        dims = tuple(Axis(size) for size in result.shape)
     tracer.give(result, dims, [name.endswith("zeros")] * result.dim())
 
 
@@ -127,8 +131,6 @@ _UNIFORM = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full
 
 
 def _sized(tracer: Tracer, size: Any) -> Any:
-    from icycle.axes import Axis
-
     dim = Axis(int(size))
     tracer.constrain(size, dim)
     return dim

@@ -82,6 +82,8 @@ def bmm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Te
     """
     a, b = args[1:3] if "baddbmm" in operation.name() else args[:2]
     left, right = tracer.info(a), tracer.info(b)
+    _roles(tracer, a, 2)
+    _roles(tracer, b, 1)
     heads = not is_pinned(left.dims[0]) or not is_pinned(right.dims[0])
     tracer.unify(left.dims[0], right.dims[0])
     _contract(tracer, a, b, left.dims[2], right.dims[1], (2, 1))
@@ -99,6 +101,26 @@ def bmm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Te
 
 def _is_weight(tracer: Tracer, tensor: torch.Tensor) -> bool:
     return any(id(dim) in tracer.roles for dim in tracer.dims(tensor))
+
+
+@register("_trilinear")
+def trilinear(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """Three tensors, expanded to common dimensions, multiplied and summed over some: bilinear layers."""
+    infos = [tracer.info(tensor) for tensor in args[:3]]
+    rank = len(infos[0].dims) + len(args[3])
+    aligned: list[list[tuple[Dim, bool]]] = [[] for _ in range(rank)]
+    for info, expanded in zip(infos, args[3:6], strict=True):
+        own = (place for place in range(rank) if place not in expanded)
+        for place, dim, zero in zip(own, info.dims, info.zero, strict=True):
+            aligned[place].append((dim, zero))
+    for place, entries in enumerate(aligned):
+        for dim, _ in entries:
+            tracer.role(dim, "in" if place in args[6] else "out")
+            tracer.unify(entries[0][0], dim)
+        if place in args[6] and not any(zero for _, zero in entries):
+            tracer.inexact(entries[0][0], "a sum over terms that are not zero")
+    kept = [entries for place, entries in enumerate(aligned) if place not in args[6]]
+    tracer.give(result, [entries[0][0] for entries in kept], [any(zero for _, zero in entries) for entries in kept])
 
 
 @register("mv", "addmv")

@@ -9,7 +9,7 @@ import torch
 
 from icycle.axes import Axis, Dim, factor
 from icycle.tracing._registry import register
-from icycle.tracing._tracer import Tracer, flat_tensors
+from icycle.tracing._tracer import Call, Tracer, flat_tensors
 
 
 def _affine(tracer: Tracer, dims: tuple[Dim, ...], weight: Any, bias: Any, mean: Any = None, variance: Any = None) -> None:
@@ -68,6 +68,21 @@ def layer_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: A
         tracer.give(other, _statistics(tracer, info.dims, other), [False] * other.dim())
 
 
+@register("torch::rms_norm")
+def rms_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """The function as a whole: the operations it is made of do not show the shape that it checks."""
+    call = Call("rms_norm", args, kwargs)
+    shape, weight = call.argument(1, "normalized_shape"), call.argument(2, "weight")
+    info = tracer.info(args[0])
+    inner = info.dims[-len(shape) :]
+    _affine(tracer, inner, weight, None)
+    for size, dim in zip(shape, inner, strict=True):
+        tracer.inexact(dim, "normalised over its channels")
+        tracer.constrain(size, dim)
+    tracer.cost("activation_bytes", result.element_size(), info.dims)
+    tracer.give(result, info.dims, info.zero)
+
+
 def _statistics(tracer: Tracer, dims: tuple[Dim, ...], other: torch.Tensor) -> tuple[Dim, ...]:
     if len(dims) != other.dim():
         return tracer.fixed(other.shape)
@@ -100,8 +115,8 @@ def group_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: A
     zero[1] = weight is not None or info.zero[1]
     tracer.cost("activation_bytes", math.prod(out.shape[2:]) * out.element_size(), info.dims[:2])
     tracer.give(out, info.dims, zero)
-    for other in statistics:
-        tracer.give(other, tracer.fixed(other.shape), [False] * other.dim())
+    for other in statistics:  # (batch, groups)
+        tracer.give(other, tracer.fixed(other.shape) if rows is None else (info.dims[0], rows[0]), [False] * other.dim())
 
 
 @register("_weight_norm_interface", "_weight_norm")

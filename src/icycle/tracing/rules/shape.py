@@ -349,6 +349,16 @@ def _cut_at(tracer: Tracer, dim: Dim, sizes: list[int]) -> list[Dim]:
     return parts
 
 
+@register("glu")
+def glu(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """The first half times the sigmoid of the second: the halves are one axis."""
+    info = tracer.info(args[0])
+    place = (args[1] if len(args) > 1 else kwargs.get("dim", -1)) % len(info.dims)
+    dims = list(info.dims)
+    dims[place] = _equal_parts(tracer, info.dims[place], [result.shape[place]] * 2, None)[0]
+    tracer.give(result, dims, info.zero)
+
+
 @register("unbind", "unbind_copy")
 def unbind(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
     """One tensor per element: the code expects their number."""
