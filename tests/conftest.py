@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all-models", action="store_true", help="prove every model of tests/zoo.txt, not only the small ones")
+    parser.addoption("--all-models", action="store_true", help="prove every model of zoo.txt, not only the small ones")
 
 
 @pytest.fixture(autouse=True)

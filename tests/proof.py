@@ -32,7 +32,7 @@ def some(structure: icycle.Structure, seed: int) -> icycle.SubNetwork:
 
 
 def prove(model: nn.Module, inputs: Any, seed: int | None = None, **options: Any) -> icycle.Structure:
-    """Trace `model` in float64, remove half of every group (`seed`: a random share) from a copy, and check all promises.
+    """Trace `model` in float64, remove half of every group (`seed`: a random share) from a copy, check all promises.
 
     The removal equals zeroing over the exact groups; MACs and parameters are exact; one training step runs.
     """
@@ -49,9 +49,7 @@ def prove(model: nn.Module, inputs: Any, seed: int | None = None, **options: Any
     return structure
 
 
-def check_counts(
-    pruned: nn.Module, inputs: Any, structure: icycle.Structure, subnet: icycle.SubNetwork
-) -> None:
+def check_counts(pruned: nn.Module, inputs: Any, structure: icycle.Structure, subnet: icycle.SubNetwork) -> None:
     """Torch's own counter and the parameters themselves agree with the structure's polynomials."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         call_with(pruned, inputs)

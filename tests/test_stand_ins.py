@@ -22,7 +22,9 @@ def stand_in_for(layer: nn.MultiheadAttention) -> nn.MultiheadAttention:
     return twin
 
 
-def inputs(batch_first: bool, batched: bool = True, kdim: int = WIDTH, vdim: int = WIDTH) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(
+    batch_first: bool, batched: bool = True, kdim: int = WIDTH, vdim: int = WIDTH
+) -> tuple[Tensor, Tensor, Tensor]:
     tensors = [torch.randn(BATCH, n, width) for n, width in ((N, WIDTH), (M, kdim), (M, vdim))]
     if not batched:
         return tuple(tensor[0] for tensor in tensors)  # type: ignore[return-value]
@@ -49,7 +51,9 @@ CONSTRUCTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", CONSTRUCTIONS, ids=lambda options: "-".join(k for k, v in options.items() if v) or "plain")
+@pytest.mark.parametrize(
+    "options", CONSTRUCTIONS, ids=lambda options: "-".join(k for k, v in options.items() if v) or "plain"
+)
 def test_every_construction(options: dict[str, Any]) -> None:
     layer = nn.MultiheadAttention(WIDTH, HEADS, **options)
     q, k, v = inputs(options["batch_first"], kdim=options.get("kdim", WIDTH), vdim=options.get("vdim", WIDTH))

@@ -6,6 +6,7 @@ Every case states the groups it must have: a tracer that pins everything is righ
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -131,9 +132,7 @@ CASES = {
         lambda: nn.Sequential(conv(3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2)), IMAGE, {"0": 4}
     ),
     "interpolation": Case(
-        lambda: nn.Sequential(
-            conv(3, 8), nn.Upsample(scale_factor=2, mode="bilinear"), nn.ReLU(), conv(8, 4)
-        ),
+        lambda: nn.Sequential(conv(3, 8), nn.Upsample(scale_factor=2, mode="bilinear"), nn.ReLU(), conv(8, 4)),
         IMAGE,
         {"0": 8},
     ),
@@ -150,7 +149,8 @@ CASES = {
     "squeeze and excitation": Case(
         lambda: Net(
             lambda net, x: net.out(
-                (y := torch.relu(net.stem(x))) * torch.sigmoid(net.up(torch.relu(net.down(y.mean((2, 3), keepdim=True)))))
+                (y := torch.relu(net.stem(x)))
+                * torch.sigmoid(net.up(torch.relu(net.down(y.mean((2, 3), keepdim=True)))))
             ),
             stem=conv(3, 8),
             down=conv(8, 4, 1),
@@ -172,7 +172,9 @@ CASES = {
         {"stem": 8, "a": 6},
     ),
     "residual with the input": Case(
-        lambda: Net(lambda net, x: net.out(x + net.b(torch.relu(net.a(x)))), a=conv(3, 6), b=conv(6, 3), out=conv(3, 4)),
+        lambda: Net(
+            lambda net, x: net.out(x + net.b(torch.relu(net.a(x)))), a=conv(3, 6), b=conv(6, 3), out=conv(3, 4)
+        ),
         IMAGE,
         {"a": 6},
     ),
@@ -209,15 +211,11 @@ CASES = {
         {"a": 6, "b": 5},
     ),
     "chunk": Case(
-        lambda: Net(
-            lambda net, x: net.out(torch.mul(*net.a(x).chunk(2, dim=1))), a=conv(3, 12), out=conv(6, 4)
-        ),
+        lambda: Net(lambda net, x: net.out(torch.mul(*net.a(x).chunk(2, dim=1))), a=conv(3, 12), out=conv(6, 4)),
         IMAGE,
         {"a": 6},
     ),
-    "gated linear unit": Case(
-        lambda: nn.Sequential(nn.Linear(6, 20), nn.GLU(), nn.Linear(10, 2)), ROW, {"0": 10}
-    ),
+    "gated linear unit": Case(lambda: nn.Sequential(nn.Linear(6, 20), nn.GLU(), nn.Linear(10, 2)), ROW, {"0": 10}),
     "split by an attribute": Case(
         lambda: Net(
             lambda net, x: net.out(torch.cat([torch.relu(part) for part in net.a(x).split(net.sizes, dim=1)][::-1], 1)),
@@ -248,9 +246,7 @@ CASES = {
         {"a": 6},
     ),
     "channel shuffle": Case(
-        lambda: Net(
-            lambda net, x: net.out(_shuffled(net.a(x).relu(), 3)), a=conv(3, 12), out=conv(12, 4)
-        ),
+        lambda: Net(lambda net, x: net.out(_shuffled(net.a(x).relu(), 3)), a=conv(3, 12), out=conv(12, 4)),
         IMAGE,
         {"a": 4},
     ),
@@ -284,9 +280,7 @@ CASES = {
         torch.tensor([[1, 2, 3], [4, 5, 8]]),
         {"table": 12, "hidden": 7},
     ),
-    "tied weights": Case(
-        lambda: _tied(), torch.tensor([[1, 2, 3], [4, 5, 8]]), {"table": 12, "hidden": 7}
-    ),
+    "tied weights": Case(lambda: _tied(), torch.tensor([[1, 2, 3], [4, 5, 8]]), {"table": 12, "hidden": 7}),
     "module used twice": Case(
         lambda: Net(
             lambda net, x: net.out(net.b(net.b(net.a(x).relu()).relu()).relu()),
@@ -316,9 +310,7 @@ CASES = {
         IMAGE,
         {"a": 8},
     ),
-    "buffer per channel": Case(
-        lambda: _with_buffer(), IMAGE, {"a": 8}
-    ),
+    "buffer per channel": Case(lambda: _with_buffer(), IMAGE, {"a": 8}),
     "weight norm": Case(
         lambda: nn.Sequential(
             nn.utils.parametrizations.weight_norm(nn.Linear(6, 10)),
@@ -373,13 +365,12 @@ def _shuffled(x: Tensor, groups: int) -> Tensor:
 
 
 def _tied() -> nn.Module:
-    net = Net(
+    return Net(
         lambda net, x: F.linear(net.back(torch.relu(net.hidden(net.table(x)))), net.table.weight),
         table=nn.Embedding(9, 12),
         hidden=nn.Linear(12, 7),
         back=nn.Linear(7, 12),
     )
-    return net
 
 
 def _with_buffer() -> nn.Module:
@@ -538,9 +529,14 @@ def test_outputs_are_found_wherever_they_are(kind: str) -> None:
     assert reasons(structure).count("an output of the model") == 2
 
 
-@pytest.mark.parametrize("inputs", [(ROW, ROW * 2), [ROW, ROW * 2], {"x": ROW, "y": ROW * 2}], ids=["tuple", "list", "dict"])
+@pytest.mark.parametrize("inputs", [(ROW, -ROW), [ROW, -ROW], {"x": ROW, "y": -ROW}], ids=["tuple", "list", "dict"])
 def test_several_inputs(inputs: Any) -> None:
-    net = Net(lambda net, x, y: net.out((net.a(x) + net.b(y)).relu()), a=nn.Linear(6, 10), b=nn.Linear(6, 10), out=nn.Linear(10, 2))
+    net = Net(
+        lambda net, x, y: net.out((net.a(x) + net.b(y)).relu()),
+        a=nn.Linear(6, 10),
+        b=nn.Linear(6, 10),
+        out=nn.Linear(10, 2),
+    )
     assert sizes(prove(net, inputs)) == {"a": 10}
 
 
@@ -557,15 +553,17 @@ def test_a_literal_size_pins_and_the_reason_says_where() -> None:
             return self.out(self.a(x).view(-1, 3, 4).relu().flatten(1))
 
     structure = prove(nn.Sequential(nn.Identity(), Literal()), ROW)
-    reason = structure["1.a"].reason
     assert not structure.prunable
-    assert "aten::view" in reason
-    assert " 1 " in reason.replace("at 1", "at 1 ")
-    assert "test_tracing_rules.py:" in reason
+    assert re.search(r"aten::view at 1 \(test_tracing_rules\.py:\d+\)", structure["1.a"].reason)
 
 
 def test_a_literal_for_one_factor_leaves_the_other() -> None:
-    net = Net(lambda net, x: net.out(net.a(x).view(-1, 3, net.width).relu().flatten(1)), a=nn.Linear(6, 12), out=nn.Linear(12, 2), width=4)
+    net = Net(
+        lambda net, x: net.out(net.a(x).view(-1, 3, net.width).relu().flatten(1)),
+        a=nn.Linear(6, 12),
+        out=nn.Linear(12, 2),
+        width=4,
+    )
     assert sizes(prove(net, ROW)) == {"a": 4}
 
 
@@ -605,7 +603,9 @@ def test_operations_that_need_every_channel_pin_them(function: Callable[[Tensor]
 
 
 def test_moments_over_channels_are_not_exact() -> None:
-    net = Net(lambda net, x: net.out((y := net.a(x)) - y.mean(1, keepdim=True)), a=nn.Linear(6, 10), out=nn.Linear(10, 2))
+    net = Net(
+        lambda net, x: net.out((y := net.a(x)) - y.mean(1, keepdim=True)), a=nn.Linear(6, 10), out=nn.Linear(10, 2)
+    )
     structure = prove(net, ROW)
     assert sizes(structure) == {"a": 10}
     assert not structure["a"].exact
@@ -657,9 +657,7 @@ def test_moments_over_channels_are_not_exact() -> None:
 )
 def test_zero_stays_zero_or_the_group_is_not_exact(function: Callable[[Tensor], Tensor], exact: bool) -> None:
     """The proof inside `prove` fails where a function is taken for one that keeps zero and does not."""
-    net = Net(
-        lambda net, x: net.out(function(net.a(x)).to(x.dtype)), a=nn.Linear(6, 10), out=nn.Linear(10, 2)
-    )
+    net = Net(lambda net, x: net.out(function(net.a(x)).to(x.dtype)), a=nn.Linear(6, 10), out=nn.Linear(10, 2))
     structure = prove(net, ROW)
     assert structure["a"].prunable
     if exact:
@@ -721,7 +719,9 @@ def test_a_registered_rule_makes_it_known(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_code_that_reads_values_is_traced_on_real_tensors() -> None:
     net = Net(
-        lambda net, x: net.out(y if (y := net.a(x).relu()).mean() > -1 else y * 0), a=nn.Linear(6, 10), out=nn.Linear(10, 2)
+        lambda net, x: net.out(y if (y := net.a(x).relu()).mean() > -1 else y * 0),
+        a=nn.Linear(6, 10),
+        out=nn.Linear(10, 2),
     )
     structure = icycle.trace(net, ROW)
     assert "a" in {group.name for group in structure.groups}
@@ -755,7 +755,7 @@ class Cached(nn.Module):
 def test_cached_tensors_are_dropped_by_a_removal() -> None:
     model = Cached().double().eval()
     structure = prove(model, ROW)
-    assert sizes(structure) == {"a": 10}
+    assert sizes(structure) == {"b.in": 6, "a": 10}
     with torch.no_grad():
         model(ROW.double())
     icycle.prune(model, structure, icycle.SubNetwork.random(structure, 0.5))
@@ -768,7 +768,7 @@ def test_cached_tensors_do_not_pin() -> None:
     model = Cached().double().eval()
     with torch.no_grad():
         model(ROW.double())
-    assert sizes(prove(model, ROW)) == {"a": 10}
+    assert sizes(prove(model, ROW)) == {"b.in": 6, "a": 10}
 
 
 @pytest.mark.xfail(strict=True, reason="a dict of constant tensors is taken for a cache, and dropped")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from icycle import errors, saliency, testing
     from icycle.artifacts import load, save
     from icycle.engine import trace
-    from icycle.methods import OneCycle
+    from icycle.methods import Curve, FineTune, IceResult, OneCycle, ice
     from icycle.selection import Budget, select
     from icycle.structure import Group, Slice, Structure, SubNetwork
     from icycle.surgery import prune
@@ -26,12 +26,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Budget",
+    "Curve",
+    "FineTune",
     "Group",
+    "IceResult",
     "OneCycle",
     "Slice",
     "Structure",
     "SubNetwork",
     "errors",
+    "ice",
     "load",
     "prune",
     "saliency",
@@ -43,11 +47,15 @@ __all__ = [
 
 _HOMES = {
     "Budget": "selection",
+    "Curve": "methods",
+    "FineTune": "methods",
     "Group": "structure",
+    "IceResult": "methods",
     "OneCycle": "methods",
     "Slice": "structure",
     "Structure": "structure",
     "SubNetwork": "structure",
+    "ice": "methods",
     "load": "artifacts",
     "prune": "surgery",
     "save": "artifacts",

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from icycle.axes import Axis, is_pinned, leaves, pin
+from icycle.axes import is_pinned, pin
 from icycle.errors import TraceError
-from icycle.structure import Structure, SubNetwork, build
+from icycle.structure import Structure, SubNetwork, build, channel_axes
 from icycle.surgery import dry_run, make_plan
 from icycle.tracing import Trace, shadow_of, trace_model
 
@@ -22,10 +22,10 @@ _ATTEMPTS = 50  # every attempt pins at least one axis; no model met needed more
 def trace(model: nn.Module, example_inputs: Any, *, head_width: bool = False) -> Structure:
     """Find out which channels of `model` stand or fall together, and prove it by a dry run.
 
-    `example_inputs` is a tensor, a tuple of positional arguments or a dict of keyword arguments with which the model runs.
-    The width inside attention heads may be pruned only with `head_width`. The model is left as it is: mode, buffers, random
-    state and attributes. Raises TraceError where the model cannot be copied or does not run on the example.
-    """
+    `example_inputs` is a tensor, a tuple of positional arguments or a dict of keyword arguments with which the model
+    runs. The width inside attention heads may be pruned only with `head_width`. The model is left as it is: mode,
+    buffers, random state and attributes. Raises TraceError where the model cannot be copied or does not run on the
+    example."""
     found = trace_model(model, example_inputs, head_width)
     shadow = found.shadow
     for _ in range(_ATTEMPTS):
@@ -34,8 +34,8 @@ def trace(model: nn.Module, example_inputs: Any, *, head_width: bool = False) ->
             return structure
         shadow = shadow_of(model, found.meta)
     raise TraceError(
-        f"Expected {type(model).__name__} to run as predicted after a trial removal, but after {_ATTEMPTS} corrections it "
-        "still does not. Please report the model."
+        f"Expected {type(model).__name__} to run as predicted after a trial removal, but after {_ATTEMPTS} corrections "
+        "it still does not. Please report the model."
     )
 
 
@@ -43,7 +43,8 @@ def _prove(shadow: nn.Module, example_inputs: Any, found: Trace, structure: Stru
     """Remove a different share of every group on a shadow; where that goes wrong, pin the axes at fault."""
     subnet = _trial(structure)
     plan = make_plan(shadow, structure, subnet)
-    counts = {axis.created: int(kept.sum()) for axis, kept in zip(_free(found, structure), subnet.keep.values(), strict=True)}
+    free = [axis for axis in channel_axes(found) if axis.pinned is None]
+    counts = {axis.created: int(kept.sum()) for axis, kept in zip(free, subnet.keep.values(), strict=True)}
     fault = dry_run(shadow, example_inputs, found, plan, counts)
     if fault is None:
         return True
@@ -67,11 +68,3 @@ def _trial(structure: Structure) -> SubNetwork:
         kept[dice.sample(range(group.size), count)] = True
         keep[group.name] = kept
     return SubNetwork(keep)
-
-
-def _free(found: Trace, structure: Structure) -> list[Axis]:
-    from icycle.structure._build import ordered_axes
-
-    free = [axis for axis in ordered_axes(found) if axis.pinned is None]
-    assert [axis.size for axis in free] == [group.size for group in structure.prunable]
-    return free

@@ -21,9 +21,8 @@ def removal_error(model: nn.Module, example_inputs: Any, subnet: SubNetwork) -> 
     """Relative error, in eval mode, of removing what `subnet` removes from exact groups against zeroing it.
 
     The groups of `subnet` that are not exact are kept whole for it. The result is the largest ||removed - zeroed|| /
-    ||zeroed|| over the floating-point outputs: 0 where nothing is removed, about 1e-7 in float32 where the proof holds. The
-    model is not changed. Raises SubNetworkError where `subnet` is not of this model.
-    """
+    ||zeroed|| over the floating-point outputs: 0 where nothing is removed, about 1e-7 in float32 where the proof holds.
+    The model is not changed. Raises SubNetworkError where `subnet` is not of this model."""
     structure = trace(model, example_inputs)
     exact = exact_part(structure, subnet)
     if all(bool(kept.all()) for kept in exact.keep.values()):

@@ -1,8 +1,8 @@
 """Laws of the algebra, against an oracle that knows dimensions only as explicit lists of elements.
 
-The oracle writes every element of a dimension as a set of atoms (axis, position), all of which must be kept for the element
-to be kept. An operation on dimensions is then a list of equations between elements. The algebra is right when every choice
-of kept channels that it allows satisfies all equations, and keeps all atoms that had to be.
+The oracle writes every element of a dimension as a set of atoms (axis, position), all of which must be kept for the
+element to be kept. An operation on dimensions is then a list of equations between elements. The algebra is right when
+every choice of kept channels that it allows satisfies all equations, and keeps all atoms that had to be.
 """
 
 from __future__ import annotations

@@ -53,9 +53,8 @@ def save(model: nn.Module, path: str | Path) -> Path:
 def load(path: str | Path, model: nn.Module) -> nn.Module:
     """Shrink the fresh, unpruned `model` in place to the one saved in `path` and give it the saved values.
 
-    Raises ArtifactError where the folder is missing, damaged, of another version, or of another architecture; the model is
-    then as it was.
-    """
+    Raises ArtifactError where the folder is missing, damaged, of another version, or of another architecture; the model
+    is then as it was."""
     folder = Path(path)
     description = _read_description(folder)
     tensors = _read_tensors(folder, description)
@@ -74,7 +73,9 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
 def _read_description(folder: Path) -> dict[str, Any]:
     file = folder / _STRUCTURE
     if not file.is_file():
-        raise ArtifactError(f"Expected a saved model in {folder}, but there is no {_STRUCTURE}. Save one with icycle.save.")
+        raise ArtifactError(
+            f"Expected a saved model in {folder}, but there is no {_STRUCTURE}. Save one with icycle.save."
+        )
     try:
         description = json.loads(file.read_text())
     except (ValueError, UnicodeDecodeError) as error:
@@ -83,7 +84,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"Expected {file} to describe a model saved by icycle, but it does not.")
     if description.get("version") != _VERSION:
         raise ArtifactError(
-            f"Expected version {_VERSION} in {file}, but got {description.get('version')}. Use the icycle that saved it."
+            f"Expected version {_VERSION} in {file}, but got {description.get('version')}. "
+            "Use the icycle that saved it."
         )
     missing = {"sha256", "model", "attributes", "stand_ins", "channels_last"} - description.keys()
     if missing:
@@ -125,7 +127,9 @@ def _check_architecture(
     for path, attributes in description["attributes"].items():
         missing = [name for name in attributes if path not in modules or name not in vars(modules[path])]
         if missing:
-            raise ArtifactError(f"Expected {path or 'the model'} to have the attribute {missing[0]!r}, but it does not. {hint}")
+            raise ArtifactError(
+                f"Expected {path or 'the model'} to have the attribute {missing[0]!r}, but it does not. {hint}"
+            )
 
 
 def _attributes(model: nn.Module) -> Attributes:
@@ -166,11 +170,7 @@ def _like(old: torch.Tensor, new: torch.Tensor, channels_last: bool) -> torch.Te
 
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:
-    return (
-        tensor.dim() == 4
-        and not tensor.is_contiguous()
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-    )
+    return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _class_name(model: nn.Module) -> str:
@@ -179,7 +179,11 @@ def _class_name(model: nn.Module) -> str:
 
 def _checksum(file: Path) -> str:
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream.read())
+        return (
+            hashlib.file_digest(stream, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _digest(stream.read())
+        )
 
 
 def _digest(data: bytes) -> str:

@@ -1,4 +1,5 @@
-"""The algebra of dimensions: expressions over axes, their unification, and exact sizes as polynomials. No torch here."""
+"""The algebra of dimensions: expressions over axes, their unification, and exact sizes as polynomials. No torch
+here."""
 
 from icycle.axes._dims import (
     Axis,

@@ -5,9 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from typing import Union
 
-__all__ = ["Axis", "Dim", "Product", "Sum", "is_pinned", "leaves", "mark_inexact", "pin", "product", "resolve", "sum_of"]
+__all__ = [
+    "Axis",
+    "Dim",
+    "Product",
+    "Sum",
+    "is_pinned",
+    "leaves",
+    "mark_inexact",
+    "pin",
+    "product",
+    "resolve",
+    "sum_of",
+]
 
 _creation = itertools.count()
 
@@ -16,8 +27,8 @@ class Axis:
     """An independent dimension of `size` elements, until unification links it to something else.
 
     `link` is None for a root; else the expression that this axis was found to be. `pinned` says why no element may be
-    removed (None: any may). `inexact` says why removing elements is not the same function as zeroing them (None: it is).
-    """
+    removed (None: any may). `inexact` says why removing elements is not the same function as zeroing them (None: it
+    is)."""
 
     __slots__ = ("created", "inexact", "link", "pinned", "size")
 
@@ -41,7 +52,7 @@ class _Compound:
     size: int
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self.operands == other.operands  # type: ignore[attr-defined]
+        return type(other) is type(self) and self.operands == other.operands
 
     def __hash__(self) -> int:
         return hash((type(self), self.operands))
@@ -70,7 +81,7 @@ class Product(_Compound):
         self.size = math.prod(operand.size for operand in operands)
 
 
-Dim = Union[Axis, Sum, Product]
+Dim = Axis | Sum | Product
 
 
 def sum_of(parts: Iterable[Dim]) -> Dim:

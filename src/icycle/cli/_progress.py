@@ -68,6 +68,16 @@ class Progress:
             f"validation {record['accuracy_before']:.2f} -> {record['accuracy_after']:.2f} %"
         )
 
+    def _show_step(self, record: Record) -> None:
+        decision = record["decision"]
+        read = f", reading {decision['share']:.0%} of the split" if decision["share"] else ""
+        accuracy = f"  validation {decision['accuracy']:.2f} %{read}" if decision["accuracy"] is not None else ""
+        tuned = f"  fine-tuned for {record['fine_tuned']:g} epochs" if record["fine_tuned"] else ""
+        self._print(f"step {record['number']:>3}  {record['macs_kept']:.1%} of the MACs left{accuracy}{tuned}")
+
+    def _show_trial(self, record: Record) -> None:
+        self._print(f"trial {record['number']:>3}  {record['outcome']}")
+
     def _show_end(self, record: Record) -> None:
         self._bar.update(self._task, description="measured")
 

@@ -15,9 +15,10 @@ The recipe's `method:` section is validated straight into such an object.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -46,6 +47,7 @@ class MethodResult:
 
     validation_accuracy: float  # percent, at the end
     removals: tuple[Removal, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)  # what else it tells: words -> JSON values
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Context:
     recorder: Recorder
     seed: int = 0
     checkpoint: Path | None = None  # a folder; where it holds a checkpoint, training goes on from it
+    trained: bool = False  # the model comes with trained weights
 
     @property
     def example_inputs(self) -> torch.Tensor:
@@ -79,6 +82,10 @@ class Method(Settings, ABC):
     """A method's settings, and what it does with a network, its data and a training loop."""
 
     name: str
+
+    def prepare(self, context: Context) -> None:
+        """What has to be done before `run`, once, whatever this method's settings are; by default nothing."""
+        return
 
     @abstractmethod
     def run(self, context: Context) -> MethodResult:

@@ -33,6 +33,10 @@ class RunFolder:
         return self.path / "checkpoint"
 
     @property
+    def tuned(self) -> Path:
+        return self.path / "tuned.yaml"
+
+    @property
     def model(self) -> Path:
         return self.path / "model"
 

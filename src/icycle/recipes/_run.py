@@ -9,11 +9,14 @@ from torch import nn
 
 from icycle import artifacts
 from icycle.engine import trace
-from icycle.methods import Context, MethodResult
+from icycle.methods import Context, IceMethod, MethodResult
 from icycle.recipes._folder import RunFolder
 from icycle.recipes._schema import Recipe
+from icycle.recipes._weights import load_weights
 from icycle.report import NetworkFacts, Report, compare_latency, environment, file_bytes
+from icycle.recipes._tuned import write_tuned
 from icycle.training import Listener, Recorder, evaluate, run_device
+from icycle.tuning import tune
 from icycle.zoo import Data, build_model, load_data
 
 __all__ = ["run_recipe"]
@@ -45,8 +48,17 @@ def run_recipe(
     )
     model = _build(recipe, data)
     recorder.write("start", recipe=recipe.name, method=recipe.method.name, epochs=recipe.train.epochs)
-    context = Context(model, data, recipe.train, recorder, seed=recipe.seed, checkpoint=folder.checkpoint)
-    result = recipe.method.run(context)
+    trained = recipe.model.weights is not None
+    context = Context(
+        model, data, recipe.train, recorder, seed=recipe.seed, checkpoint=folder.checkpoint, trained=trained
+    )
+    method = recipe.method
+    method.prepare(context)
+    if isinstance(method, IceMethod) and method.tuning is not None:
+        outcome = tune(method, context, method.tuning)
+        method = outcome.method
+        write_tuned(recipe, outcome, folder.tuned)
+    result = method.run(context)
 
     with recorder.clock.stage("evaluation"):
         test_accuracy = evaluate(model, data.test.open())
@@ -60,6 +72,8 @@ def run_recipe(
 def _build(recipe: Recipe, data: Data) -> nn.Module:
     model = recipe.model
     built = build_model(model.name, num_classes=data.classes, in_channels=data.shape[0], width=model.width)
+    if model.weights is not None:
+        load_weights(model.weights, built)
     return built.to(run_device())
 
 
@@ -78,6 +92,7 @@ def _report(
         test_accuracy=test_accuracy,
         seconds=seconds,
         environment=environment(run_device()),
+        details=result.details,
     )
 
 

@@ -46,10 +46,15 @@ class DataSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """Which network; see `icycle.zoo.build_model`."""
+    """Which network; see `icycle.zoo.build_model`.
+
+    `weights` are trained ones to start from: a folder that `icycle.save` made, or a state dict in a .safetensors or .pt
+    file.
+    """
 
     name: Name
     width: Annotated[int, Field(ge=1)] | None = None
+    weights: Path | None = None
 
     @field_validator("name")
     @classmethod

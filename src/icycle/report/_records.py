@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
@@ -50,6 +51,7 @@ class Report:
     test_accuracy: float
     seconds: Mapping[str, float]
     environment: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)  # what else the method tells
 
     def speedup(self, batch_size: int) -> float:
         """How many times as fast the pruned network is; below 1 it is slower."""

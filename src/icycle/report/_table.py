@@ -13,7 +13,7 @@ __all__ = ["render"]
 
 def render(report: Report) -> RenderableType:
     """Dense against pruned, accuracies, seconds by stage, and a plain word where pruning made the network slower."""
-    return Group(_costs(report), _accuracies(report), _seconds(report), *_remarks(report))
+    return Group(_costs(report), _accuracies(report), *_details(report), _seconds(report), *_remarks(report))
 
 
 def _costs(report: Report) -> Table:
@@ -59,6 +59,19 @@ def _seconds(report: Report) -> Table:
         table.add_column(stage, justify="right")
     table.add_row(*(f"{seconds:.1f}" for seconds in (*report.seconds.values(), sum(report.seconds.values()))))
     return table
+
+
+def _details(report: Report) -> list[Table]:
+    """What the method tells, where it is a number or a word."""
+    told = {word: value for word, value in report.details.items() if isinstance(value, int | float | str)}
+    if not told:
+        return []
+    table = Table(title=report.method, title_justify="left")
+    table.add_column("")
+    table.add_column("", justify="right")
+    for word, value in told.items():
+        table.add_row(word, f"{value:g}" if isinstance(value, float) else str(value))
+    return [table]
 
 
 def _remarks(report: Report) -> list[Text]:

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from icycle.axes import Axis, count, leaves
+from icycle.axes import Axis, Dim, Polynomial, count, leaves
 from icycle.structure._cost import Cost
 from icycle.structure._layout import Layout, freeze, positions
 from icycle.structure._structure import Attribute, Group, Slice, Structure
-from icycle.tracing import Trace
+from icycle.tracing import Dims, Trace
 
-__all__ = ["build"]
+__all__ = ["build", "channel_axes"]
 
-_CHANNEL_ROLES = ("out", "in", "scale", "shift", "state", "variance", "other")
+_NEVER = 10**9  # the place of what was not used, behind all that was
 
 
 def build(trace: Trace) -> Structure:
     """Freeze what is known now; the trace may be refined and built again."""
-    trace.pin_all_but(ordered_axes(trace))
+    trace.pin_all_but(channel_axes(trace))
     attributes = trace.attributes()  # settles the sizes: it may pin and join axes
-    axes = ordered_axes(trace)
-    free = [axis for axis in axes if axis.pinned is None]
-    numbers = {axis.created: number for number, axis in enumerate(free)}
+    axes = channel_axes(trace)
+    numbers = {axis.created: number for number, axis in enumerate(axis for axis in axes if axis.pinned is None)}
     layouts = {name: tuple(freeze(dim, numbers) for dim in dims) for name, dims in trace.dims.items()}
     costs = {
-        name: Cost((_term(factor, dims) for factor, dims in terms), numbers, len(free))
+        name: Cost((_term(factor, dims) for factor, dims in terms), numbers, len(numbers))
         for name, terms in trace.costs.items()
     }
     slices = _slices(trace, axes)
-    axes = [axis for axis in axes if axis.pinned is None or _in_parameters(trace, slices[axis.created])]
     names = _names(axes, slices)
-    groups = tuple(_group(axis, names[axis.created], slices[axis.created]) for axis in axes)
     return Structure(
-        groups=groups,
+        groups=tuple(_group(axis, names[axis.created], slices[axis.created]) for axis in axes),
         layouts=layouts,
         costs=costs,
         attributes=tuple(Attribute(*key, value.renamed(numbers)) for key, value in attributes.items()),
@@ -42,65 +39,53 @@ def build(trace: Trace) -> Structure:
     )
 
 
-def _in_parameters(trace: Trace, slices: tuple[Slice, ...]) -> bool:
-    return any(piece.parameter not in trace.buffers for piece in slices)
-
-
-def _term(factor: int, dims: tuple) -> object:  # type: ignore[type-arg]
-    from icycle.axes import Polynomial
-
+def _term(factor: int, dims: Dims) -> Polynomial:
     term = Polynomial.constant(factor)
     for dim in dims:
         term = term * count(dim)
     return term
 
 
-def _role(trace: Trace, name: str, dim: object, position: int, rank: int) -> str:
-    role = trace.role(dim)  # type: ignore[arg-type]
-    if role:
-        return role
-    if rank > 1:
-        return ("out", "in")[position] if position < 2 else "other"
-    return "other"
-
-
-def ordered_axes(trace: Trace) -> list[Axis]:
-    """The root axes that make up channel dimensions of parameters, in the order in which the run used them."""
-    order = trace.order()
-    first: dict[int, tuple[int, int]] = {}
+def channel_axes(trace: Trace) -> list[Axis]:
+    """The root axes that make up channel dimensions of parameters, front to back: in the order in which the run used
+    what produces them, or else what consumes them."""
+    places: dict[int, tuple[bool, int, int, int]] = {}
     found: dict[int, Axis] = {}
-    for number, (name, dims) in enumerate(trace.dims.items()):
-        for position, dim in enumerate(dims):
-            role = _role(trace, name, dim, position, len(dims))
-            if role in ("kernel", "index"):
-                continue
-            own = [axis for axis in leaves(dim) if axis.size > 1]
-            some_free = any(axis.pinned is None for axis in own)
-            for place, axis in enumerate(own):
-                if some_free and axis.pinned is not None:
-                    continue  # a fixed factor or part of a dimension whose other axes can be pruned
-                produced = 0 if role == "out" else 1
-                key = (produced, order.get(id(dim), 10**9), number, place)
+    order = trace.order()
+    for number, (name, _, dim, role) in enumerate(_channel_dims(trace)):
+        own = [axis for axis in leaves(dim) if axis.size > 1]
+        some_free = any(axis.pinned is None for axis in own)
+        for place, axis in enumerate(own):
+            if some_free and axis.pinned is not None:
+                continue  # a fixed factor or part of a dimension whose other axes can be pruned
+            key = (role != "out", order.get(id(dim), _NEVER), number, place)
+            places[axis.created] = min(places.get(axis.created, key), key)
+            if name not in trace.buffers:
                 found[axis.created] = axis
-                first[axis.created] = min(first.get(axis.created, key), key)  # type: ignore[type-var]
-    rank = {created: (key[1], key[2], key[3]) for created, key in first.items()}  # type: ignore[misc]
-    return sorted(found.values(), key=lambda axis: rank[axis.created])
+    return sorted(found.values(), key=lambda axis: places[axis.created][1:])
+
+
+def _channel_dims(trace: Trace) -> Iterator[tuple[str, int, Dim, str]]:
+    """Every dimension of a parameter or buffer that holds channels: its name, position, expression and role."""
+    for name, dims in trace.dims.items():
+        for position, dim in enumerate(dims):
+            role = trace.role(dim)
+            if not role:  # no operation said; torch's weights are (out, in, ...)
+                role = ("out", "in")[position] if len(dims) > 1 and position < 2 else "other"
+            if role not in ("kernel", "index"):
+                yield name, position, dim, role
 
 
 def _slices(trace: Trace, axes: list[Axis]) -> Mapping[int, tuple[Slice, ...]]:
     numbers = {axis.created: number for number, axis in enumerate(axes)}
     found: dict[int, list[Slice]] = {axis.created: [] for axis in axes}
-    for name, dims in trace.dims.items():
-        for position, dim in enumerate(dims):
-            own = {axis.created: axis for axis in leaves(dim) if axis.created in numbers}
-            if not own:
-                continue
-            layout = freeze(dim, numbers)
-            role = _role(trace, name, dim, position, len(dims))
-            for created, axis in own.items():
-                index = positions(layout, numbers[created], axis.size)
-                if index is not None:
-                    found[created].append(Slice(name, position, index, role))
+    for name, position, dim, role in _channel_dims(trace):
+        own = {axis.created: axis for axis in leaves(dim) if axis.created in numbers}
+        layout = freeze(dim, numbers) if own else None
+        for created, axis in own.items():
+            index = positions(layout, numbers[created], axis.size) if layout is not None else None
+            if index is not None:
+                found[created].append(Slice(name, position, index, role))
     return {created: tuple(pieces) for created, pieces in found.items()}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Union
 
 import numpy as np
 
@@ -85,7 +84,7 @@ class Outer:
         return found
 
 
-Layout = Union[Fixed, Channels, Concat, Outer]
+Layout = Fixed | Channels | Concat | Outer
 
 
 def freeze(dim: Dim, groups: Mapping[int, int]) -> Layout:

@@ -89,7 +89,8 @@ class Structure:
             return self._by_name[name]
         except KeyError:
             raise StructureError(
-                f"Expected the name of a group, but got {name!r}; structure.groups lists all {len(self.groups)} of them."
+                f"Expected the name of a group, but got {name!r}; "
+                f"structure.groups lists all {len(self.groups)} of them."
             ) from None
 
     def macs(self, subnet: SubNetwork | None = None) -> int:

@@ -27,7 +27,9 @@ class SubNetwork:
     def __post_init__(self) -> None:
         for name, kept in self.keep.items():
             if not isinstance(kept, torch.Tensor) or kept.dtype != torch.bool or kept.dim() != 1:
-                raise SubNetworkError(f"Expected keep[{name!r}] to be a bool tensor of shape (size,), but got {kept!r}.")
+                raise SubNetworkError(
+                    f"Expected keep[{name!r}] to be a bool tensor of shape (size,), but got {kept!r}."
+                )
         frozen = {name: kept.detach().cpu().clone() for name, kept in self.keep.items()}
         object.__setattr__(self, "keep", MappingProxyType(frozen))
 

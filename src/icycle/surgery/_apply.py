@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,15 +16,27 @@ from icycle.tracing import STAND_INS, named_tensors
 __all__ = ["apply", "exchange", "stand_in", "undoing"]
 
 
-def apply(model: nn.Module, plan: Plan, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
-    """Prepare every new tensor first, then exchange them; an error while exchanging undoes what was done."""
+def apply(
+    model: nn.Module,
+    plan: Plan,
+    optimizers: Sequence[torch.optim.Optimizer] = (),
+    averaged: Sequence[nn.Module] = (),
+) -> None:
+    """Put `plan` into effect on `model`, its optimizers and its averaged copies; an error undoes all that was done."""
+    with undoing() as undo:
+        _apply(model, plan, optimizers, undo)
+        for copy in averaged:
+            _apply(copy, plan, (), undo)
+
+
+def _apply(model: nn.Module, plan: Plan, optimizers: Sequence[torch.optim.Optimizer], undo: Undo) -> None:
+    """Prepare every new tensor first, then exchange them."""
     old = dict(named_tensors(model))
     new = {name: _shrunk(name, old[name], plan) for name in plan.kept}
     states = [_shrunk_state(optimizer, old, plan) for optimizer in optimizers]
-    with undoing() as undo:
-        exchange(model, new, plan.attributes, undo)
-        for optimizer, state in zip(optimizers, states, strict=True):
-            _exchange_in_optimizer(optimizer, {id(old[name]): new[name] for name in new}, state, undo)
+    exchange(model, new, plan.attributes, undo)
+    for optimizer, state in zip(optimizers, states, strict=True):
+        _exchange_in_optimizer(optimizer, {id(old[name]): new[name] for name in new}, state, undo)
 
 
 @contextmanager
@@ -112,9 +124,7 @@ def _set_item(target: Any, key: Any, value: Any, undo: Undo) -> None:
     target[key] = value
 
 
-def _set_attributes(
-    model: nn.Module, attributes: Mapping[tuple[str, str, int | None], int], undo: Undo
-) -> None:
+def _set_attributes(model: nn.Module, attributes: Mapping[tuple[str, str, int | None], int], undo: Undo) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     for (path, name, item), value in attributes.items():
         module = modules[path]
@@ -149,7 +159,9 @@ def _shrunk_state(
         state = optimizer.state.get(parameter)
         if state:
             found[id(parameter)] = {
-                key: _take(name, value, plan) if isinstance(value, torch.Tensor) and value.shape == parameter.shape else value
+                key: _take(name, value, plan)
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape
+                else value
                 for key, value in state.items()
             }
     return found

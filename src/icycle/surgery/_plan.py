@@ -38,9 +38,8 @@ class Plan:
 def make_plan(model: nn.Module, structure: Structure, subnet: SubNetwork) -> Plan:
     """The plan of removing from `model` what `subnet` does not keep.
 
-    Raises SubNetworkError where `subnet` is not of `structure` or removes nothing, SurgeryError where `structure` is not
-    of `model` as it is now.
-    """
+    Raises SubNetworkError where `subnet` is not of `structure` or removes nothing, SurgeryError where `structure` is
+    not of `model` as it is now."""
     masks = subnet.masks(structure)
     removed = sum(int(np.count_nonzero(~mask)) for mask in masks)
     if not removed:
@@ -71,7 +70,7 @@ def _check_shapes(model: nn.Module, structure: Structure) -> None:
     for name in sorted(shapes.keys() | expected.keys()):
         if shapes.get(name) != expected.get(name):
             raise SurgeryError(
-                f"Expected {name} to have the shape {expected.get(name, 'of a tensor that does not exist')}, as when the "
-                f"structure was traced, but it is {shapes.get(name, 'not there')}. The structure belongs to another model, "
-                "or the model has been pruned since: call icycle.trace(model, example_inputs) again."
+                f"Expected {name} to have the shape {expected.get(name, 'of a tensor that does not exist')}, as when "
+                f"the structure was traced, but it is {shapes.get(name, 'not there')}. The structure belongs to another "
+                "model, or the model has been pruned since: call icycle.trace(model, example_inputs) again."
             )

@@ -24,25 +24,25 @@ def prune(
 ) -> nn.Module:
     """Remove from `model`, in place, every channel that `subnet` does not keep; returns the model.
 
-    Gradients and the state of `optimizer` are sliced along with the parameters; the parameters are new objects, to which
-    the optimizer is rewired. `averaged` are copies of the model (an exponential average, say) that lose the same channels.
-    Afterwards `structure` is outdated: trace again. Where anything raises, model and optimizer are as they were.
+    Gradients and the state of `optimizer` are sliced along with the parameters; the parameters are new objects, to
+    which the optimizer is rewired. `averaged` are copies of the model (an exponential average, say) that lose the same
+    channels. Afterwards `structure` is outdated: trace again. Where anything raises, model, optimizer and copies are as
+    they were.
 
-    Raises SubNetworkError (made for another structure, or removes nothing), SurgeryError (structure of another model, or
-    applied twice).
-    """
+    Raises SubNetworkError (made for another structure, or removes nothing), SurgeryError (structure of another model,
+    or applied twice)."""
     plan = make_plan(model, structure, subnet)
     optimizers = _as_sequence(optimizer)
-    plans = [make_plan(copy, structure, subnet) for copy in averaged]
+    for copy in averaged:
+        make_plan(copy, structure, subnet)  # raises where the copy is not one
     try:
-        apply(model, plan, optimizers)
+        apply(model, plan, optimizers, averaged)
     except Exception as error:
         raise SurgeryError(
-            f"Removing {plan.removed} channels from {type(model).__name__} failed with {type(error).__name__}: {error}. "
+            f"Removing {plan.removed} channels from {type(model).__name__} failed with "
+            f"{type(error).__name__}: {error}. "
             "The model and its optimizer are as they were."
         ) from error
-    for copy, own in zip(averaged, plans, strict=True):
-        apply(copy, own)
     return model
 
 

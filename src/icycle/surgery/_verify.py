@@ -1,4 +1,5 @@
-"""The dry run: a plan is applied to a shadow, which is run again, and every shape must be what the algebra predicted."""
+"""The dry run: a plan is applied to a shadow, which is run again, and every shape must be what the algebra
+predicted."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from torch import nn
 from icycle.axes import count, is_pinned
 from icycle.surgery._apply import apply
 from icycle.surgery._plan import Plan
-from icycle.tracing import Dims, Step, Trace, flat_tensors, map_tensors, run_shadow, undisturbed
+from icycle.tracing import Dims, Step, Trace, flat_tensors, run_shadow, shadow_inputs, undisturbed
 
 __all__ = ["Fault", "dry_run"]
 
@@ -25,14 +26,14 @@ class Fault:
     problem: str
 
 
-class _Mismatch(Exception):
+class _MismatchError(Exception):
     pass
 
 
 # how torch arranges a product (copies, views, a separate addition) depends on sizes of one, so these may come and go
 _PASSING = frozenset(
-    "view _unsafe_view _reshape_alias clone expand alias detach contiguous _to_copy permute transpose t unsqueeze squeeze "
-    "slice select".split()
+    "view _unsafe_view _reshape_alias clone expand alias detach contiguous _to_copy permute transpose t unsqueeze "
+    "squeeze slice select".split()
 )
 _SAME = {"addmm": "mm", "baddbmm": "bmm"}
 
@@ -76,7 +77,7 @@ class _Checker:
             self.lost = self.by_value
             if self.lost:
                 return
-            raise _Mismatch(f"{name} instead of {step.operation if step else 'the end'}")
+            raise _MismatchError(f"{name} instead of {step.operation if step else 'the end'}")
         for tensor, dims in zip(results, step.outputs, strict=True):
             if dims is not None:
                 self._compare(tensor, dims)
@@ -85,9 +86,11 @@ class _Checker:
     def _compare(self, tensor: torch.Tensor, dims: Dims) -> None:
         expected = [count(dim)(self.counts) for dim in dims]
         if self.by_value:
-            expected = [now if is_pinned(dim) else size for now, size, dim in zip(tensor.shape, expected, dims, strict=True)]
+            expected = [
+                now if is_pinned(dim) else size for now, size, dim in zip(tensor.shape, expected, dims, strict=True)
+            ]
         if list(tensor.shape) != expected:
-            raise _Mismatch(f"a result of shape {list(tensor.shape)} instead of {expected}")
+            raise _MismatchError(f"a result of shape {list(tensor.shape)} instead of {expected}")
 
     def _next(self) -> Step | None:
         while self.position < len(self.steps) and _essential(self.steps[self.position].operation) is None:
@@ -114,19 +117,9 @@ def dry_run(
         for training, steps in trace.runs:
             checker = _Checker(steps, counts, by_value=not trace.meta)
             shadow.train(training)
-            inputs = map_tensors(example_inputs, lambda tensor: _input(tensor, trace.meta, training))
+            inputs = shadow_inputs(example_inputs, trace.meta, training, lambda tensor: True)
             try:
                 run_shadow(shadow, inputs, checker.observe, trace.meta)
             except Exception as error:
                 return Fault(checker.suspects(), str(error).split("\n")[0])
     return None
-
-
-def _input(tensor: torch.Tensor, meta: bool, training: bool) -> torch.Tensor:
-    data = tensor.detach()
-    if training and data.dim() > 1 and data.shape[0] == 1:
-        data = torch.cat((data, data))
-    floating = data.is_floating_point() or data.is_complex()
-    data = torch.empty_strided(data.shape, data.stride(), dtype=data.dtype, device="meta") if meta and floating else data.clone()
-    data._icycle = True  # type: ignore[attr-defined]
-    return data

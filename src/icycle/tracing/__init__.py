@@ -1,7 +1,7 @@
 """Model + example -> every tensor's dimensions as expressions over axes."""
 
 from icycle.tracing._registry import register
-from icycle.tracing._run import call_with, map_tensors, output_tensors, run_shadow, undisturbed
+from icycle.tracing._run import call_with, map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
 from icycle.tracing._shadow import named_tensors, shadow_of
 from icycle.tracing._standins import STAND_INS
 from icycle.tracing._trace import Trace, trace_model
@@ -20,6 +20,7 @@ __all__ = [
     "output_tensors",
     "register",
     "run_shadow",
+    "shadow_inputs",
     "shadow_of",
     "trace_model",
     "undisturbed",

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from icycle.tracing._tracer import Functions, Observer, Operations, Tracer
 
-__all__ = ["call_with", "map_tensors", "output_tensors", "run_shadow", "undisturbed"]
+__all__ = ["call_with", "map_tensors", "output_tensors", "run_shadow", "shadow_inputs", "undisturbed"]
 
 
 def run_shadow(shadow: nn.Module, inputs: Any, observe: Observer, meta: bool, tracer: Tracer | None = None) -> Any:
@@ -30,6 +31,28 @@ def call_with(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, (tuple, list)):
         return model(*inputs)
     return model(inputs)
+
+
+def shadow_inputs(inputs: Any, meta: bool, training: bool, mark: Callable[[torch.Tensor], Any]) -> Any:
+    """The inputs of a shadow, each marked as followed with `_icycle = mark(tensor)`.
+
+    Floats come without data where the shadow has none; integers are as they are, for code to read. In training mode a
+    single example is doubled: batch norm needs two.
+    """
+
+    def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+        data = tensor.detach()
+        if training and data.dim() > 1 and data.shape[0] == 1:
+            data = torch.cat((data, data))
+        floating = data.is_floating_point() or data.is_complex()
+        if meta and floating:
+            data = torch.empty_strided(data.shape, data.stride(), dtype=data.dtype, device="meta")
+        else:
+            data = data.clone()
+        data._icycle = mark(data)  # type: ignore[attr-defined]
+        return data
+
+    return map_tensors(inputs, stand_in)
 
 
 def map_tensors(value: Any, function: Any) -> Any:
@@ -50,7 +73,9 @@ def output_tensors(value: Any) -> Iterator[torch.Tensor]:
 
     Objects inside those are state that a model hands on to itself (a key-value cache), and no output.
     """
-    is_object = hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module, torch.Tensor, Mapping, tuple, list))
+    is_object = hasattr(value, "__dict__") and not isinstance(
+        value, (type, nn.Module, torch.Tensor, Mapping, tuple, list)
+    )
     yield from _output_tensors(vars(value) if is_object else value)
 
 
@@ -72,8 +97,6 @@ def _output_tensors(value: Any) -> Iterator[torch.Tensor]:
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Restore the random state and the process-wide switch that a run needs off (the fast path of attention)."""
-    import numpy as np
-
     devices = sorted({tensor.device.index or 0 for tensor in model.parameters() if tensor.device.type == "cuda"})
     python_state, numpy_state = random.getstate(), np.random.get_state()
     fast_path = torch.backends.mha.get_fastpath_enabled()

@@ -1,4 +1,5 @@
-"""A shadow of the model: the same modules, with tensors that hold no data (or alias the real ones), to be run freely."""
+"""A shadow of the model: the same modules, with tensors that hold no data (or alias the real ones), to be run
+freely."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from icycle.errors import TraceError
-from icycle.tracing._standins import STAND_INS
 from icycle.tracing._sizes import FromAttribute, TracedInt
+from icycle.tracing._standins import STAND_INS
 
 __all__ = ["named_tensors", "shadow_of"]
 
@@ -27,9 +28,8 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 def shadow_of(model: nn.Module, meta: bool) -> nn.Module:
     """A copy of `model` that shares no state with it and copies no weight.
 
-    With `meta`, floating-point tensors become tensors on the meta device; else aliases of the real ones. Integer tensors and
-    buffers, which code reads as values or updates in place, are cloned.
-    """
+    With `meta`, floating-point tensors become tensors on the meta device; else aliases of the real ones. Integer
+    tensors and buffers, which code reads as values or updates in place, are cloned."""
     memo: dict[int, Any] = {}
     for _, tensor in named_tensors(model):
         memo[id(tensor)] = _stand_in(tensor, meta)

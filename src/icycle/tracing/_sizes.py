@@ -1,21 +1,20 @@
 """Integers that remember where they came from: a module's attribute or a tensor's dimension, through + - * //.
 
-A size that reaches `view`, `split`, `expand` and the like says through its origin what must follow when channels go: the
-attribute is set to the new count, two dimensions keep equal counts, and a literal pins.
-"""
+A size that reaches `view`, `split`, `expand` and the like says through its origin what must follow when channels go:
+the attribute is set to the new count, two dimensions keep equal counts, and a literal pins."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, SupportsIndex, Union
+from typing import Any, SupportsIndex
 
 from icycle.axes import Dim, Polynomial, count
 
 __all__ = ["AttributeKey", "FromAttribute", "FromDim", "Literal", "Operation", "Origin", "TracedInt", "origin_of"]
 
-AttributeKey = tuple[str, str, Union[int, None]]  # module path, attribute, place in a tuple or list
+AttributeKey = tuple[str, str, int | None]  # module path, attribute, place in a tuple or list
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,7 @@ class Operation:
     right: Origin
 
 
-Origin = Union[FromDim, FromAttribute, Literal, Operation]
+Origin = FromDim | FromAttribute | Literal | Operation
 
 _FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add,

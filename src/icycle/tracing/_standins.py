@@ -1,8 +1,7 @@
 """Layers of torch that cannot lose channels as they are, and the classes that stand in for them.
 
-A stand-in is a subclass with the same parameters and equal outputs, so a module becomes one by a change of its class: its
-hooks, its state-dict keys and every reference to it stay.
-"""
+A stand-in is a subclass with the same parameters and equal outputs, so a module becomes one by a change of its class:
+its hooks, its state-dict keys and every reference to it stay."""
 
 from __future__ import annotations
 
@@ -16,7 +15,8 @@ __all__ = ["STAND_INS", "HeadwiseAttention"]
 
 
 class HeadwiseAttention(nn.MultiheadAttention):
-    """nn.MultiheadAttention whose heads can go on their own: the inner width is num_heads * head_dim, whatever embed_dim is.
+    """nn.MultiheadAttention whose heads can go on their own: the inner width is num_heads * head_dim, whatever
+    embed_dim is.
 
     Same arguments, masks and results as the base class, in train and eval mode.
     """
@@ -30,7 +30,7 @@ class HeadwiseAttention(nn.MultiheadAttention):
     def _qkv_same_embed_dim(self, value: bool) -> None:
         pass
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         key: Tensor,

@@ -12,7 +12,7 @@ from torch import nn
 import icycle.tracing.rules  # noqa: F401  (registers the rules)
 from icycle.axes import Axis, Dim, Polynomial, count, leaves, pin
 from icycle.errors import TraceError
-from icycle.tracing._run import map_tensors, output_tensors, run_shadow, undisturbed
+from icycle.tracing._run import map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
 from icycle.tracing._shadow import following_paths, named_tensors, reusable, shadow_of
 from icycle.tracing._sizes import AttributeKey
 from icycle.tracing._tracer import Dims, Info, Step, Tracer
@@ -22,7 +22,8 @@ __all__ = ["Trace", "trace_model"]
 
 @dataclass
 class Trace:
-    """Everything that a run found out. The dimensions are live: pinning one and freezing again gives a new structure."""
+    """Everything that a run found out. The dimensions are live: pinning one and freezing again gives a new
+    structure."""
 
     dims: Mapping[str, Dims]  # parameter or buffer -> its dimensions
     buffers: frozenset[str]
@@ -73,9 +74,9 @@ def trace_model(model: nn.Module, example_inputs: Any, head_width: bool = False)
                 return _trace(model, example_inputs, head_width, meta=False)
             except Exception as error:
                 raise TraceError(
-                    f"Expected {type(model).__name__} to run on the example inputs ({_describe(example_inputs)}), but it "
-                    f"raised {type(error).__name__}: {error}. Pass a tensor, a tuple of positional arguments or a dict of "
-                    "keyword arguments with which model(...) works."
+                    f"Expected {type(model).__name__} to run on the example inputs ({_describe(example_inputs)}), but "
+                    f"it raised {type(error).__name__}: {error}. Pass a tensor, a tuple of positional arguments or a "
+                    "dict of keyword arguments with which model(...) works."
                 ) from first
 
 
@@ -105,7 +106,7 @@ def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool) 
             tracer.steps, tracer.paths[:] = [], []
             tracer.counting = not training
             shadow.train(training)
-            inputs = map_tensors(example_inputs, lambda tensor: _input(tracer, tensor, meta, training))
+            inputs = shadow_inputs(example_inputs, meta, training, _input_info)
             try:
                 result = run_shadow(shadow, inputs, tracer.record, meta, tracer)
             except Exception as error:
@@ -130,12 +131,5 @@ def _unused(tracer: Tracer, dims: Mapping[str, Dims]) -> list[str]:
     return [name for name, own in dims.items() if own and not any(id(dim) in used for dim in own)]
 
 
-def _input(tracer: Tracer, tensor: torch.Tensor, meta: bool, training: bool) -> torch.Tensor:
-    """An input of the shadow: floats without data, integers as they are; two examples in training mode, for batch norm."""
-    data = tensor.detach()
-    if training and data.dim() > 1 and data.shape[0] == 1:
-        data = torch.cat((data, data))
-    floating = data.is_floating_point() or data.is_complex()
-    data = torch.empty_strided(data.shape, data.stride(), dtype=data.dtype, device="meta") if meta and floating else data.clone()
-    data._icycle = Info(tuple(Axis(size, "an input of the model") for size in data.shape), [False] * data.dim())  # type: ignore[attr-defined]
-    return data
+def _input_info(tensor: torch.Tensor) -> Info:
+    return Info(tuple(Axis(size, "an input of the model") for size in tensor.shape), [False] * tensor.dim())

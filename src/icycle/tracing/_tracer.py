@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections import Counter
@@ -14,7 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from icycle.axes import Axis, Dim, Polynomial, count, is_pinned, leaves, mark_inexact, pin, regroup, resolve, unify
+from icycle.axes import Axis, Dim, Polynomial, count, is_pinned, mark_inexact, pin, regroup, resolve, unify
 from icycle.tracing._registry import FUNCTION_RULES, find_rule
 from icycle.tracing._sizes import (
     AttributeKey,
@@ -33,7 +32,10 @@ __all__ = ["Call", "Dims", "Step", "Tracer"]
 
 Dims = tuple[Dim, ...]
 
-_LIBRARIES = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep)
+_LIBRARIES = (
+    os.path.dirname(torch.__file__) + os.sep,
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
+)
 
 
 @dataclass
@@ -51,7 +53,8 @@ class Info:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of a run: the ATen operation, the module path and source line it ran at, and the dimensions it touched."""
+    """One operation of a run: the ATen operation, the module path and source line it ran at, and the dimensions it
+    touched."""
 
     operation: Any
     where: str
@@ -160,9 +163,8 @@ class Tracer:
     def view(self, dims: Sequence[Dim], sizes: Sequence[int], given: Sequence[Any] | None) -> Dims:
         """The dimensions after a reshape; `given` are the sizes as the caller wrote them, None inside torch's own code.
 
-        Torch's own code computes its sizes from the tensors, so what it merges stays right; where it splits an axis, the
-        constant it used is unknown, and the axis is pinned.
-        """
+        Torch's own code computes its sizes from the tensors, so what it merges stays right; where it splits an axis,
+        the constant it used is unknown, and the axis is pinned."""
         before = [resolve(dim) for dim in dims]
         after = regroup(dims, sizes, self.where)
         if given is None:
@@ -211,7 +213,9 @@ class Tracer:
             if tensors and not factory and not results:
                 self._pin_all(tensors, f"{name} reads values")
             return
-        self.where = f"{name} at {self.paths[-1] or 'the model itself' if self.paths else 'the model itself'}{_source()}"
+        self.where = (
+            f"{name} at {self.paths[-1] or 'the model itself' if self.paths else 'the model itself'}{_source()}"
+        )
         inputs = tuple(self.dims(tensor) for tensor in tensors)
         self._note_use(inputs)
         rule = find_rule(operation)
@@ -420,19 +424,13 @@ def _run_with_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def _to_meta(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        return value if value.is_meta else torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        return (
+            value
+            if value.is_meta
+            else torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        )
     if isinstance(value, (tuple, list)):
         return type(value)([_to_meta(item) for item in value])
     if isinstance(value, dict):
         return {key: _to_meta(item) for key, item in value.items()}
     return value
-
-
-def elements(tensor: torch.Tensor) -> int:
-    """Number of elements of a tensor."""
-    return math.prod(tensor.shape)
-
-
-def same_axes(a: Dim, b: Dim) -> bool:
-    """True where two dimensions are made of the same axes."""
-    return [id(leaf) for leaf in leaves(a)] == [id(leaf) for leaf in leaves(b)]

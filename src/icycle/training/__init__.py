@@ -4,7 +4,7 @@ from icycle.training._accelerator import run_device
 from icycle.training._batches import Loader
 from icycle.training._checkpoint import Stateful
 from icycle.training._clock import STAGES, StageClock
-from icycle.training._evaluate import evaluate
+from icycle.training._evaluate import evaluate, evaluate_batches
 from icycle.training._loop import Hooks, Trainer, TrainSettings
 from icycle.training._optimizers import SGD, AdamW
 from icycle.training._outputs import logits_of
@@ -32,6 +32,7 @@ __all__ = [
     "Trainer",
     "did_you_mean",
     "evaluate",
+    "evaluate_batches",
     "logits_of",
     "recalibrate",
     "run_device",

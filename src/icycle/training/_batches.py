@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-__all__ = ["Loader", "to_device"]
+__all__ = ["Batch", "Loader", "to_device"]
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

@@ -14,7 +14,8 @@ STAGES = ("train", "search", "evaluation", "recalibration", "rest")
 class StageClock:
     """Counts every second since its start for exactly one stage.
 
-    Stages nest: while an inner stage runs, the outer one stands still. What no stage claims is the `rest`.
+    Stages nest: while an inner stage runs, the outer one stands still. What no stage claims is the `rest`. Methods may
+    have stages of their own; `STAGES` are those that every run reports.
     On an accelerator the clock sees when work is launched and when its results are read, which is what a run waits for.
     """
 
@@ -25,7 +26,7 @@ class StageClock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the time inside the `with` block for stage `name` (one of `STAGES`)."""
+        """Count the time inside the `with` block for stage `name`."""
         outer = self._stage
         self._switch(name)
         try:
@@ -41,9 +42,9 @@ class StageClock:
     def add(self, seconds: dict[str, float]) -> None:
         """Count time that an interrupted part of the same run has already spent."""
         for stage, spent in seconds.items():
-            self._seconds[stage] += spent
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
 
     def _switch(self, stage: str) -> None:
         now = time.perf_counter()
-        self._seconds[self._stage] += now - self._since
+        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
         self._stage, self._since = stage, now

@@ -11,7 +11,7 @@ from icycle.errors import DataError
 from icycle.training._batches import Loader, to_device
 from icycle.training._outputs import logits_of
 
-__all__ = ["evaluate", "modes_kept"]
+__all__ = ["evaluate", "evaluate_batches", "modes_kept"]
 
 
 @torch.no_grad()
@@ -23,16 +23,26 @@ def evaluate(model: torch.nn.Module, loader: Loader) -> float:
     """
     correct: torch.Tensor | int = 0
     seen = 0
+    for right in evaluate_batches(model, loader):
+        # Summed on the device: reading it once at the end keeps an accelerator's queue full.
+        correct = correct + right.sum()
+        seen += len(right)
+    if seen == 0:
+        raise DataError("Expected at least one example to evaluate on, but the loader gave none; use a larger split")
+    return 100.0 * float(correct) / seen
+
+
+@torch.no_grad()
+def evaluate_batches(model: torch.nn.Module, loader: Loader) -> Iterator[torch.Tensor]:
+    """For each batch which of its examples are classified right, bool `(batch,)`, in evaluation mode.
+
+    The modules' modes are put back when the last batch is done, or the generator is closed.
+    """
     with modes_kept(model):
         model.eval()
         for batch in loader:
             inputs, labels = to_device(batch, model)
-            # Summed on the device: reading it once at the end keeps an accelerator's queue full.
-            correct = correct + (logits_of(model(inputs)).argmax(dim=1) == labels).sum()
-            seen += len(labels)
-    if seen == 0:
-        raise DataError("Expected at least one example to evaluate on, but the loader gave none; use a larger split")
-    return 100.0 * float(correct) / seen
+            yield logits_of(model(inputs)).argmax(dim=1) == labels
 
 
 @contextmanager

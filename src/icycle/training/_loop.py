@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Protocol, runtime_checkable
 
@@ -14,9 +16,9 @@ from torch.nn.functional import cross_entropy
 
 from icycle.errors import DataError, TrainingError
 from icycle.training._accelerator import Precision, make_accelerator
-from icycle.training._batches import Loader, to_device
+from icycle.training._batches import Batch, Loader, to_device
 from icycle.training._checkpoint import Checkpoint, Stateful, restore_checkpoint, save_checkpoint
-from icycle.training._evaluate import evaluate
+from icycle.training._evaluate import evaluate, evaluate_batches
 from icycle.training._optimizers import SGD, OptimizerSettings
 from icycle.training._outputs import logits_of
 from icycle.training._recalibrate import recalibrate
@@ -66,6 +68,18 @@ class NoHooks:
         return
 
 
+@dataclass(frozen=True)
+class _Course:
+    """The learning rate, by the progress 0..1, of `steps` steps from `start` on."""
+
+    start: int
+    steps: int
+    rate: Callable[[float], float]
+
+    def at(self, step: int) -> float:
+        return self.rate(min((step - self.start + 0.5) / self.steps, 1.0))
+
+
 class Trainer:
     """Trains one model; the model and its optimizer may be pruned in place at any hook.
 
@@ -92,6 +106,7 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch
         self.epoch = 0  # completed epochs
         self.step = 0  # completed steps
+        self._course: _Course | None = None
         self._accelerator = make_accelerator(settings.precision)
         self.model = model.to(self._accelerator.device)
         self._prepared = self._accelerator.prepare_optimizer(settings.optimizer.build(model.parameters()))
@@ -110,6 +125,8 @@ class Trainer:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the coming step: the schedule at the middle of that step."""
+        if self._course is not None:
+            return self._course.at(self.step)
         progress = min((self.step + 0.5) / self.steps, 1.0)
         return self.settings.optimizer.learning_rate * self.settings.schedule.factor(progress)
 
@@ -140,6 +157,42 @@ class Trainer:
                 progress = Checkpoint(self.epoch, self.step, accuracy, self.recorder.clock.seconds())
                 save_checkpoint(checkpoint, progress, self.model, self.optimizer, stateful)
         return self.evaluate(validation) if accuracy is None else accuracy
+
+    def train_for(self, train: Loader, epochs: float, rate: Callable[[float], float]) -> float:
+        """Train on, with the same optimizer, for `epochs` (> 0, fractions too); the mean loss of the last of them.
+
+        `rate` is the learning rate as a function of the progress, 0..1. Nothing is evaluated, recorded or saved.
+
+        Raises:
+            TrainingError: the loss or the weights are no longer finite.
+        """
+        left = max(1, round(epochs * len(train)))
+        self._course = _Course(self.step, left, rate)
+        loss = math.nan
+        try:
+            while left > 0:
+                if isinstance(train, _HasEpochs):
+                    train.set_epoch(self.epoch)
+                with self._explained(None):
+                    loss, _ = self._train_epoch(islice(train, left), NoHooks())
+                left -= len(train)
+                self.epoch += 1
+        finally:
+            self._course = None
+        return loss
+
+    def evaluate_batches(self, loader: Loader) -> Iterator[torch.Tensor]:
+        """For each batch which of its examples are classified right, bool `(batch,)`, in the run's precision."""
+        with self.autocast():
+            yield from evaluate_batches(self.model, loader)
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """Computes in the run's precision."""
+        return self._accelerator.autocast()
+
+    def formatted(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs in the run's memory format."""
+        return self._formatted(inputs)
 
     def evaluate(self, loader: Loader) -> float:
         """Accuracy in percent on `loader`, in the run's precision."""
@@ -180,7 +233,7 @@ class Trainer:
         )
         return accuracy
 
-    def _train_epoch(self, train: Loader, hooks: Hooks) -> tuple[float, float]:
+    def _train_epoch(self, train: Iterable[Batch], hooks: Hooks) -> tuple[float, float]:
         """One pass; returns the mean loss and the accuracy in percent over the batches as they were trained on."""
         clock = self.recorder.clock
         self.model.train()

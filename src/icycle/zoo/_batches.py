@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -84,13 +85,40 @@ class TensorLoader:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = self._generator()
+        for index in self._index_batches(generator):
+            pixels = self._crop(index, generator)
+            yield self._normalise(self._flip(pixels, generator)), self.images.labels[index]
+
+    @property
+    def repeats(self) -> bool:
+        """True where an image looks the same in every pass, in whatever order they come."""
+        return self.augmentation == Augmentation()
+
+    def index_batches(self) -> Iterator[torch.Tensor]:
+        """The indices, int64 `(batch,)`, of the images in each batch of the next pass."""
+        return self._index_batches(self._generator())
+
+    def at(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The images at `index`, as they are, and their labels."""
+        return self._normalise(self.images.pixels[index]), self.images.labels[index]
+
+    def over(self, images: Images, *, batch_size: int | None = None) -> TensorLoader:
+        """A loader like this one over other images of the data set, normalised alike."""
+        other = copy.copy(self)
+        other.images = images
+        other.batch_size = batch_size or self.batch_size
+        other._padded = pad(images.pixels, [self.augmentation.crop] * 4)
+        return other
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+
+    def _index_batches(self, generator: torch.Generator) -> Iterator[torch.Tensor]:
         count = len(self.images)
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         for chosen in order[: len(self) * self.batch_size].split(self.batch_size):
-            index = chosen.to(self._padded.device)
-            pixels = self._crop(index, generator)
-            yield self._normalise(self._flip(pixels, generator)), self.images.labels[index]
+            yield chosen.to(self._padded.device)
 
     def _crop(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """The images at `index`, each moved by up to `crop` pixels."""

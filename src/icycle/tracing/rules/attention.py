@@ -27,7 +27,8 @@ def along_one_dimension(tracer: Tracer, operation: Any, args: Any, kwargs: Any, 
 @register("_scaled_dot_product_attention_math", "_scaled_dot_product_fused_attention_overrideable")
 @register("_scaled_dot_product_attention_math_for_mps", "scaled_dot_product_attention")
 def attention(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """query (batch, heads, n, width), key (batch, key-value heads, m, width), value (batch, key-value heads, m, width)."""
+    """query (batch, heads, n, width), key (batch, key-value heads, m, width), value (batch, key-value heads, m,
+    width)."""
     query, key, value = (tracer.info(tensor) for tensor in args[:3])
     tracer.unify(query.dims[0], key.dims[0])
     tracer.unify(query.dims[0], value.dims[0])

@@ -14,7 +14,9 @@ from icycle.tracing._tracer import Tracer
 def convolution(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
     """weight is (out, in / groups, kernel ...), transposed (in, out / groups, kernel ...)."""
     x, weight, bias, *_ = args
-    transposed, groups = (args[6], args[8]) if "_convolution" in operation.name() or len(args) > 8 else (False, args[-1])
+    transposed, groups = (
+        (args[6], args[8]) if "_convolution" in operation.name() or len(args) > 8 else (False, args[-1])
+    )
     image, kernel = tracer.info(x), tracer.dims(weight)
     for dim in image.dims[2:]:
         tracer.pin(dim, "a spatial dimension")

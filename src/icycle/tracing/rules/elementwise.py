@@ -6,24 +6,27 @@ from typing import Any
 
 import torch
 
-from icycle.axes import Axis
+from icycle.axes import Axis, Dim
 from icycle.tracing._registry import register
 from icycle.tracing._tracer import Info, Tracer, flat_tensors
 
 # f(0) = 0, so that what is zero stays zero
 _ZERO_PRESERVING = frozenset(
-    "abs alias asin asinh atan atanh ceil celu clone contiguous detach div elu erf expm1 fix floor gelu hardswish hardtanh "
-    "leaky_relu lift lift_fresh log1p mish mul native_dropout neg nan_to_num prelu _prelu_kernel relu relu6 round rrelu "
-    "rrelu_with_noise selu sgn sign silu sin sinh sqrt square tan tanh trunc true_divide _to_copy hardshrink softshrink "
-    "dropout feature_dropout alpha_dropout positive real imag conj _conj conj_physical view_as_real to threshold _fused_dropout "
-    "fill_zero floor_divide logical_not_zero bernoulli_zero".split()
+    "abs alias asin asinh atan atanh ceil celu clone contiguous detach elu erf expm1 fix floor gelu hardswish "
+    "leaky_relu lift lift_fresh log1p mish native_dropout neg nan_to_num prelu _prelu_kernel round relu rrelu "
+    "rrelu_with_noise selu sgn sign silu sin sinh sqrt square tan tanh trunc _to_copy hardshrink softshrink "
+    "dropout feature_dropout alpha_dropout positive real imag conj _conj conj_physical _fused_dropout tril triu".split()
 )
 
 
 @register("add", "where", "clone", "_to_copy", "detach", "alias", "lift_fresh", "lift", "contiguous", "copy", "dropout")
-@register("native_dropout", "_fused_dropout", "masked_fill", "fill", "prelu", "_prelu_kernel", "rrelu_with_noise", "positive")
+@register(
+    "native_dropout", "_fused_dropout", "masked_fill", "fill", "prelu", "_prelu_kernel", "rrelu_with_noise", "positive"
+)
 @register("hardtanh", "celu", "selu", "relu6", "zero", "nan_to_num", "feature_dropout", "alpha_dropout", "bernoulli")
-@register("hardswish", "hardsigmoid", "gelu", "silu", "mish", "leaky_relu", "elu", "softplus", "log_sigmoid_forward", "logit")
+@register(
+    "hardswish", "hardsigmoid", "gelu", "silu", "mish", "leaky_relu", "elu", "softplus", "log_sigmoid_forward", "logit"
+)
 @register("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like", "rrelu", "tril", "triu")
 def elementwise(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Broadcasting aligns dimensions from the last one."""
@@ -111,7 +114,9 @@ def unrelated(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: An
         tracer.give(out, tracer.fixed(out.shape), [False] * out.dim())
 
 
-@register("zeros", "ones", "full", "empty", "rand", "randn", "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor")
+@register(
+    "zeros", "ones", "full", "empty", "rand", "randn", "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor"
+)
 @register("arange", "linspace", "new_empty_strided", "empty_strided", "randint", "eye", "tril_indices", "triu_indices")
 def factory(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
     """A new tensor has the dimensions from which its sizes were read; what the code says literally is pinned."""
@@ -130,7 +135,7 @@ def factory(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torc
 _UNIFORM = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty"}
 
 
-def _sized(tracer: Tracer, size: Any) -> Any:
+def _sized(tracer: Tracer, size: Any) -> Dim:
     dim = Axis(int(size))
     tracer.constrain(size, dim)
     return dim

@@ -12,7 +12,9 @@ from icycle.tracing._registry import register
 from icycle.tracing._tracer import Call, Tracer, flat_tensors
 
 
-def _affine(tracer: Tracer, dims: tuple[Dim, ...], weight: Any, bias: Any, mean: Any = None, variance: Any = None) -> None:
+def _affine(
+    tracer: Tracer, dims: tuple[Dim, ...], weight: Any, bias: Any, mean: Any = None, variance: Any = None
+) -> None:
     roles = ((weight, "scale"), (bias, "shift"), (mean, "state"), (variance, "variance"))
     for tensor, role in roles:
         if tensor is not None:
@@ -116,7 +118,9 @@ def group_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: A
     tracer.cost("activation_bytes", math.prod(out.shape[2:]) * out.element_size(), info.dims[:2])
     tracer.give(out, info.dims, zero)
     for other in statistics:  # (batch, groups)
-        tracer.give(other, tracer.fixed(other.shape) if rows is None else (info.dims[0], rows[0]), [False] * other.dim())
+        tracer.give(
+            other, tracer.fixed(other.shape) if rows is None else (info.dims[0], rows[0]), [False] * other.dim()
+        )
 
 
 @register("_weight_norm_interface", "_weight_norm")

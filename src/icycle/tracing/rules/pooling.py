@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from icycle.axes import Dim, sum_of
+from icycle.axes import Dim, factor, product, sum_of
 from icycle.tracing._registry import register
 from icycle.tracing._tracer import Tracer, flat_tensors
 
@@ -70,14 +70,10 @@ def unfold_image(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result:
         kernel = args[1][0] * args[1][1]
         for dim in info.dims[-2:]:
             tracer.pin(dim, "a spatial dimension")
-        from icycle.axes import product
-
         channels = product((info.dims[-3], *tracer.fixed([kernel], "the kernel")))
         dims = (*info.dims[:-3], channels, *tracer.fixed(result.shape[-1:]))
         zero = [*info.zero[:-3], info.zero[-3], False]
     else:
-        from icycle.axes import factor
-
         kernel = args[2][0] * args[2][1]
         rows = factor(info.dims[-2], kernel)
         channel = tracer.fixed([result.shape[-3]])[0] if rows is None else rows[0]

@@ -15,11 +15,11 @@ _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 @register("torch::lstm", "torch::gru", "torch::rnn_tanh", "torch::rnn_relu")
 def recurrent(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """x (..., features); per layer and direction w_ih (gates * hidden, features), w_hh (gates * hidden, out), biases, and
-    with a projection w_hr (out, hidden).
+    """x (..., features); per layer and direction w_ih (gates * hidden, features), w_hh (gates * hidden, out), biases,
+    and with a projection w_hr (out, hidden).
 
-    One attribute and one initial state hold the hidden size of all layers and directions, so they all lose the same units.
-    """
+    One attribute and one initial state hold the hidden size of all layers and directions, so they all lose the same
+    units."""
     packed = not isinstance(args[3], bool)
     x, state, weights = (args[0], args[2], args[3]) if packed else args[:3]
     biases, layers = args[4:6] if packed else args[3:5]
@@ -56,7 +56,11 @@ class _Cell:
         tracer = self._tracer
         w_ih, w_hh, *rest = (tracer.dims(weight) for weight in weights)
         tracer.unify(features, w_ih[1])
-        for rows, role in ((w_ih[0], "out"), (w_hh[0], "out"), *((bias[0], "shift") for bias in rest[: 2 * self._biases])):
+        for rows, role in (
+            (w_ih[0], "out"),
+            (w_hh[0], "out"),
+            *((bias[0], "shift") for bias in rest[: 2 * self._biases]),
+        ):
             tracer.role(rows, role)
             self._unify_hidden(rows)
         projection = rest[2 * self._biases :]

@@ -6,6 +6,7 @@ from typing import Any
 
 from icycle.tracing._registry import register
 from icycle.tracing._tracer import Tracer, flat_tensors
+from icycle.tracing.rules.elementwise import elementwise
 
 
 @register("sum", "mean", "amax", "amin", "max", "min", "prod", "var", "std", "var_mean", "std_mean", "norm", "nansum")
@@ -17,8 +18,6 @@ def reduction(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: An
     tensors = list(flat_tensors(args))
     x = tensors[0]
     if len(tensors) > 1 or x.dim() == 0:  # max(x, y) is element-wise
-        from icycle.tracing.rules.elementwise import elementwise
-
         return elementwise(tracer, operation, args, kwargs, result)
     info = tracer.info(x)
     reduced = _reduced(name, args, kwargs, x.dim())
@@ -63,7 +62,9 @@ def ordering(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any
     if rank:
         tracer.pin(info.dims[position], "elements are ordered by value")
     for out in flat_tensors(result):
-        dims = [
-            info.dims[i] if i != position else tracer.fixed([size])[0] for i, size in enumerate(out.shape)
-        ] if out.dim() == rank else list(tracer.fixed(out.shape))
+        dims = (
+            [info.dims[i] if i != position else tracer.fixed([size])[0] for i, size in enumerate(out.shape)]
+            if out.dim() == rank
+            else list(tracer.fixed(out.shape))
+        )
         tracer.give(out, dims, [False] * out.dim())

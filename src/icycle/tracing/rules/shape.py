@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 
-from icycle.axes import Dim, balance, cut, factor, is_pinned, product, resolve, sum_of
+from icycle.axes import Axis, Dim, balance, cut, factor, is_pinned, product, resolve, sum_of
 from icycle.tracing._registry import register
 from icycle.tracing._sizes import FromDim, Literal, Operation, TracedInt, origin_of
 from icycle.tracing._tracer import Info, Tracer, flat_tensors
-
-_RESHAPES = {"view", "reshape", "_unsafe_view", "contiguous_view", "_reshape_alias"}
 
 
 @register("view", "_unsafe_view", "reshape", "_reshape_copy", "_reshape_alias", "view_copy")
@@ -107,8 +105,6 @@ def expand(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch
 
 
 def _repeated(tracer: Tracer, size: int, given: Any) -> Dim:
-    from icycle.axes import Axis
-
     if given is None:
         return tracer.fixed([size], "repeated")[0]
     dim = Axis(size)
@@ -178,7 +174,7 @@ def slice_(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch
     start, stop = _bound(start, 0, size), _bound(stop, size, size)
     place %= len(dims)
     if (start, stop) == (0, size) and step in (None, 1):
-        _constrain_whole(tracer, place, dims[place])
+        pass
     elif step not in (None, 1):
         tracer.pin(dims[place], "every n-th element is taken")
         dims[place] = tracer.fixed([result.shape[place]])[0]
@@ -209,37 +205,30 @@ def _given_bounds(tracer: Tracer, place: int, rank: int) -> tuple[Any, Any]:
 
 
 def _index_at(index: Any, place: int, rank: int) -> Any:
-    """The part of an index expression that applies to dimension `place` of a tensor of `rank` dimensions.
+    """The slice of an index expression that torch is applying to dimension `place` of a tensor of `rank` dimensions.
 
-    Slices are applied from the left; an integer has dropped its dimension and None has added one by the time torch
-    comes to the slices behind it, so both are passed over in step with torch.
+    torch works from the left: an integer has dropped its dimension and None has added one by the time it comes to the
+    slices behind them, so what remains of the expression counts as it stands.
     """
     parts = list(index) if isinstance(index, tuple) else [index]
     position = 0
     for number, part in enumerate(parts):
         if part is Ellipsis:
-            position = rank - sum(isinstance(p, slice) or isinstance(p, torch.Tensor) for p in parts[number + 1 :])
-            position -= sum(p is None for p in parts[number + 1 :]) * 0
-        elif isinstance(part, slice) or part is None or isinstance(part, (torch.Tensor, list)):
+            rest = parts[number + 1 :]
+            position = rank - sum(other is not None for other in rest)
+        elif isinstance(part, int) and not isinstance(part, bool):
+            continue
+        else:
             if position == place and isinstance(part, slice):
                 return part
             position += 1
     return None
 
 
-def _constrain_whole(tracer: Tracer, place: int, dim: Dim) -> None:
-    """A slice that takes everything today still names its bound: an attribute follows the dimension."""
-    _, stop = _given_bounds(tracer, place, 10**6) if tracer.call and tracer.call.name == "narrow" else (None, None)
-    if stop is not None:
-        tracer.constrain(stop, dim)
-
-
 def _piece(tracer: Tracer, dim: Dim, start: int, stop: int, place: int, rank: int) -> Dim:
     given_start, given_stop = _given_bounds(tracer, place, rank)
     size = dim.size
-    row = _fraction(dim, given_start, given_stop)
-    if row is not None and start % row.size == 0 and stop % row.size == 0:
-        dim = resolve(dim)
+    _divide(dim, given_start, given_stop)
     pieces = cut(dim, stop)
     front = cut(pieces[0], start) if pieces is not None else None
     if pieces is None or front is None:
@@ -264,11 +253,11 @@ def _constrain_bound(
         tracer.constrain(given, before)
 
 
-def _fraction(dim: Dim, *bounds: Any) -> Dim | None:
-    """Where a bound is n // k elements of this very dimension, its k parts of equal size are made one axis."""
+def _divide(dim: Dim, *bounds: Any) -> None:
+    """Where a bound is computed as the k-th part of this very dimension, make its k parts one and the same axis."""
     for bound in bounds:
         origin = origin_of(bound) if isinstance(bound, TracedInt) else None
-        while isinstance(origin, Operation) and origin.symbol == "*":
+        if isinstance(origin, Operation) and origin.symbol == "*":
             origin = origin.left if isinstance(origin.left, Operation) else origin.right
         if (
             isinstance(origin, Operation)
@@ -276,11 +265,8 @@ def _fraction(dim: Dim, *bounds: Any) -> Dim | None:
             and isinstance(origin.left, FromDim)
             and isinstance(origin.right, Literal)
             and resolve(origin.left.dim) == resolve(dim)
-            and dim.size % origin.right.value == 0
         ):
-            rows = factor(dim, dim.size // origin.right.value)
-            return rows[1] if rows is not None else None
-    return None
+            factor(dim, dim.size // origin.right.value)
 
 
 @register("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk", "unsafe_chunk", "split_copy")

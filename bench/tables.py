@@ -1,0 +1,44 @@
+"""Writes the tables of docs/benchmarks.md anew, from the records in bench/results.
+
+    python bench/tables.py
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is that of a file in bench/results. What is
+outside of these marks is left as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+from pathlib import Path
+
+from _common import RESULTS, Results
+
+__all__ = ["refresh"]
+
+_PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+_MADE_BY = {"one_cycle": "_training", "digits": "_training", "engine": "engine", "step_overhead": "step_overhead"}
+_PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    _PAGE.write_text(refresh(_PAGE.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+
+
+def refresh(page: str, results: Path) -> str:
+    """`page` with the table in every place replaced by what the records in the folder `results` say."""
+    return _PLACE.sub(lambda place: f"{place[1]}{_table(place[2], results)}\n{place[3]}", page)
+
+
+def _table(name: str, results: Path) -> str:
+    records = Results(results / f"{name}.jsonl").read()
+    if not records:
+        return f"Not measured yet: `python bench/{name}.py`.\n"
+    return str(importlib.import_module(_MADE_BY[name]).tables(records)) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,444 @@
+"""ICE: iterative pruning of a trained network that fine-tunes only when it must.
+
+1. Measure the dense network; plan the steps, front to back                                       `_prepare`
+2. At each step remove the least important channels of its groups                                 `_remove`
+   and estimate the batch-norm statistics anew                                                    `_recalibrate`
+3. Has the validation accuracy fallen too far below the dense network's? Then, and only then,      trigger
+   fine-tune, at a learning rate that follows what remains of the weights                         `_fine_tune_step`
+4. The first step's fine-tune is a probe: the layers that it moves least are frozen from then on   `_freeze`
+5. At the end fine-tune at twice that rate, which decays; stop early where nothing is gained       `_finish`
+
+Source: "ICE-Pruning: An Iterative Cost-Efficient Pruning Pipeline for Deep Neural Networks", arXiv 2505.07411. Where its
+released code and its idea part, this follows the idea: decisions read a validation split and never the test set, and
+only as much of it as they need; batch norm is recalibrated before they do; frozen layers end the backward pass; every
+second counts. Its numbers are kept as the method `ice-published`, to compare with.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from icycle.engine import trace
+from icycle.errors import TrainingError
+from icycle.methods._ice_curve import Curve
+from icycle.methods._ice_freeze import Frozen, choose_frozen, layers_of, movement, weights_of
+from icycle.methods._ice_shrunk import after_removal
+from icycle.methods._ice_steps import Scope, Step, Steps, channels_to_keep, plan_steps
+from icycle.methods._ice_trigger import Decision, ExactTrigger, NoTrigger, Right, SequentialTrigger, Trigger, checked
+from icycle.methods._run_clock import unwrapped
+from icycle.saliency import check, score
+from icycle.selection import Budget
+from icycle.structure import Structure
+from icycle.surgery import prune
+from icycle.training import Loader, StageClock, evaluate_batches, recalibrate
+
+__all__ = ["FineTune", "Ice", "IceResult", "IceStep", "ice"]
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """What the user's training code is asked to do: train the model on for `epochs` and let the rate run as stated.
+
+    The rate falls linearly from `learning_rate` to `end` (equal: it is constant); `rate(progress)` says it for each step.
+    Parameters that are frozen have requires_grad False. Requests of one kind may follow each other and then form one
+    course; `epochs_left` is what is at most to come of it, this request included.
+    """
+
+    epochs: float
+    learning_rate: float
+    end: float
+    kind: Literal["probe", "step", "final"]
+    step: int  # how many steps' channels are gone
+    epochs_left: float
+    frozen: Frozen | None = None
+
+    def rate(self, progress: float) -> float:
+        """The learning rate once the share `progress` (0..1) of this request is done."""
+        return self.learning_rate + (self.end - self.learning_rate) * progress
+
+
+@dataclass(frozen=True)
+class IceStep:
+    """One step: what it left, what was decided, and what was done. `weights` is the share of the weights that remains."""
+
+    number: int  # from 1
+    kept: dict[str, int]  # group -> channels, of those that lost some
+    macs: int
+    weights: float
+    decision: Decision
+    fine_tuned: float  # epochs
+    learning_rate: float | None
+
+
+@dataclass
+class IceResult:
+    """What became of the model, which was pruned in place, and how. Accuracies are percent, on validation data."""
+
+    model: torch.nn.Module
+    structure: Structure  # of the pruned model
+    dense_accuracy: float
+    macs_before: int
+    params_before: int
+    accuracy: float = 0.0
+    accuracy_before_final: float | None = None  # where there is a final fine-tune
+    steps: list[IceStep] = field(default_factory=list)
+    fine_tunes: int = 0  # of steps, the probe included, the final one not
+    epochs: float = 0.0  # trained, all together
+    effort: float = 0.0  # the same, less what frozen layers save: whole passes, forward and backward
+    examples_read: int = 0  # by the trigger
+    frozen: Frozen | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def share_read(self) -> float:
+        """The mean share of the validation split that a decision read, 0..1."""
+        shares = [step.decision.share for step in self.steps]
+        return sum(shares) / len(shares) if shares else 0.0
+
+
+@dataclass(frozen=True)
+class Ice:
+    """The settings of a run; see `ice`. Raises TrainingError where one is out of range."""
+
+    ratio: float | None = None
+    budget: Budget | None = None
+    groups: Sequence[str] = ("*",)
+    steps: Steps = "block"
+    scope: Scope = "group"
+    round_to: int = 1
+    limit: float = 0.75
+    criterion: str = "group_norm"
+    criterion_batches: int = 8
+    threshold: float | None = 10.0
+    confidence: float | None = 0.95
+    calibrate: bool = True
+    calibration_batches: int = 4
+    freeze: float = 0.0
+    freezing: Literal["prefix", "published"] = "prefix"
+    probe_epochs: float = 0.5
+    curve: Curve = Curve()
+    epochs: float = 1.0
+    decay: bool = True
+    final_epochs: int = 2
+    final_decay: bool = True
+    final_factor: float = 2.0
+    patience: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "0 < threshold < 100": self.threshold is None or 0 < self.threshold < 100,
+            "0.5 <= confidence < 1": self.confidence is None or 0.5 <= self.confidence < 1,
+            "0 <= ratio < 1": self.ratio is None or 0 <= self.ratio < 1,
+            "0 <= freeze < 1": 0 <= self.freeze < 1,
+            "probe_epochs > 0": self.probe_epochs > 0,
+            "epochs > 0": self.epochs > 0,
+            "final_epochs >= 0": self.final_epochs >= 0,
+            "final_factor > 0": self.final_factor > 0,
+            "patience >= 1": self.patience is None or self.patience >= 1,
+            "calibration_batches >= 1": self.calibration_batches >= 1,
+            "criterion_batches >= 1": self.criterion_batches >= 1,
+            "round_to >= 1": self.round_to >= 1,
+            "0 < limit <= 1": 0 < self.limit <= 1,
+        }
+        broken = [rule for rule, holds in ranges.items() if not holds]
+        if broken:
+            names = [next(word for word in rule.split() if hasattr(self, word)) for rule in broken]
+            got = ", ".join(f"{name}={getattr(self, name)}" for name in names)
+            raise TrainingError(f"Expected {' and '.join(broken)}, but got {got}.")
+        if (self.ratio is None) == (self.budget is None):
+            raise TrainingError(f"Expected exactly one of ratio and budget, but got {self.ratio} and {self.budget}.")
+
+
+def ice(
+    model: torch.nn.Module,
+    example_inputs: Any,
+    *,
+    fine_tune: Callable[[torch.nn.Module, FineTune], object],
+    evaluate: Callable[[torch.nn.Module], float],
+    ratio: float | None = None,
+    budget: Budget | None = None,
+    validation: Loader | None = None,
+    calibration: Loader | Callable[[torch.nn.Module], object] | None = None,
+    loader: Iterable[Any] | None = None,
+    loss: Callable[..., torch.Tensor] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    on_step: Callable[[IceStep], object] | None = None,
+    **settings: Any,
+) -> IceResult:
+    """Prune the trained `model` in place, step by step, and fine-tune it by your own code, only when it must be.
+
+        def fine_tune(model, request):
+            optimizer = SGD([p for p in model.parameters() if p.requires_grad], lr=request.learning_rate, momentum=0.9)
+            ...  # request.epochs over your data, at request.rate(progress)
+
+        result = icycle.ice(model, example_inputs, fine_tune=fine_tune, evaluate=evaluate, ratio=0.5, calibration=loader)
+
+    Args:
+        fine_tune: trains the model it is given as a `FineTune` asks.
+        evaluate: the model's accuracy in percent on a validation split (never the test set).
+        ratio: the share of the channels to remove at every step, 0..1; or
+        budget: what the result may cost, spread over the steps.
+        validation: batches (inputs, labels) of the validation split, the same in the same order each time, which has
+            nothing to do with the labels. With it decisions are sequential tests at `confidence` and read no more than
+            they need; without it they call `evaluate`.
+        calibration: batches to estimate batch-norm statistics on after each removal, or a function that does it. Without
+            it the trigger sees a network whose statistics are wrong, and fires far more often than it need.
+        loader, loss: for the criteria that read data or gradients; see `icycle.saliency`.
+        optimizer: one that your code keeps throughout; loses the removed channels' state along with the weights.
+        on_step: called after each step.
+        groups: patterns of names; only groups that match one lose channels. Default: all.
+        steps: "group", "block" (default), "all", or lists of group names.
+        scope: "group" (default), "step" or "global": among which channels those to remove are sought.
+        round_to, limit: as in `icycle.select`.
+        criterion, criterion_batches: the name of a criterion, and the batches it reads. Default: group_norm, 8.
+        threshold: the drop against the dense network, in points of accuracy, that triggers a fine-tune; None: after every
+            step. Default: 10; on the way to a final fine-tune, a drop that batch norm and a few steps mend costs nothing.
+        confidence: of the sequential test (default 0.95); None: exact evaluation.
+        calibrate, calibration_batches: whether, and on how many batches (default 4).
+        freeze: the share of layers frozen after the probe (default 0: none); `probe_epochs` long (default 0.5).
+        freezing: "prefix" or "published" (first and last layer always train; the published movement score).
+        curve: the learning rate as a function of what remains; see `Curve`.
+        epochs, decay: of a step's fine-tune (default 1), and whether its rate runs to zero (default).
+        final_epochs, final_decay, final_factor: of the final fine-tune: 2 epochs from twice the curve's rate to zero; 0
+            epochs: none.
+        patience: end the final fine-tune after this many epochs without a better accuracy, and keep the best.
+        seed: of a random criterion.
+
+    Raises:
+        TrainingError: settings out of range or at odds, unknown ones, or an `evaluate` that does not return percent.
+        CriterionError: an unknown criterion, or one that lacks what it reads.
+        DataError: a validation split too small for the confidence; names the size needed.
+        BudgetError, StructureError: a target out of reach, or nothing to prune.
+
+        All of them before any training.
+    """
+    unknown = sorted(set(settings) - set(Ice.__dataclass_fields__))
+    if unknown:
+        raise TrainingError(f"Expected settings out of {', '.join(Ice.__dataclass_fields__)}, but got {unknown}.")
+    run = _Run(Ice(ratio=ratio, budget=budget, **settings), unwrapped(model), example_inputs)
+    run.fine_tune, run.evaluate, run.optimizer = fine_tune, checked(evaluate), optimizer
+    run.loader, run.loss, run.calibration = loader, loss, calibration
+    if validation is not None:
+        run.right = lambda model: evaluate_batches(model, validation)
+    run.on_step = on_step or run.on_step
+    return run()
+
+
+class _Run:
+    """The state of one run."""
+
+    fine_tune: Callable[[torch.nn.Module, FineTune], object]
+    evaluate: Callable[[torch.nn.Module], float]
+    optimizer: torch.optim.Optimizer | None = None
+    calibration: Loader | Callable[[torch.nn.Module], object] | None = None
+    right: Right | None = None
+    loader: Iterable[Any] | None = None
+    loss: Callable[..., torch.Tensor] | None = None
+
+    def __init__(self, settings: Ice, model: torch.nn.Module, example_inputs: Any) -> None:
+        self.settings = settings
+        self.model = model
+        self.example_inputs = example_inputs
+        self.clock = StageClock()
+        self.structure: Structure
+        self.result: IceResult
+        self._trigger: Trigger
+
+    def on_step(self, step: IceStep) -> object:
+        """Replaced by whoever wants to know."""
+
+    def __call__(self) -> IceResult:
+        before = self.clock.seconds()
+        for number, step in enumerate(self._prepare(), start=1):
+            self._remove(step, number)
+            self._recalibrate()
+            with self.clock.stage("evaluation"):
+                decision = self._trigger(self.model)
+            self._record(step, number, decision, *self._fine_tune_step(number, decision))
+        self._finish()
+        after = self.clock.seconds()
+        self.result.seconds = {stage: spent - before.get(stage, 0.0) for stage, spent in after.items()}
+        return self.result
+
+    def _prepare(self) -> tuple[Step, ...]:
+        """Whatever can be wrong shows here, before any training."""
+        settings = self.settings
+        check(settings.criterion, loader=self.loader, loss=self.loss)
+        with self.clock.stage("search"):
+            self.structure = trace(self.model, self.example_inputs)
+            steps = plan_steps(
+                self.structure,
+                self._scores(0),
+                ratio=settings.ratio,
+                budget=settings.budget,
+                groups=settings.groups,
+                steps=settings.steps,
+                scope=settings.scope,
+                round_to=settings.round_to,
+                limit=settings.limit,
+            )
+        with self.clock.stage("evaluation"):
+            dense = self.evaluate(self.model)
+            if dense <= 1:
+                raise TrainingError(
+                    f"Expected evaluate(model) to return percent for a trained network, but got {dense}; is it a share? "
+                    "Then multiply it by 100."
+                )
+            self._trigger = self._make_trigger(dense)
+        self.result = IceResult(self.model, self.structure, dense, self.structure.macs(), self.structure.params())
+        return steps
+
+    def _make_trigger(self, dense: float) -> Trigger:
+        settings = self.settings
+        if settings.threshold is None:
+            return NoTrigger()
+        if self.right is None or settings.confidence is None:
+            return ExactTrigger(self.evaluate, dense, settings.threshold)
+        return SequentialTrigger(self.model, self.right, settings.threshold, settings.confidence)
+
+    def _scores(self, number: int) -> dict[str, torch.Tensor]:
+        settings = self.settings
+        return score(
+            settings.criterion,
+            self.model,
+            self.structure,
+            loader=self.loader,
+            loss=self.loss,
+            batches=settings.criterion_batches,
+            seed=settings.seed + number,
+        )
+
+    def _remove(self, step: Step, number: int) -> None:
+        """Take the step's channels out, of the optimizer's state too."""
+        with self.clock.stage("search"):
+            subnet = channels_to_keep(self.structure, self._scores(number), step)
+            prune(self.model, self.structure, subnet, optimizer=self.optimizer)
+            self.structure = after_removal(self.structure, subnet)
+
+    def _recalibrate(self) -> None:
+        if not self.settings.calibrate or self.calibration is None:
+            return
+        with self.clock.stage("recalibration"):
+            if callable(self.calibration):
+                self.calibration(self.model)
+            else:
+                recalibrate(self.model, self.calibration, batches=self.settings.calibration_batches)
+
+    @property
+    def _remaining(self) -> float:
+        """The share of the weights that remain, 0..1."""
+        return self.structure.params() / self.result.params_before
+
+    def _fine_tune_step(self, number: int, decision: Decision) -> tuple[float, float | None]:
+        """The epochs trained and the rate they began at: the probe, or a fine-tune where one is due, or nothing."""
+        settings = self.settings
+        rate = settings.curve(self._remaining)
+        if number == 1 and settings.freeze > 0:
+            epochs = settings.epochs if decision.fire else settings.probe_epochs
+            self._freeze(lambda: self._ask("probe", number, epochs, rate, settings.decay))
+        elif decision.fire:
+            epochs = settings.epochs
+            self._ask("step", number, epochs, rate, settings.decay)
+        else:
+            return 0.0, None
+        self.result.fine_tunes += 1
+        return epochs, rate
+
+    def _freeze(self, probe: Callable[[], None]) -> None:
+        """Freeze the layers that the probe moves least."""
+        settings, published = self.settings, self.settings.freezing == "published"
+        with self.clock.stage("probing"):
+            layers = layers_of(self.model, self.example_inputs)
+            before = weights_of(self.model, layers)
+            probe()
+            moved = movement(before, weights_of(self.model, layers), "published" if published else "distance")
+            frozen = choose_frozen(layers, moved, settings.freeze, ends_train=published)
+            self.result.frozen = Frozen(self.model, self.example_inputs, layers, frozen)
+
+    def _ask(
+        self,
+        kind: Literal["probe", "step", "final"],
+        number: int,
+        epochs: float,
+        rate: float,
+        decay: bool,
+        course: tuple[float, float] = (0.0, 1.0),
+        epochs_left: float | None = None,
+    ) -> None:
+        """Have the user's code train; `course` is the part (0..1) of a decaying rate's way that this request covers."""
+        start, end = ((1 - progress) * rate for progress in course) if decay else (rate, rate)
+        frozen = self.result.frozen
+        request = FineTune(epochs, start, end, kind, number, epochs if epochs_left is None else epochs_left, frozen)
+        stage = "probing" if kind == "probe" else "fine-tuning"
+        with self.clock.stage(stage), frozen.applied(self.model) if frozen else nullcontext():
+            self.fine_tune(self.model, request)
+        self.result.epochs += epochs
+        self.result.effort += epochs * (1 - (frozen.saved if frozen else 0.0))
+
+    def _record(
+        self, step: Step, number: int, decision: Decision, fine_tuned: float, learning_rate: float | None
+    ) -> None:
+        kept = dict(step.counts)
+        macs, weights = self.structure.macs(), self._remaining
+        done = IceStep(number, kept, macs, weights, decision, fine_tuned, learning_rate)
+        self.result.steps.append(done)
+        self.result.examples_read += decision.examples
+        self.on_step(done)
+
+    def _finish(self) -> None:
+        """The final fine-tune, epoch by epoch, so that it can stop early."""
+        settings, result = self.settings, self.result
+        result.structure = self.structure
+        with self.clock.stage("evaluation"):
+            result.accuracy = self.evaluate(self.model)
+        if settings.final_epochs == 0:
+            return
+        result.accuracy_before_final = result.accuracy
+        rate = settings.final_factor * settings.curve(self._remaining)
+        best = _Best(settings.patience, self.model)
+        for epoch in range(settings.final_epochs):
+            course = (epoch / settings.final_epochs, (epoch + 1) / settings.final_epochs)
+            left = settings.final_epochs - epoch
+            self._ask("final", len(result.steps), 1.0, rate, settings.final_decay, course, left)
+            if epoch + 1 == settings.final_epochs or settings.patience is not None:
+                with self.clock.stage("evaluation"):
+                    result.accuracy = self.evaluate(self.model)
+                if best.ends_with(result.accuracy):
+                    break
+        result.accuracy = best.restored(result.accuracy)
+
+
+class _Best:
+    """Early stopping: remembers the best state of the final fine-tune; does nothing without patience."""
+
+    def __init__(self, patience: int | None, model: torch.nn.Module) -> None:
+        self._patience = patience
+        self._model = model
+        self._accuracy = -1.0
+        self._state: dict[str, Any] = {}
+        self._waited = 0
+
+    def ends_with(self, accuracy: float) -> bool:
+        """True once `patience` epochs in a row have brought nothing."""
+        if self._patience is None:
+            return False
+        if accuracy > self._accuracy:
+            self._accuracy, self._waited = accuracy, 0
+            self._state = copy.deepcopy(self._model.state_dict())
+            return False
+        self._waited += 1
+        return self._waited >= self._patience
+
+    def restored(self, accuracy: float) -> float:
+        """The accuracy of the model, which is put back to its best state where it has become worse since."""
+        if self._patience is None or accuracy >= self._accuracy:
+            return accuracy
+        self._model.load_state_dict(self._state)
+        return self._accuracy

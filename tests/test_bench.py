@@ -1,0 +1,212 @@
+"""The benchmarks: results outlive a crash, tables say what was measured, and the incumbent gets a fair run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+_BENCH = Path(__file__).parent.parent / "bench"
+sys.path.insert(0, str(_BENCH))
+
+import _common  # noqa: E402
+import _engines  # noqa: E402
+import _training  # noqa: E402
+import engine  # noqa: E402
+import step_overhead  # noqa: E402
+import tables  # noqa: E402
+from _incumbent import TrainPruneFineTune  # noqa: E402
+
+import icycle  # noqa: E402
+from icycle.methods import Context  # noqa: E402
+from icycle.recipes import load_recipe  # noqa: E402
+from icycle.training import Recorder  # noqa: E402
+from icycle.zoo import build_model, load_data  # noqa: E402
+
+_MACHINE = {
+    "cpu": "a CPU",
+    "cores": "2",
+    "threads": "2",
+    "accelerator": "none",
+    "icycle": "1",
+    "torch": "2",
+    "python": "3",
+}
+
+
+def run_record(method: str, seed: int, wall: float, accuracy: float) -> dict[str, Any]:
+    """A record like those of `_training`, with round numbers."""
+    pruned = method != "dense"
+    removal = {"epoch": 3.0, "accuracy_before": 80.0, "accuracy_after": 70.0} if pruned else None
+    return {
+        "recipe": load_recipe("digits").model_dump(mode="json", exclude={"method", "seed"}),
+        "method": {"name": method},
+        "seed": seed,
+        "seconds": {"train": wall, "search": 0.0, "evaluation": 0.0, "recalibration": 0.0, "rest": 0.0},
+        "wall": wall,
+        "removal": removal,
+        "macs_kept": 0.5 if pruned else 1.0,
+        "test_accuracy": accuracy,
+        "latency": {size: {"dense": 4.0, "pruned": 2.0} for size in ("1", "64")} if pruned else None,
+        "machine": _MACHINE,
+        "command": "python bench/digits.py",
+    }
+
+
+def test_results_are_found_by_their_values_and_the_last_one_counts(tmp_path: Path) -> None:
+    results = _common.Results(tmp_path / "new" / "results.jsonl")
+    assert results.read() == []
+    assert results.find(seed=0) is None
+    for value in (1, 2):
+        results.append({"seed": 0, "settings": {"betas": (0.9, 0.999)}, "value": value})
+    assert results.find(seed=0, settings={"betas": (0.9, 0.999)}) == results.read()[1]
+    assert results.find(seed=1) is None
+
+
+def test_mean_and_deviation() -> None:
+    assert _common.mean_and_deviation([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+    assert _common.mean_and_deviation([1.0]) == "1.00"
+    assert _common.mean_and_deviation([]) == "-"
+
+
+def test_table_is_markdown() -> None:
+    lines = _common.table(("name", "x"), [("a", 1), ("b", 20)]).splitlines()
+    assert lines == ["| name |   x |", "| ---- | --: |", "| a    |   1 |", "| b    |  20 |"]
+
+
+def test_runs_are_compared_with_the_dense_run_of_their_seed() -> None:
+    walls = {("dense", 0): 100.0, ("dense", 1): 200.0, ("one-cycle", 0): 50.0, ("one-cycle", 1): 140.0}
+    records = [run_record(method, seed, wall, 90.0 + seed) for (method, seed), wall in walls.items()]
+    text = _training.tables(records)
+    assert "0.600 ± 0.141" in text  # 0.5 and 0.7
+    assert "50.0 ± 0.0 %" in text
+    assert "4.00, 2.00" in text
+    assert "4 runs of `python bench/digits.py`, on a CPU, 2 cores, 2 threads; icycle 1, torch 2, python 3." in text
+
+
+def test_a_repeated_run_takes_the_place_of_the_first() -> None:
+    text = _training.tables([run_record("dense", 0, wall, 90.0) for wall in (100.0, 300.0)])
+    assert "300.0" in text
+    assert "100.0 |" not in text.replace("100.0 %", "")
+
+
+def test_page_keeps_its_words_and_gets_its_tables(tmp_path: Path) -> None:
+    page = "before\n<!-- table: digits -->\nold\n<!-- end -->\nafter\n"
+    _common.Results(tmp_path / "digits.jsonl").append(run_record("dense", 0, 12.5, 98.0))
+    fresh = tables.refresh(page, tmp_path)
+    assert fresh.startswith("before\n<!-- table: digits -->\n**small-cnn")
+    assert fresh.endswith("\n<!-- end -->\nafter\n")
+    assert "12.5" in fresh
+    assert tables.refresh(fresh, tmp_path) == fresh
+    assert "Not measured yet" in tables.refresh(fresh, tmp_path / "empty")
+
+
+def test_page_in_the_repository_has_a_place_for_every_table() -> None:
+    page = (_BENCH.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert all(f"<!-- table: {name} -->" in page for name in ("one_cycle", "digits", "engine", "step_overhead"))
+
+
+@pytest.mark.parametrize(("epochs", "parts"), [(2, (1, 1)), (3, (2, 1)), (12, (8, 4)), (300, (200, 100))])
+def test_incumbent_splits_its_epochs(epochs: int, parts: tuple[int, int]) -> None:
+    assert TrainPruneFineTune().split(epochs) == parts
+
+
+def test_incumbent_needs_two_epochs() -> None:
+    with pytest.raises(ValueError, match="at least 2 epochs"):
+        TrainPruneFineTune().split(1)
+
+
+def test_incumbent_trains_prunes_and_fine_tunes_within_its_epochs() -> None:
+    recipe = load_recipe("digits", ["train.epochs=3", "model.width=16"])
+    data = load_data(**recipe.data.model_dump(), batch_size=64)
+    model = build_model("small-cnn", num_classes=10, in_channels=1, width=16)
+    recorder = Recorder()
+    result = TrainPruneFineTune(macs=0.5).run(Context(model, data, recipe.train, recorder))
+    epochs = [record for record in recorder.records if record["kind"] == "epoch"]
+    (removal,) = result.removals
+    assert len(epochs) == 3
+    assert removal.epoch == 2
+    assert 0.49 <= removal.macs_after / removal.macs_before <= 0.51
+    assert icycle.trace(model, data.example()).macs() == removal.macs_after
+    assert epochs[2]["learning_rate"] < epochs[0]["learning_rate"]
+    assert data.train.epoch == 2  # not the first epochs' batches again
+    assert result.validation_accuracy > 50
+
+
+@pytest.mark.slow
+def test_training_runs_are_recorded_and_not_repeated(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    _training.add_arguments(parser, tmp_path / "digits.jsonl", ("dense", "one-cycle"))
+    arguments = parser.parse_args(["--epochs", "1", "--width", "16", "--seeds", "0"])
+    first = _training.run_all("digits", arguments)
+    assert "epoch 1" in capfd.readouterr().out
+    assert _training.run_all("digits", arguments) == first
+    assert "epoch 1" not in capfd.readouterr().out
+    records = _common.Results(arguments.out).read()
+    assert [record["method"]["name"] for record in records] == ["dense", "one-cycle"]
+    assert all(record["wall"] == pytest.approx(sum(record["seconds"].values())) for record in records)
+
+
+def test_prunable_share_counts_products_with_a_prunable_dimension() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 5), torch.nn.Softmax(dim=1), torch.nn.Linear(5, 2)
+    )
+    structure = icycle.trace(model, torch.zeros(1, 4))
+    assert _engines.prunable_share(structure) == pytest.approx((24 + 30) / (24 + 30 + 10))
+
+
+def test_zoo_has_62_models() -> None:
+    names = engine.zoo()
+    assert len(names) == len(set(names)) == 62
+    assert all(name.startswith(("torchvision/", "timm/")) for name in names)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize(
+    ("code", "limits", "status"),
+    [
+        ('print(\'built\\n{"status": "pruned"}\')', (30, 8), "pruned"),
+        ("print('built', flush=True); import time; time.sleep(30)", (0.2, 8), "time limit"),
+        (
+            "print('built', flush=True); block = bytearray(300_000_000); import time; time.sleep(30)",
+            (30, 0.2),
+            "memory limit",
+        ),
+        ("print('built', flush=True); raise KeyError('x')", (30, 8), "crash"),
+    ],
+)
+def test_a_process_is_held_to_its_limits(code: str, limits: tuple[float, float], status: str) -> None:
+    seconds, gigabytes = limits
+    assert engine._limited([sys.executable, "-c", code], seconds=seconds, gigabytes=gigabytes)["status"] == status
+
+
+def test_a_process_that_does_not_start_is_no_result() -> None:
+    with pytest.raises(RuntimeError, match="no such model"):
+        engine._limited([sys.executable, "-c", "raise SystemExit('no such model')"], seconds=30, gigabytes=8)
+
+
+def test_engine_table_says_what_came_of_every_model() -> None:
+    common = {"trace_seconds": 0.1, "trace_megabytes": 5.0, "removal_seconds": 0.2, "removal_megabytes": 7.0}
+    place = {"machine": _MACHINE, "command": "python bench/engine.py"}
+    own = {"groups": 3, "prunable_share": 1.0, "macs_kept": 0.3, "removal_error": 2e-7, "cost_exact": True}
+    records: list[dict[str, Any]] = [
+        {"model": "a", "engine": "icycle", "status": "pruned", **common, **own, **place},
+        {"model": "a", "engine": "torch-pruning", "status": "crash", "detail": "KeyError: 3", **place},
+        {"model": "b", "engine": "torch-pruning", "status": "time limit", **place},
+    ]
+    text = engine.tables(records)
+    assert "icycle: 1 of 1 models pruned and run" in text
+    assert "torch-pruning: 0 of 2 models pruned and run (1 crash, 1 time limit)" in text
+    assert "crash (KeyError)" in text
+    assert "2.0e-07" in text
+
+
+def test_step_table_gives_the_share() -> None:
+    step = {"steps": 10, "searches": 2, "step_ms": 100.0, "own_ms": 1.5, "shrink_ms": 0.5, "search_ms": 5.0}
+    settings = {"width": 16, "batch": 128, "steps_per_epoch": 70}
+    record = {"kind": "step", "settings": settings, **step, "machine": _MACHINE, "command": "python bench/x.py"}
+    assert "1.50%" in step_overhead.tables([record])

@@ -1,0 +1,48 @@
+"""The documentation's code runs, its commands are two, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of a page in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_readme_has_two_commands_that_set_themselves_up() -> None:
+    commands = blocks(ROOT / "README.md", "console")
+    assert len(commands) == 2
+    assert all(command.startswith("python3 -m venv .venv && .venv/bin/pip install ") for command in commands)
+    assert commands[0].endswith("icycle run digits\n")
+    assert commands[1].endswith("pytest\n")
+
+
+def test_the_readme_s_five_lines_run() -> None:
+    scope: dict[str, object] = {}
+    exec(blocks(ROOT / "README.md", "python")[0], scope)
+    assert isinstance(scope["model"], torch.nn.Module)
+
+
+def test_the_guide_s_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks one after the other, as a reader would type them."""
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    for code in blocks(ROOT / "docs" / "guide.md", "python"):
+        exec(code, scope)
+    assert scope["pruner"].removed  # type: ignore[attr-defined]
+    model, fresh, (x, _) = scope["model"], scope["fresh"], scope["loader"][0]  # type: ignore[index]
+    assert torch.equal(model(x), fresh(x))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
