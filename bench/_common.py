@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import shlex
 import statistics
 import sys
@@ -125,7 +126,8 @@ def provenance(records: Sequence[Record]) -> str:
     versions = ", ".join(
         f"{name} {place[name]}" for name in ("icycle", "torch", "torch-pruning", "python") if name in place
     )
-    commands = "; ".join(f"`{line}`" for line in dict.fromkeys(record["command"] for record in records))
+    lines = (re.sub(r" --out \S+", "", record["command"]) for record in records)  # a file that only its maker has
+    commands = "; ".join(f"`{line}`" for line in dict.fromkeys(lines))
     return (
         f"{len(records)} runs of {commands}, on {place['cpu']}, {place['cores']} cores, "
         f"{place['threads']} threads{accelerator}; {versions}."

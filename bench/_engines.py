@@ -19,15 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from _architectures import CLASSES, architecture
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import icycle
-from icycle.zoo import build_model, example_shape
+from icycle.axes import is_pinned
+from icycle.structure import build
+from icycle.tracing import trace_model
 
 __all__ = ["ENGINES", "prunable_share"]
 
-_CLASSES = 1000
 _RATIO = 0.5  # of the channels of every group
 
 Facts = dict[str, Any]
@@ -48,18 +50,19 @@ def main() -> None:
 
 
 def _small() -> tuple[nn.Module, torch.Tensor]:
-    layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, _CLASSES))
+    layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, CLASSES))
     return nn.Sequential(*layers).eval(), torch.randn(1, 3, 8, 8)
 
 
 def _zoo_model(name: str) -> tuple[nn.Module, torch.Tensor]:
     """The model in evaluation mode; noise on its parameters, since zeros that some start with would prove nothing."""
     torch.manual_seed(0)
-    model = build_model(name, num_classes=_CLASSES).eval()
+    model, example = architecture(name)
+    model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
-    return model, torch.randn(1, *example_shape(name))
+    return model, example
 
 
 # The engines
@@ -72,6 +75,7 @@ def _icycle(model: nn.Module, example: torch.Tensor, facts: Facts) -> None:
         "groups": len(structure.prunable),
         "pinned": len(structure.groups) - len(structure.prunable),
         "prunable_share": prunable_share(structure),
+        **_attention(model, example),
     }
     subnet = icycle.SubNetwork.random(structure, _RATIO, seed=0)
     dense = copy.deepcopy(model)
@@ -88,9 +92,7 @@ def _torch_pruning(model: nn.Module, example: torch.Tensor, facts: Facts) -> Non
     import torch_pruning as tp
 
     dense = copy.deepcopy(model)
-    ignored = [
-        module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == _CLASSES
-    ]
+    ignored = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == CLASSES]
     importance = tp.importance.GroupMagnitudeImportance(p=2)
     with _measured(facts, "trace"):
         pruner = tp.pruner.BasePruner(
@@ -112,6 +114,23 @@ def prunable_share(structure: icycle.Structure) -> float:
     """
     none = np.zeros(len(structure.prunable), dtype=np.int64)
     return 1 - structure.costs["macs"](none) / max(structure.macs(), 1)
+
+
+def _attention(model: nn.Module, example: torch.Tensor) -> Facts:
+    """How many attention layers there are, and in how many of them heads can go on their own.
+
+    An attention layer is a softmax over positions, or a fused attention, of a tensor (batch, ..., positions, width); it
+    has heads of its own where a dimension before the last two is not pinned.
+    """
+    found = trace_model(model, example)
+    build(found)  # settles what stays
+    (_, steps), *_ = found.runs
+    heads = [
+        not all(is_pinned(dim) for dim in step.inputs[0][:-2])
+        for step in steps
+        if any(word in step.operation.name() for word in ("softmax", "scaled_dot_product")) and len(step.inputs[0]) > 2
+    ]
+    return {"attention_layers": len(heads), "own_heads": sum(heads)}
 
 
 def _check(dense: nn.Module, pruned: nn.Module, example: torch.Tensor, facts: Facts) -> None:

@@ -26,23 +26,30 @@ from typing import IO, Any
 from _common import RESULTS, Record, Results, by_setting, command, machine, provenance, table
 
 _HERE = Path(__file__).parent
-_ENGINES = ("icycle", "torch-pruning")
+ENGINES = ("icycle", "torch-pruning")
 _START = 120.0  # seconds that importing the libraries and building a model may take
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", help="torchvision/<name> or timm/<name> (default: bench/zoo.txt)")
-    parser.add_argument("--engines", nargs="+", choices=_ENGINES, default=list(_ENGINES))
+    add_arguments(parser, RESULTS / "engine.jsonl")
+    print(tables(measure_all(parser.parse_args(), zoo())))
+
+
+def add_arguments(parser: argparse.ArgumentParser, out: Path) -> None:
+    """What `measure_all` reads."""
+    parser.add_argument("--models", nargs="+", help="torchvision/<name>, timm/<name> or one of bench/_architectures.py")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--seconds", type=float, default=60.0, help="time limit, from the built model on")
     parser.add_argument("--gigabytes", type=float, default=8.0, help="limit on resident memory")
-    parser.add_argument(
-        "--out", type=Path, default=RESULTS / "engine.jsonl", help="JSON lines; what is there already is skipped"
-    )
-    arguments = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=out, help="JSON lines; what is there already is skipped")
+
+
+def measure_all(arguments: argparse.Namespace, models: Sequence[str]) -> list[Record]:
+    """A record for each of the models (those that were asked for, else `models`) in each engine."""
     results, wanted = Results(arguments.out), []
     limits = {"seconds": arguments.seconds, "gigabytes": arguments.gigabytes}
-    for model in arguments.models or zoo():
+    for model in arguments.models or models:
         for engine in arguments.engines:
             key = {"model": model, "engine": engine, "limits": limits}
             record = results.find(**key)
@@ -50,9 +57,9 @@ def main() -> None:
                 facts = _limited([sys.executable, str(_HERE / "_engines.py"), engine, model], **limits)
                 record = {"version": 1, **key, **facts, "machine": _place(engine), "command": command()}
                 results.append(record)
-            print(f"{model}, {engine}: {_outcome(record)}", flush=True)
+            print(f"{model}, {engine}: {outcome(record)}", flush=True)
             wanted.append(record)
-    print(tables(wanted))
+    return wanted
 
 
 def zoo() -> list[str]:
@@ -122,9 +129,9 @@ def tables(records: Sequence[Record]) -> str:
     """Markdown: what each engine achieved, and a row per model."""
     models = [group[-1]["model"] for group in by_setting(records, ("model",))]
     by_engine = {
-        engine: {record["model"]: record for record in records if record["engine"] == engine} for engine in _ENGINES
+        engine: {record["model"]: record for record in records if record["engine"] == engine} for engine in ENGINES
     }
-    own, other = (by_engine[engine] for engine in _ENGINES)
+    own, other = (by_engine[engine] for engine in ENGINES)
     parts = [
         *(_summary(engine, list(found.values())) for engine, found in by_engine.items() if found),
         table(
@@ -152,7 +159,7 @@ def tables(records: Sequence[Record]) -> str:
 
 def _own_cells(record: Record | None) -> list[str]:
     if record is None or record["status"] != "pruned":
-        return [*["-"] * 6, _outcome(record)]
+        return [*["-"] * 6, outcome(record)]
     return [
         str(record["groups"]),
         f"{record['prunable_share']:.1%}",
@@ -164,8 +171,8 @@ def _own_cells(record: Record | None) -> list[str]:
 
 def _other_cells(record: Record | None) -> list[str]:
     if record is None or "macs_kept" not in record:
-        return [*["-"] * 4, _outcome(record)]
-    return [*_effort(record), f"{record['macs_kept']:.1%}", _outcome(record)]
+        return [*["-"] * 4, outcome(record)]
+    return [*_effort(record), f"{record['macs_kept']:.1%}", outcome(record)]
 
 
 def _effort(record: Record) -> list[str]:
@@ -173,7 +180,8 @@ def _effort(record: Record) -> list[str]:
     return [f"{record['trace_seconds']:.2f}", f"{record['removal_seconds']:.2f}", f"{memory:.0f}"]
 
 
-def _outcome(record: Record | None) -> str:
+def outcome(record: Record | None) -> str:
+    """How it ended, in a word or two."""
     if record is None:
         return "-"
     error = record.get("detail", "").partition(":")[0] if record["status"] == "crash" else ""

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/benchmarks.md anew, from the records in bench/results.
+"""Writes the tables of docs/benchmarks.md and docs/coverage.md anew, from the records in bench/results.
 
     python bench/tables.py
 
@@ -17,15 +17,23 @@ from _common import RESULTS, Results
 
 __all__ = ["refresh"]
 
-_PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-_MADE_BY = {"one_cycle": "_training", "digits": "_training", "engine": "engine", "step_overhead": "step_overhead"}
+_DOCS = Path(__file__).parent.parent / "docs"
+_PAGES = (_DOCS / "benchmarks.md", _DOCS / "coverage.md")
+_MADE_BY = {
+    "one_cycle": "_training",
+    "digits": "_training",
+    "engine": "engine",
+    "coverage": "coverage",
+    "step_overhead": "step_overhead",
+}
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    _PAGE.write_text(refresh(_PAGE.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+    for page in _PAGES:
+        page.write_text(refresh(page.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
 
 
 def refresh(page: str, results: Path) -> str:

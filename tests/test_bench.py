@@ -53,7 +53,7 @@ def run_record(method: str, seed: int, wall: float, accuracy: float) -> dict[str
         "test_accuracy": accuracy,
         "latency": {size: {"dense": 4.0, "pruned": 2.0} for size in ("1", "64")} if pruned else None,
         "machine": _MACHINE,
-        "command": "python bench/digits.py",
+        "command": "python bench/digits.py --out /tmp/digits.jsonl",
     }
 
 

@@ -763,7 +763,6 @@ def test_cached_tensors_are_dropped_by_a_removal() -> None:
     assert model(ROW.double()).shape == (2, 2)
 
 
-@pytest.mark.xfail(strict=True, reason="a cache that is filled when the model is traced counts as a constant")
 def test_cached_tensors_do_not_pin() -> None:
     model = Cached().double().eval()
     with torch.no_grad():
@@ -771,7 +770,6 @@ def test_cached_tensors_do_not_pin() -> None:
     assert sizes(prove(model, ROW)) == {"b.in": 6, "a": 10}
 
 
-@pytest.mark.xfail(strict=True, reason="a dict of constant tensors is taken for a cache, and dropped")
 def test_constants_in_a_dict_are_kept() -> None:
     net = Net(
         lambda net, x: net.out(net.a(x).relu() * net.constants["scale"]),

@@ -49,7 +49,9 @@ def build(library: str, name: str) -> tuple[nn.Module, Tensor]:
 
 
 @pytest.mark.parametrize(("library", "name"), LISTED, ids=lambda value: value)
-def test_half_of_everything(library: str, name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_half_of_everything(
+    library: str, name: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if name not in SMALL and not request.config.getoption("--all-models"):
         pytest.skip("only with --all-models")
     model, x = build(library, name)
@@ -58,7 +60,9 @@ def test_half_of_everything(library: str, name: str, tmp_path: Path, request: py
     assert all(group.reason for group in structure.groups if not group.prunable)
     subnet = icycle.SubNetwork.random(structure, 0.5)
     assert icycle.testing.removal_error(model, x, subnet) <= 1e-5
-    assert icycle.testing.removal_error(copy.deepcopy(model).double(), x.double(), subnet) <= 1e-10
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "float", Tensor.double)  # some models go through float32 whatever they are given
+        assert icycle.testing.removal_error(copy.deepcopy(model).double(), x.double(), subnet) <= 1e-10
     icycle.prune(model, structure, subnet)
     check_counts(model.requires_grad_(False), x, structure, subnet)
     loaded = icycle.load(icycle.save(model, tmp_path / "saved"), build(library, name)[0])

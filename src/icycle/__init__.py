@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from icycle.selection import Budget, select
     from icycle.structure import Group, Slice, Structure, SubNetwork
     from icycle.surgery import prune
+    from icycle.tracing import register_rule
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "ice",
     "load",
     "prune",
+    "register_rule",
     "saliency",
     "save",
     "select",
@@ -58,6 +60,7 @@ _HOMES = {
     "ice": "methods",
     "load": "artifacts",
     "prune": "surgery",
+    "register_rule": "tracing",
     "save": "artifacts",
     "select": "selection",
     "trace": "engine",

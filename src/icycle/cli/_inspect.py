@@ -3,117 +3,84 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from icycle.cli._model import InputShape, ModelName, load_model
+
 if TYPE_CHECKING:
     from rich.table import Table
-    from torch import nn
 
     from icycle.structure import Group, Structure
 
 __all__ = ["inspect"]
 
+_COSTS = {"macs": "MACs of convolutions and matrix products", "params": "parameters"}
+
 
 def inspect(
-    model: Annotated[
-        str, typer.Argument(help="A zoo model, torchvision/<name>, timm/<name>, or module.path:factory of your own.")
-    ],
-    shape: Annotated[
-        str | None,
-        typer.Option("--input", metavar="C,H,W", help="Shape of one input; the model's usual one when omitted."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    model: ModelName,
+    shape: InputShape = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Print MODEL's groups of channels, their members, what is pinned and why."""
-    import torch
+    """Print MODEL's groups of channels, their members, what is pinned, why, and what could be done about it."""
+    # Imported here so that `icycle --help` need not wait for torch.
     from rich.console import Console
 
     from icycle.engine import trace
 
-    sizes = _parse_shape(shape) if shape else _usual_shape(model)
-    structure = trace(_load(model, sizes), torch.zeros(1, *sizes))
+    structure = trace(*load_model(model, shape))
     if as_json:
         print(json.dumps(_record(structure), indent=2))
         return
     console = Console()
-    console.print(_table(structure))
-    prunable = sum(group.size for group in structure.prunable)
-    console.print(
-        f"{len(structure.prunable)} prunable groups of {prunable:,} channels, "
-        f"{len(structure.groups) - len(structure.prunable)} pinned; {structure.macs():,} MACs, "
-        f"{structure.params():,} parameters, for an input of {tuple(sizes)}"
-    )
+    for table in (_prunable(structure), _pinned(structure)):
+        if table.row_count:
+            console.print(table)
+    for line in _summary(structure):
+        console.print(line, soft_wrap=True, highlight=False)
 
 
-def _parse_shape(text: str) -> tuple[int, ...]:
-    from icycle.errors import RecipeError
-
-    try:
-        sizes = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise RecipeError(f"Expected --input as positive sizes like 3,224,224, but got '{text}'")
-    return sizes
-
-
-def _usual_shape(model: str) -> tuple[int, ...]:
-    from icycle.errors import RecipeError
-    from icycle.zoo import example_shape, require_model
-
-    if ":" in model:
-        raise RecipeError(f"Expected --input C,H,W with a model of your own, but got none for '{model}'")
-    require_model(model)
-    return example_shape(model)
-
-
-def _load(model: str, sizes: tuple[int, ...]) -> nn.Module:
-    from icycle.zoo import build_model
-
-    if ":" in model:
-        return _call_factory(model)
-    classes = 1000 if "/" in model else 10
-    return build_model(model, num_classes=classes, in_channels=sizes[0])
-
-
-def _call_factory(reference: str) -> nn.Module:
-    """The model that `module.path:factory` makes; the current folder is searched first."""
-    import importlib
-    import os
-    import sys
-
-    from torch import nn
-
-    from icycle.errors import RecipeError
-
-    module, _, factory = reference.partition(":")
-    sys.path.insert(0, os.getcwd())
-    try:
-        made = getattr(importlib.import_module(module), factory)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise RecipeError(
-            f"Expected module.path:factory that makes a model without arguments, but '{reference}' gave "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(made, nn.Module):
-        raise RecipeError(f"Expected '{reference}' to make a torch.nn.Module, but got {type(made).__name__}")
-    return made
-
-
-def _table(structure: Structure) -> Table:
+def _prunable(structure: Structure) -> Table:
     from rich.table import Table
 
-    table = Table("group", "size", "prunable", "exact", "members, or why it is pinned")
-    for group in structure.groups:
-        note = "\n".join(_members(group)) if group.prunable else group.reason
-        table.add_row(group.name, str(group.size), _word(group.prunable), _word(group.exact), note)
+    table = Table("group", "size", "exact", "members", title="prunable", title_justify="left")
+    for group in structure.prunable:
+        exact = "yes" if group.exact else f"no: {group.inexact_reason}"
+        table.add_row(group.name, str(group.size), exact, "\n".join(_members(group)))
     return table
 
 
-def _word(value: bool) -> str:
-    return "yes" if value else "no"
+def _pinned(structure: Structure) -> Table:
+    from rich.table import Table
+
+    from icycle.structure import explain
+
+    columns = ("group", "size", "why it stays", "operation, module, source line", "what you could change")
+    table = Table(*columns, title="pinned", title_justify="left")
+    for group in structure.groups:
+        if not group.prunable:
+            found = explain(group)
+            place = [part for part in (found.operation, found.module, found.source) if part]
+            table.add_row(group.name, str(group.size), found.cause, "\n".join(place), found.advice)
+    return table
+
+
+def _summary(structure: Structure) -> Iterator[str]:
+    prunable = sum(group.size for group in structure.prunable)
+    yield (
+        f"{len(structure.prunable)} prunable groups of {prunable:,} channels, "
+        f"{len(structure.groups) - len(structure.prunable)} pinned"
+    )
+    for cost, words in _COSTS.items():
+        share = structure.prunable_share(cost)
+        yield f"{structure.cost(cost):,} {words}; {share:.1%} would go with all but one channel of every prunable group"
+    for name, count in structure.unknown_operations.items():
+        times = "once" if count == 1 else f"{count} times"
+        yield f"no rule for {name}, met {times}: what it touches is pinned (docs/rules.md says how to register one)"
+    yield from structure.notes
 
 
 def _members(group: Group) -> list[str]:
@@ -122,17 +89,26 @@ def _members(group: Group) -> list[str]:
 
 def _record(structure: Structure) -> dict[str, Any]:
     return {
-        "macs": structure.macs(),
-        "params": structure.params(),
-        "groups": [
-            {
-                "name": group.name,
-                "size": group.size,
-                "prunable": group.prunable,
-                "exact": group.exact,
-                "reason": group.reason,
-                "members": _members(group),
-            }
-            for group in structure.groups
-        ],
+        **{cost: structure.cost(cost) for cost in _COSTS},
+        "prunable_share": {cost: structure.prunable_share(cost) for cost in _COSTS},
+        "groups": [_group_record(group) for group in structure.groups],
+        "unknown_operations": dict(structure.unknown_operations),
+        "notes": list(structure.notes),
+    }
+
+
+def _group_record(group: Group) -> dict[str, Any]:
+    import dataclasses
+
+    from icycle.structure import explain
+
+    return {
+        "name": group.name,
+        "size": group.size,
+        "prunable": group.prunable,
+        "exact": group.exact,
+        "inexact_reason": group.inexact_reason,
+        "reason": group.reason,
+        "pinned_by": None if group.prunable else dataclasses.asdict(explain(group)),
+        "members": _members(group),
     }

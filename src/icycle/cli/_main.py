@@ -11,6 +11,8 @@ from rich.text import Text
 from icycle.cli._inspect import inspect
 from icycle.cli._recipes import recipes
 from icycle.cli._run import run
+from icycle.cli._tune import tune
+from icycle.cli._verify import verify
 from icycle.errors import IcycleError
 
 __all__ = ["app", "main"]
@@ -23,7 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(run)
+app.command()(tune)
 app.command()(inspect)
+app.command()(verify)
 app.command()(recipes)
 
 

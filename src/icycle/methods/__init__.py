@@ -3,7 +3,15 @@
 from icycle.methods._dense import Dense
 from icycle.methods._ice import FineTune, Ice, IceResult, IceStep, ice
 from icycle.methods._ice_curve import Curve, pruning_aware_rate
-from icycle.methods._ice_methods import IceMethod, IcePublished, Iterative, OneShot, Stepwise, TuneSettings
+from icycle.methods._ice_methods import (
+    CurveSettings,
+    IceMethod,
+    IcePublished,
+    Iterative,
+    OneShot,
+    Stepwise,
+    TuneSettings,
+)
 from icycle.methods._one_cycle import OneCycle, OneCycleReport, Phases
 from icycle.methods._one_cycle_run import OneCycleMethod
 from icycle.methods._registry import Context, Method, MethodResult, Removal, get_method, methods, register
@@ -11,6 +19,7 @@ from icycle.methods._registry import Context, Method, MethodResult, Removal, get
 __all__ = [
     "Context",
     "Curve",
+    "CurveSettings",
     "Dense",
     "FineTune",
     "Ice",

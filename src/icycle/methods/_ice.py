@@ -8,8 +8,8 @@
 4. The first step's fine-tune is a probe: the layers that it moves least are frozen from then on   `_freeze`
 5. At the end fine-tune at twice that rate, which decays; stop early where nothing is gained       `_finish`
 
-Source: "ICE-Pruning: An Iterative Cost-Efficient Pruning Pipeline for Deep Neural Networks", arXiv 2505.07411. Where its
-released code and its idea part, this follows the idea: decisions read a validation split and never the test set, and
+Source: "ICE-Pruning: An Iterative Cost-Efficient Pruning Pipeline for Deep Neural Networks", arXiv 2505.07411. Where
+its released code and its idea part, this follows the idea: decisions read a validation split, never the test set, and
 only as much of it as they need; batch norm is recalibrated before they do; frozen layers end the backward pass; every
 second counts. Its numbers are kept as the method `ice-published`, to compare with.
 """
@@ -28,26 +28,28 @@ from icycle.engine import trace
 from icycle.errors import TrainingError
 from icycle.methods._ice_curve import Curve
 from icycle.methods._ice_freeze import Frozen, choose_frozen, layers_of, movement, weights_of
-from icycle.methods._ice_shrunk import after_removal
-from icycle.methods._ice_steps import Scope, Step, Steps, channels_to_keep, plan_steps
+from icycle.methods._ice_steps import Scope, Scores, Step, Steps, channels_to_keep, plan_steps
 from icycle.methods._ice_trigger import Decision, ExactTrigger, NoTrigger, Right, SequentialTrigger, Trigger, checked
 from icycle.methods._run_clock import unwrapped
 from icycle.saliency import check, score
 from icycle.selection import Budget
-from icycle.structure import Structure
+from icycle.structure import Structure, after_removal
 from icycle.surgery import prune
 from icycle.training import Loader, StageClock, evaluate_batches, recalibrate
 
 __all__ = ["FineTune", "Ice", "IceResult", "IceStep", "ice"]
 
 
+_DEFAULT_CURVE = Curve()
+
+
 @dataclass(frozen=True)
 class FineTune:
-    """What the user's training code is asked to do: train the model on for `epochs` and let the rate run as stated.
+    """What the user's training code is asked to do: train the model on for `epochs`, at a rate that runs as stated.
 
-    The rate falls linearly from `learning_rate` to `end` (equal: it is constant); `rate(progress)` says it for each step.
-    Parameters that are frozen have requires_grad False. Requests of one kind may follow each other and then form one
-    course; `epochs_left` is what is at most to come of it, this request included.
+    The rate falls linearly from `learning_rate` to `end` (equal: it is constant); `rate(progress)` says it for each
+    step. Parameters that are frozen have requires_grad False. Requests of one kind may follow each other and then form
+    one course; `epochs_left` is what is at most to come of it, this request included.
     """
 
     epochs: float
@@ -65,7 +67,7 @@ class FineTune:
 
 @dataclass(frozen=True)
 class IceStep:
-    """One step: what it left, what was decided, and what was done. `weights` is the share of the weights that remains."""
+    """One step: what it left, what was decided, and what was done. `weights` is the share of them that remains."""
 
     number: int  # from 1
     kept: dict[str, int]  # group -> channels, of those that lost some
@@ -122,7 +124,7 @@ class Ice:
     freeze: float = 0.0
     freezing: Literal["prefix", "published"] = "prefix"
     probe_epochs: float = 0.5
-    curve: Curve = Curve()
+    curve: Curve = _DEFAULT_CURVE
     epochs: float = 1.0
     decay: bool = True
     final_epochs: int = 2
@@ -155,6 +157,20 @@ class Ice:
         if (self.ratio is None) == (self.budget is None):
             raise TrainingError(f"Expected exactly one of ratio and budget, but got {self.ratio} and {self.budget}.")
 
+    def plan(self, structure: Structure, scores: Scores) -> tuple[Step, ...]:
+        """The steps for a dense network of this structure and these scores; errors as in `plan_steps`."""
+        return plan_steps(
+            structure,
+            scores,
+            ratio=self.ratio,
+            budget=self.budget,
+            groups=self.groups,
+            steps=self.steps,
+            scope=self.scope,
+            round_to=self.round_to,
+            limit=self.limit,
+        )
+
 
 def ice(
     model: torch.nn.Module,
@@ -178,7 +194,7 @@ def ice(
             optimizer = SGD([p for p in model.parameters() if p.requires_grad], lr=request.learning_rate, momentum=0.9)
             ...  # request.epochs over your data, at request.rate(progress)
 
-        result = icycle.ice(model, example_inputs, fine_tune=fine_tune, evaluate=evaluate, ratio=0.5, calibration=loader)
+        result = icycle.ice(model, example_inputs, fine_tune=fine_tune, evaluate=evaluate, ratio=0.5, calibration=data)
 
     Args:
         fine_tune: trains the model it is given as a `FineTune` asks.
@@ -188,8 +204,8 @@ def ice(
         validation: batches (inputs, labels) of the validation split, the same in the same order each time, which has
             nothing to do with the labels. With it decisions are sequential tests at `confidence` and read no more than
             they need; without it they call `evaluate`.
-        calibration: batches to estimate batch-norm statistics on after each removal, or a function that does it. Without
-            it the trigger sees a network whose statistics are wrong, and fires far more often than it need.
+        calibration: batches to estimate batch-norm statistics on after each removal, or a function that does it.
+            Without it the trigger sees a network whose statistics are wrong, and fires far more often than it need.
         loader, loss: for the criteria that read data or gradients; see `icycle.saliency`.
         optimizer: one that your code keeps throughout; loses the removed channels' state along with the weights.
         on_step: called after each step.
@@ -198,8 +214,8 @@ def ice(
         scope: "group" (default), "step" or "global": among which channels those to remove are sought.
         round_to, limit: as in `icycle.select`.
         criterion, criterion_batches: the name of a criterion, and the batches it reads. Default: group_norm, 8.
-        threshold: the drop against the dense network, in points of accuracy, that triggers a fine-tune; None: after every
-            step. Default: 10; on the way to a final fine-tune, a drop that batch norm and a few steps mend costs nothing.
+        threshold: the drop against the dense network, in points of accuracy, that triggers a fine-tune; None: after
+            every step. Default: 10, as a final fine-tune follows, and mends more for less.
         confidence: of the sequential test (default 0.95); None: exact evaluation.
         calibrate, calibration_batches: whether, and on how many batches (default 4).
         freeze: the share of layers frozen after the probe (default 0: none); `probe_epochs` long (default 0.5).
@@ -227,7 +243,7 @@ def ice(
     run.loader, run.loss, run.calibration = loader, loss, calibration
     if validation is not None:
         run.right = lambda model: evaluate_batches(model, validation)
-    run.on_step = on_step or run.on_step
+    run.on_step = on_step
     return run()
 
 
@@ -241,22 +257,23 @@ class _Run:
     right: Right | None = None
     loader: Iterable[Any] | None = None
     loss: Callable[..., torch.Tensor] | None = None
+    on_step: Callable[[IceStep], object] | None = None
 
     def __init__(self, settings: Ice, model: torch.nn.Module, example_inputs: Any) -> None:
         self.settings = settings
         self.model = model
         self.example_inputs = example_inputs
         self.clock = StageClock()
+        self.planned = 0  # steps
         self.structure: Structure
         self.result: IceResult
         self._trigger: Trigger
 
-    def on_step(self, step: IceStep) -> object:
-        """Replaced by whoever wants to know."""
-
     def __call__(self) -> IceResult:
         before = self.clock.seconds()
-        for number, step in enumerate(self._prepare(), start=1):
+        steps = self._prepare()
+        self.planned = len(steps)
+        for number, step in enumerate(steps, start=1):
             self._remove(step, number)
             self._recalibrate()
             with self.clock.stage("evaluation"):
@@ -273,23 +290,13 @@ class _Run:
         check(settings.criterion, loader=self.loader, loss=self.loss)
         with self.clock.stage("search"):
             self.structure = trace(self.model, self.example_inputs)
-            steps = plan_steps(
-                self.structure,
-                self._scores(0),
-                ratio=settings.ratio,
-                budget=settings.budget,
-                groups=settings.groups,
-                steps=settings.steps,
-                scope=settings.scope,
-                round_to=settings.round_to,
-                limit=settings.limit,
-            )
+            steps = settings.plan(self.structure, self._scores(0))
         with self.clock.stage("evaluation"):
             dense = self.evaluate(self.model)
             if dense <= 1:
                 raise TrainingError(
-                    f"Expected evaluate(model) to return percent for a trained network, but got {dense}; is it a share? "
-                    "Then multiply it by 100."
+                    f"Expected evaluate(model) to return percent for a trained network, but got {dense}; if it is a "
+                    "share, multiply it by 100."
                 )
             self._trigger = self._make_trigger(dense)
         self.result = IceResult(self.model, self.structure, dense, self.structure.macs(), self.structure.params())
@@ -303,7 +310,7 @@ class _Run:
             return ExactTrigger(self.evaluate, dense, settings.threshold)
         return SequentialTrigger(self.model, self.right, settings.threshold, settings.confidence)
 
-    def _scores(self, number: int) -> dict[str, torch.Tensor]:
+    def _scores(self, number: int) -> Scores:
         settings = self.settings
         return score(
             settings.criterion,
@@ -390,7 +397,8 @@ class _Run:
         done = IceStep(number, kept, macs, weights, decision, fine_tuned, learning_rate)
         self.result.steps.append(done)
         self.result.examples_read += decision.examples
-        self.on_step(done)
+        if self.on_step is not None:
+            self.on_step(done)
 
     def _finish(self) -> None:
         """The final fine-tune, epoch by epoch, so that it can stop early."""
@@ -402,7 +410,7 @@ class _Run:
             return
         result.accuracy_before_final = result.accuracy
         rate = settings.final_factor * settings.curve(self._remaining)
-        best = _Best(settings.patience, self.model)
+        best = _Best(settings.patience, self.model, result.accuracy)
         for epoch in range(settings.final_epochs):
             course = (epoch / settings.final_epochs, (epoch + 1) / settings.final_epochs)
             left = settings.final_epochs - epoch
@@ -416,13 +424,13 @@ class _Run:
 
 
 class _Best:
-    """Early stopping: remembers the best state of the final fine-tune; does nothing without patience."""
+    """Early stopping: remembers the best state, that before the final fine-tune included; nothing without patience."""
 
-    def __init__(self, patience: int | None, model: torch.nn.Module) -> None:
+    def __init__(self, patience: int | None, model: torch.nn.Module, accuracy: float) -> None:
         self._patience = patience
         self._model = model
-        self._accuracy = -1.0
-        self._state: dict[str, Any] = {}
+        self._accuracy = accuracy
+        self._state: dict[str, Any] = {} if patience is None else copy.deepcopy(model.state_dict())
         self._waited = 0
 
     def ends_with(self, accuracy: float) -> bool:

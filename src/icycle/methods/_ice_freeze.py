@@ -1,4 +1,4 @@
-"""Freezing: the layers that a probe moved least stay as they are, and the deepest all-frozen prefix costs only a forward.
+"""Freezing: the layers that a probe moved least stay as they are; the deepest all-frozen prefix costs only a forward.
 
 No gradient is wanted before the first layer that trains, so the backward pass ends there by itself; the prefix runs in
 evaluation mode, so its outputs depend on nothing but the input. Where the inputs come again, unchanged, so do the
@@ -19,8 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from icycle.errors import TrainingError
-from icycle.tracing import call_with, map_tensors, output_tensors
+from icycle.tracing import call_with, map_tensors, output_tensors, undisturbed
 
 __all__ = ["Frozen", "Layer", "Replay", "choose_frozen", "layers_of", "movement", "weights_of"]
 
@@ -163,48 +162,35 @@ class Frozen:
 
     Attributes:
         share: of all layers, 0..1.
-        saved: the share of a training step's multiplications that the frozen layers save, 0..1: a third for a layer whose
-            weights need no gradient, two thirds where nothing before it trains either.
+        saved: the share of a training step's multiplications that the frozen layers save, 0..1: a third for a layer
+            whose weights need no gradient, two thirds where nothing before it trains either.
         prefix: names of the modules that run wholly before the first layer that trains; () if that comes first.
-        cut: the module whose outputs can stand in for the prefix; None where the model's structure does not allow it (the
-            backward pass still ends at the prefix).
+        cut: the module whose outputs can stand in for the prefix; None where the model's structure does not allow it
+            (the backward pass still ends at the prefix).
     """
 
-    def __init__(
-        self, model: nn.Module, example_inputs: Any, layers: Sequence[Layer], frozen: Sequence[Layer]
-    ) -> None:
+    def __init__(self, model: nn.Module, example_inputs: Any, layers: Sequence[Layer], frozen: Sequence[Layer]) -> None:
         self.layers = tuple(frozen)
         self.share = len(frozen) / max(len(layers), 1)
         self._still = {name for layer in frozen for name in layer.modules}
-        calls = _execution(model, example_inputs)
-        modules = dict(model.named_modules())
-        trains = [
-            call.start
-            for call in calls
-            if call.name not in self._still and any(True for _ in modules[call.name].parameters(recurse=False))
-        ]
-        border = min(trains, default=0)
-        late = {call.name for call in calls if call.end > border}
-        before = [call for call in calls if call.end < border and call.name not in late]
+        self._example_inputs = example_inputs
+        before = self._calls_before(model)
         self.prefix = tuple(dict.fromkeys(call.name for call in before))
         total = sum(layer.macs for layer in layers) or 1.0
         inside = [layer for layer in frozen if layer.name in self.prefix]
         self.prefix_share = sum(layer.macs for layer in inside) / total
         self.saved = (sum(layer.macs for layer in frozen) / total + self.prefix_share) / 3
-        self._skipped: tuple[_Call, ...] = ()
-        self._cut: _Call | None = None
-        self._find_cut(model, example_inputs, before)
-
-    @property
-    def cut(self) -> str | None:
-        return self._cut.name if self._cut is not None else None
+        found = self._find_cut(model, before)
+        self.cut = found[0].name if found else None
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Within the block the layers do not train, and the prefix stays in evaluation mode whatever `train()` says."""
         modules = dict(model.named_modules())
         parameters = [
-            parameter for name in self._still for parameter in modules[name].parameters(recurse=False)
+            parameter
+            for name in self._still
+            for parameter in modules[name].parameters(recurse=False)
             if parameter.requires_grad
         ]
         still = [modules[name] for name in self.prefix]
@@ -227,22 +213,34 @@ class Frozen:
             for module, mode in zip(still, modes, strict=True):
                 module.training = mode
 
-    def _find_cut(self, model: nn.Module, example_inputs: Any, before: Sequence[_Call]) -> None:
-        """Keep the deepest module of the prefix that the proof holds for."""
+    def _calls_before(self, model: nn.Module) -> list[_Call]:
+        """The calls that end before the first layer that trains begins, of modules that are not called again later."""
+        calls = _execution(model, self._example_inputs)
+        modules = dict(model.named_modules())
+        trains = [
+            call.start
+            for call in calls
+            if call.name not in self._still and any(True for _ in modules[call.name].parameters(recurse=False))
+        ]
+        border = min(trains, default=0)
+        late = {call.name for call in calls if call.end > border}
+        return [call for call in calls if call.end < border and call.name not in late]
+
+    def _find_cut(self, model: nn.Module, before: Sequence[_Call]) -> tuple[_Call, tuple[_Call, ...]] | None:
+        """The deepest module of the prefix that the proof holds for, and those that are skipped for it."""
         times = {call.name: sum(other.name == call.name for other in before) for call in before}
         candidates = [call for call in before if times[call.name] == 1 and call.shape is not None and call.name]
         for cut in sorted(candidates, key=lambda call: (-call.end, call.start))[:_CANDIDATES]:
             earlier = [call for call in candidates if call.end < cut.start]
             outer = [call for call in earlier if not any(_within(call, other) for other in earlier)]
-            if _proven(model, example_inputs, cut, outer):
-                self._cut, self._skipped = cut, tuple(outer)
-                return
+            if _proven(model, self._example_inputs, cut, outer):
+                return cut, tuple(outer)
+        return None
 
-    def replay(self, model: nn.Module) -> Replay:
-        """What feeds stored outputs in at the cut."""
-        if self._cut is None:
-            raise TrainingError("Expected a prefix with a cut, but this model's structure does not allow one.")
-        return Replay(model, self._cut, self._skipped)
+    def replay(self, model: nn.Module) -> Replay | None:
+        """What feeds stored outputs in at the cut, found and proven anew: the model may have lost channels since."""
+        found = self._find_cut(model, self._calls_before(model))
+        return Replay(model, *found) if found else None
 
 
 class Replay:
@@ -265,8 +263,8 @@ class Replay:
 
     def __enter__(self) -> Replay:
         for module, shape in self._skipped:
-            module.forward = partial(self._nothing, module.forward, shape)  # type: ignore[method-assign]
-        self._cut.forward = partial(self._outputs, self._cut.forward)  # type: ignore[method-assign]
+            module.forward = partial(self._nothing, module.forward, shape)
+        self._cut.forward = partial(self._outputs, self._cut.forward)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -315,10 +313,9 @@ def _within(call: _Call, other: _Call) -> bool:
 def _proven(model: nn.Module, example_inputs: Any, cut: _Call, skipped: Sequence[_Call]) -> bool:
     """Is the output the same, to the bit, when all that the model sees before the cut, its input too, is NaN?"""
     replay = Replay(model, cut, skipped)
-    inputs = map_tensors(example_inputs, lambda tensor: torch.rand_like(tensor) if tensor.is_floating_point() else tensor)
-    nothing = map_tensors(inputs, lambda tensor: torch.full_like(tensor, math.nan) if tensor.is_floating_point() else tensor)
-    state = torch.get_rng_state()
-    with _eval_mode(model):
+    with undisturbed(model), _eval_mode(model):
+        inputs = map_tensors(example_inputs, _anything)
+        nothing = map_tensors(inputs, _nothing_like)
         expected = list(output_tensors(call_with(model, inputs)))
         outputs = replay.outputs(lambda: call_with(model, inputs))
         try:
@@ -327,9 +324,15 @@ def _proven(model: nn.Module, example_inputs: Any, cut: _Call, skipped: Sequence
                 found = list(output_tensors(call_with(model, nothing)))
         except Exception:  # whatever a model does with NaN or a shape it does not expect
             return False
-        finally:
-            torch.set_rng_state(state)
     return bool(found) and all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def _anything(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.rand_like(tensor) if tensor.is_floating_point() else tensor
+
+
+def _nothing_like(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.full_like(tensor, math.nan) if tensor.is_floating_point() else tensor
 
 
 @contextmanager

@@ -6,16 +6,18 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch.nn.functional import cross_entropy
 
+from icycle.engine import trace
 from icycle.errors import IcycleError, TrainingError
 from icycle.methods._ice import FineTune, Ice, IceResult, IceStep, _Run
 from icycle.methods._ice_curve import Curve
 from icycle.methods._ice_replay import StoredPrefix
+from icycle.methods._ice_trigger import require_size
 from icycle.methods._one_cycle_run import BudgetSettings
 from icycle.methods._registry import Context, Method, MethodResult, Removal, register
-from icycle.saliency import check
+from icycle.saliency import check, score
 from icycle.training import Settings, logits_of
 
 __all__ = ["CurveSettings", "IceMethod", "IcePublished", "Iterative", "OneShot", "Stepwise", "TuneSettings"]
@@ -104,7 +106,12 @@ class Stepwise(Method):
         return 0
 
     def prepare(self, context: Context) -> None:
-        """Train the network, unless it comes trained."""
+        """Train the network, unless it comes trained; whatever can be wrong with steps and data shows before."""
+        settings = self.settings(context.seed)
+        structure = trace(context.model, context.example_inputs)
+        settings.plan(structure, score("random", context.model, structure))
+        if settings.threshold is not None and settings.confidence is not None:
+            require_size(len(context.data.validation.images), settings.threshold, settings.confidence)
         if not context.trained:
             context.fit(context.trainer())
 
@@ -131,23 +138,24 @@ class IceMethod(Stepwise):
     final_factor: Positive = Ice.final_factor
     final_decay: bool = Ice.final_decay
     patience: Count | None = Ice.patience
-    tune: Annotated[int, Field(ge=0)] | TuneSettings = 0
+    tune: TuneSettings | None = None
+
+    @field_validator("tune", mode="before")
+    @classmethod
+    def _trials_alone(cls, value: Any) -> Any:
+        """`tune: N` is short for N trials by the defaults; 0 for none."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return {"trials": value} if value else None
+        return value
 
     def fixed(self) -> dict[str, Any]:
-        """The ablations: without the trigger every step is followed by a fine-tune, without the curve the rate is flat."""
+        """The ablations: without the trigger a fine-tune follows every step, without the curve the rate is flat."""
         changed: dict[str, Any] = {} if self.trigger else {"threshold": None}
         return changed if self.adapt else {**changed, "curve": self.curve.build().flat()}
 
     @property
     def reuse_bytes(self) -> int:
         return self.reuse_mib * _MIB
-
-    @property
-    def tuning(self) -> TuneSettings | None:
-        """How to tune; None: not at all."""
-        if isinstance(self.tune, TuneSettings):
-            return self.tune
-        return TuneSettings(trials=self.tune) if self.tune else None
 
 
 @register
@@ -211,7 +219,8 @@ class _BuiltIn:
         run.optimizer = self._trainer.optimizer
         run.right = lambda model: self._on(model).evaluate_batches(self._validation)
         run.calibration = self._recalibrate
-        run.loader, run.loss = context.data.calibration, lambda outputs, labels: cross_entropy(logits_of(outputs), labels)
+        run.loader = context.data.calibration
+        run.loss = lambda outputs, labels: cross_entropy(logits_of(outputs), labels)
         run.on_step = self._record
         self._batches = method.calibration_batches
 
@@ -231,14 +240,12 @@ class _BuiltIn:
 
     def _fine_tune(self, model: torch.nn.Module, request: FineTune) -> None:
         trainer = self._on(model)
-        replayed = None
-        if request.epochs_left >= 2:  # storing the outputs costs as much as one epoch saves
 
-            def forward(images: torch.Tensor) -> Any:
-                with trainer.autocast():
-                    return model.train()(trainer.formatted(images))
+        def forward(images: torch.Tensor) -> Any:
+            with trainer.autocast():
+                return model.train()(trainer.formatted(images))
 
-            replayed = self._stored.replayed(model, request.frozen, forward)
+        replayed = self._stored.replayed(model, request.frozen, forward, request.epochs_left)
         loss = trainer.train_for(replayed or self._data.train, request.epochs, request.rate)
         self._context.recorder.write(
             "fine-tune",
@@ -253,7 +260,11 @@ class _BuiltIn:
     def _record(self, step: IceStep) -> None:
         result = self._run.result
         self._context.recorder.write(
-            "step", **asdict(step), macs_kept=step.macs / result.macs_before, effort=result.effort,
+            "step",
+            **asdict(step),
+            of=self._run.planned,
+            macs_kept=step.macs / result.macs_before,
+            effort=result.effort,
             examples_read=result.examples_read,
         )
 
@@ -287,7 +298,7 @@ def _details(result: IceResult) -> dict[str, Any]:
         "share of the validation split read per decision": round(result.share_read, 3),
         "share of the layers frozen": round(frozen.share, 3) if frozen else 0.0,
         "share of the multiplications in the frozen prefix": round(frozen.prefix_share, 3) if frozen else 0.0,
-        "cut of the frozen prefix": frozen.cut if frozen else None,
+        "cut of the frozen prefix": (frozen and frozen.cut) or "none",
         "effort": result.effort,
         "examples read": result.examples_read,
         "seconds": result.seconds,

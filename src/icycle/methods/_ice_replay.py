@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,18 +28,22 @@ class StoredPrefix:
         self._outputs: torch.Tensor | None = None
 
     def replayed(
-        self, model: torch.nn.Module, frozen: Frozen | None, forward: Callable[[torch.Tensor], Any]
+        self, model: torch.nn.Module, frozen: Frozen | None, forward: Callable[[torch.Tensor], Any], epochs: float
     ) -> ReplayedLoader | None:
         """A loader that feeds the stored outputs in; None where that cannot be done, or would take too much memory.
 
         `forward` runs the model on a batch of images, in the run's precision. The outputs are worked out anew if the
-        prefix has changed since.
+        prefix has changed since, for which it must be wanted for at least two `epochs`: one pays for the storing.
         """
         if self._limit <= 0 or frozen is None or frozen.cut is None or not self._loader.repeats:
             return None
         replay = frozen.replay(model)
+        if replay is None:
+            return None
         state = _state(model, frozen)
         if self._outputs is None or not _same(state, self._state):
+            if epochs < 2:
+                return None
             self._outputs, self._state = self._collected(replay, forward), state
         return None if self._outputs is None else ReplayedLoader(self._loader, replay, self._outputs)
 
@@ -47,11 +52,12 @@ class StoredPrefix:
         stored: torch.Tensor | None = None
         for index in torch.arange(count).split(self._loader.batch_size):
             images, _ = self._loader.at(index.to(self._loader.images.labels.device))
-            outputs = replay.outputs(lambda images=images: forward(images))
+            outputs = replay.outputs(partial(forward, images))
             if stored is None:
                 size = count * outputs[0].numel() * outputs.element_size()
-                if len(outputs) != len(images) or size > self._limit:
-                    return None
+                again = replay.outputs(partial(forward, images))
+                if len(outputs) != len(images) or size > self._limit or not torch.equal(outputs, again):
+                    return None  # not one output for each image, too large, or drawn by chance
                 stored = outputs.new_empty((count, *outputs.shape[1:]))
             stored[index] = outputs
         return stored

@@ -1,4 +1,4 @@
-"""Which channels go at which step: the counts are planned once, on the dense network, and the channels chosen when due."""
+"""Which channels go at which step: counts are planned once, on the dense network, and the channels chosen when due."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Literal
 import torch
 
 from icycle.errors import StructureError, TrainingError
-from icycle.saliency import Scores
 from icycle.selection import Budget, select, select_ratio
 from icycle.structure import Group, Structure, SubNetwork
 
-__all__ = ["Scope", "Steps", "Step", "channels_to_keep", "plan_steps"]
+__all__ = ["Scope", "Scores", "Step", "Steps", "channels_to_keep", "plan_steps"]
 
+Scores = dict[str, torch.Tensor]  # group -> (size,), higher is kept
 Steps = Literal["group", "block", "all"] | Sequence[Sequence[str]]
 Scope = Literal["group", "step", "global"]
 
@@ -123,9 +123,8 @@ def _members(structure: Structure, chosen: Sequence[str], steps: Steps) -> list[
     flat = [name for names in given for name in names]
     known = {group.name for group in structure.prunable}
     if len(set(flat)) < len(flat) or not set(flat) <= known or not all(given):
-        raise StructureError(
-            f"Expected steps of prunable groups, each once, but got {[name for name in flat if name not in known] or flat}"
-        )
+        odd = [name for name in flat if name not in known] or flat
+        raise StructureError(f"Expected steps of prunable groups, each group once, but got {odd}")
     return given
 
 
@@ -154,8 +153,8 @@ def _home(group: Group) -> str:
 def _ranked(structure: Structure, scores: Scores, members: Sequence[Sequence[str]], scope: Scope) -> Scores:
     """Scores for one threshold over all groups: as they are, or as ranks (0..1) among those who compete.
 
-    One threshold on ranks takes the same share of every group (or step), so that budgets, rounding and limits are met by
-    the one search that meets them anyway.
+    One threshold on ranks takes the same share of every group (or step), so that budgets, rounding and limits are met
+    by the one search that meets them anyway.
     """
     if scope == "global":
         return dict(scores)
@@ -164,7 +163,8 @@ def _ranked(structure: Structure, scores: Scores, members: Sequence[Sequence[str
     for pool in pools:
         values = torch.cat([scores[name].double() for name in pool])
         places = torch.empty(len(values), dtype=torch.float64)
-        places[torch.argsort(values, stable=True)] = (torch.arange(len(values), dtype=torch.float64) + 0.5) / len(values)
+        rank = torch.arange(len(values), dtype=torch.float64)
+        places[torch.argsort(values, stable=True)] = (rank + 0.5) / len(values)
         places[values.isposinf()] = math.inf
         ranked.update(zip(pool, places.split([structure[name].size for name in pool]), strict=True))
     return ranked

@@ -12,7 +12,7 @@ a few stakes stands in for a clever one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from numbers import Real
@@ -23,10 +23,20 @@ import torch
 
 from icycle.errors import DataError, TrainingError
 
-__all__ = ["Decision", "ExactTrigger", "NoTrigger", "SequentialTrigger", "Trigger", "checked", "size_needed"]
+__all__ = [
+    "Decision",
+    "ExactTrigger",
+    "NoTrigger",
+    "SequentialTrigger",
+    "Trigger",
+    "checked",
+    "require_size",
+    "size_needed",
+]
 
 Evaluate = Callable[[torch.nn.Module], float]  # accuracy in percent
-Right = Callable[[torch.nn.Module], Iterator[torch.Tensor]]  # per batch (batch,) bool: which examples are right
+# per batch (batch,) bool: which examples are right
+Right = Callable[[torch.nn.Module], Generator[torch.Tensor, None, None]]
 
 _STAKES = np.arange(1, 21) / 20  # shares of the largest stake that cannot ruin the player
 
@@ -89,13 +99,7 @@ class SequentialTrigger:
         self._alpha = 1 - confidence
         with closing(right(dense)) as batches:
             self._dense = torch.cat([batch.cpu() for batch in batches] or [torch.empty(0, dtype=torch.bool)])
-        needed = size_needed(threshold, confidence)
-        if len(self._dense) < needed:
-            raise DataError(
-                f"Expected at least {needed} validation examples to tell a drop of {threshold:g} points from none at a "
-                f"confidence of {confidence:g}, but got {len(self._dense)}; give more (data.validation, data.subset), "
-                "raise threshold, lower confidence, or evaluate exactly (confidence: null)"
-            )
+        require_size(len(self._dense), threshold, confidence)
 
     @property
     def dense_accuracy(self) -> float:
@@ -181,6 +185,21 @@ def size_needed(threshold: float, confidence: float) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if _mean_of_exp(middle * logs) < 1 / (1 - confidence) else (low, middle)
     return high
+
+
+def require_size(examples: int, threshold: float, confidence: float) -> None:
+    """Check that a split of so many examples lets the test be sure at all.
+
+    Raises:
+        DataError: it does not; names the size needed.
+    """
+    needed = size_needed(threshold, confidence)
+    if examples < needed:
+        raise DataError(
+            f"Expected at least {needed} validation examples to tell a drop of {threshold:g} points from none at a "
+            f"confidence of {confidence:g}, but got {examples}; give more (data.validation, data.subset), raise "
+            "threshold, lower confidence, or evaluate exactly (confidence: null)"
+        )
 
 
 def checked(evaluate: Evaluate) -> Evaluate:

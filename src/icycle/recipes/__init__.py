@@ -2,7 +2,7 @@
 
 from icycle.recipes._folder import RunFolder, latest_run, next_run
 from icycle.recipes._load import bundled_recipes, dump_recipe, load_recipe
-from icycle.recipes._run import run_recipe
+from icycle.recipes._run import run_recipe, tune_recipe
 from icycle.recipes._schema import DataSettings, ModelSettings, Recipe
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "load_recipe",
     "next_run",
     "run_recipe",
+    "tune_recipe",
 ]

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from icycle import artifacts
 from icycle.engine import trace
-from icycle.methods import Context, IceMethod, MethodResult
+from icycle.errors import RecipeError
+from icycle.methods import Context, IceMethod, MethodResult, TuneSettings
 from icycle.recipes._folder import RunFolder
 from icycle.recipes._schema import Recipe
+from icycle.recipes._tuned import write_tuned
 from icycle.recipes._weights import load_weights
 from icycle.report import NetworkFacts, Report, compare_latency, environment, file_bytes
-from icycle.recipes._tuned import write_tuned
 from icycle.training import Listener, Recorder, evaluate, run_device
-from icycle.tuning import tune
+from icycle.tuning import Outcome, open_study, tune
 from icycle.zoo import Data, build_model, load_data
 
-__all__ = ["run_recipe"]
+__all__ = ["run_recipe", "tune_recipe"]
 
 _LATENCY_BATCHES = (1, 64)
 
@@ -41,23 +44,16 @@ def run_recipe(
         folder.reopen(recipe)
     else:
         folder.create(recipe)
+    study = _study(recipe)
     recorder = Recorder(folder.metrics, listeners)
-    torch.manual_seed(recipe.seed)
-    data = load_data(
-        **recipe.data.model_dump(), batch_size=recipe.train.batch_size, seed=recipe.seed, device=run_device()
-    )
-    model = _build(recipe, data)
-    recorder.write("start", recipe=recipe.name, method=recipe.method.name, epochs=recipe.train.epochs)
-    trained = recipe.model.weights is not None
-    context = Context(
-        model, data, recipe.train, recorder, seed=recipe.seed, checkpoint=folder.checkpoint, trained=trained
-    )
-    method = recipe.method
+    context = _context(recipe, recorder, folder.checkpoint)
+    model, data, method = context.model, context.data, recipe.method
+    recorder.write("start", recipe=recipe.name, method=method.name, epochs=recipe.train.epochs)
     method.prepare(context)
-    if isinstance(method, IceMethod) and method.tuning is not None:
-        outcome = tune(method, context, method.tuning)
-        method = outcome.method
+    if isinstance(method, IceMethod) and method.tune is not None:
+        outcome = tune(method, context, method.tune, study)
         write_tuned(recipe, outcome, folder.tuned)
+        method = outcome.method
     result = method.run(context)
 
     with recorder.clock.stage("evaluation"):
@@ -67,6 +63,49 @@ def run_recipe(
     folder.report.write_text(report.to_json(), encoding="utf-8")
     recorder.write("end", test_accuracy=test_accuracy)
     return report
+
+
+def tune_recipe(recipe: Recipe, settings: TuneSettings, output: Path, *, listeners: Sequence[Listener] = ()) -> Outcome:
+    """Find settings for the recipe's method, and write them as a recipe to the file `output`.
+
+    The network is trained first, unless `model.weights` are given: with several workers on one study, give them.
+
+    Raises:
+        RecipeError: the method cannot be tuned, or the file exists.
+        TuningError: the storage cannot be reached; before any training.
+    """
+    method = recipe.method
+    if not isinstance(method, IceMethod):
+        raise RecipeError(f"Expected a recipe whose method can be tuned, which 'ice' can, but got '{method.name}'")
+    if output.exists():
+        raise RecipeError(f"Expected a new file for the tuned recipe, but {output} exists; choose another --output")
+    study = open_study(settings, recipe.seed)
+    recorder = Recorder(listeners=listeners)
+    context = _context(recipe, recorder, None)
+    recorder.write("start", recipe=recipe.name, method="tuning", epochs=recipe.train.epochs)
+    method.prepare(context)
+    outcome = tune(method, context, settings, study)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_tuned(recipe, outcome, output)
+    return outcome
+
+
+def _study(recipe: Recipe) -> Any:
+    """The study of a method that tunes itself, opened before anything takes time; None where there is none."""
+    method = recipe.method
+    wanted = method.tune if isinstance(method, IceMethod) else None
+    return None if wanted is None else open_study(wanted, recipe.seed)
+
+
+def _context(recipe: Recipe, recorder: Recorder, checkpoint: Path | None) -> Context:
+    """Data and model of a recipe; seeds the random state."""
+    torch.manual_seed(recipe.seed)
+    data = load_data(
+        **recipe.data.model_dump(), batch_size=recipe.train.batch_size, seed=recipe.seed, device=run_device()
+    )
+    model = _build(recipe, data)
+    trained = recipe.model.weights is not None
+    return Context(model, data, recipe.train, recorder, seed=recipe.seed, checkpoint=checkpoint, trained=trained)
 
 
 def _build(recipe: Recipe, data: Data) -> nn.Module:

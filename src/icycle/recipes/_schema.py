@@ -48,8 +48,7 @@ class DataSettings(Settings):
 class ModelSettings(Settings):
     """Which network; see `icycle.zoo.build_model`.
 
-    `weights` are trained ones to start from: a folder that `icycle.save` made, or a state dict in a .safetensors or .pt
-    file.
+    `weights` are trained ones to start from: a folder that `icycle.save` made, or a state dict in a .safetensors file.
     """
 
     name: Name

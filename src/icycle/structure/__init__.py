@@ -2,7 +2,21 @@
 
 from icycle.structure._build import build, channel_axes
 from icycle.structure._cost import Cost
+from icycle.structure._describe import Explanation, explain
+from icycle.structure._shrunk import after_removal
 from icycle.structure._structure import Attribute, Group, Slice, Structure
 from icycle.structure._subnetwork import SubNetwork
 
-__all__ = ["Attribute", "Cost", "Group", "Slice", "Structure", "SubNetwork", "build", "channel_axes"]
+__all__ = [
+    "Attribute",
+    "Cost",
+    "Explanation",
+    "Group",
+    "Slice",
+    "Structure",
+    "SubNetwork",
+    "after_removal",
+    "build",
+    "channel_axes",
+    "explain",
+]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from icycle.axes import Axis, Dim, Polynomial, count, leaves
 from icycle.structure._cost import Cost
 from icycle.structure._layout import Layout, freeze, positions
-from icycle.structure._structure import Attribute, Group, Slice, Structure
+from icycle.structure._structure import Attribute, Example, Group, Slice, Structure
 from icycle.tracing import Dims, Trace
 
 __all__ = ["build", "channel_axes"]
@@ -35,7 +35,10 @@ def build(trace: Trace) -> Structure:
         costs=costs,
         attributes=tuple(Attribute(*key, value.renamed(numbers)) for key, value in attributes.items()),
         fingerprint=_fingerprint(layouts),
+        caches=trace.caches,
+        example=Example(trace.inputs, trace.meta, trace.output_shapes),
         notes=trace.notes,
+        unknown_operations=dict(trace.tracer.unknown),
     )
 
 

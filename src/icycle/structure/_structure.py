@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from icycle.axes import Polynomial
 from icycle.errors import StructureError
 from icycle.structure._cost import Cost
+from icycle.structure._describe import table
 from icycle.structure._layout import Layout
 from icycle.structure._subnetwork import SubNetwork
+from icycle.tracing import Caches
 
-__all__ = ["Attribute", "Group", "Slice", "Structure"]
+__all__ = ["Attribute", "Example", "Group", "Slice", "Structure"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,15 @@ class Attribute:
 
 
 @dataclass(frozen=True, eq=False)
+class Example:
+    """What a removal is rehearsed with: the traced inputs (floats without data where `meta`), and the output shapes."""
+
+    inputs: Any
+    meta: bool
+    output_shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Structure:
     """The frozen result of a trace; it never refers to the model."""
 
@@ -74,6 +86,9 @@ class Structure:
     attributes: tuple[Attribute, ...] = field(repr=False)
     fingerprint: str
     notes: tuple[str, ...] = ()
+    example: Example | None = field(default=None, repr=False)
+    caches: Caches = field(default=frozenset(), repr=False)  # what modules keep of results, outdated by a removal
+    unknown_operations: Mapping[str, int] = field(default_factory=dict)  # name -> how often it ran without a rule
 
     @cached_property
     def prunable(self) -> tuple[Group, ...]:
@@ -104,6 +119,18 @@ class Structure:
     def activation_bytes(self, subnet: SubNetwork | None = None) -> int:
         """Bytes of all results of convolutions, products and norms on the example inputs."""
         return self.cost("activation_bytes", subnet)
+
+    def prunable_share(self, name: str) -> float:
+        """The share, 0..1, of the cost called `name` that would go if one channel were left in every prunable group."""
+        least = np.ones(len(self.prunable), dtype=np.int64)
+        return 1 - self.costs[name](least) / max(self.cost(name), 1)
+
+    def table(self) -> str:
+        """A row per group, front to back: its size, whether it can be removed from, its parameters or why it stays."""
+        return table(self)
+
+    def __str__(self) -> str:
+        return self.table()
 
     def cost(self, name: str, subnet: SubNetwork | None = None) -> int:
         """The cost called `name` of `subnet`, or of the whole network."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from icycle.surgery._layers import Undo, synchronise
 from icycle.surgery._plan import Plan
-from icycle.tracing import STAND_INS, named_tensors
+from icycle.tracing import STAND_INS, Caches, named_tensors
 
 __all__ = ["apply", "exchange", "stand_in", "undoing"]
 
@@ -35,6 +35,7 @@ def _apply(model: nn.Module, plan: Plan, optimizers: Sequence[torch.optim.Optimi
     new = {name: _shrunk(name, old[name], plan) for name in plan.kept}
     states = [_shrunk_state(optimizer, old, plan) for optimizer in optimizers]
     exchange(model, new, plan.attributes, undo)
+    _drop_caches(model, plan.caches, undo)
     for optimizer, state in zip(optimizers, states, strict=True):
         _exchange_in_optimizer(optimizer, {id(old[name]): new[name] for name in new}, state, undo)
 
@@ -67,7 +68,6 @@ def exchange(
     _exchange_tensors(model, new, undo)
     _set_attributes(model, attributes, undo)
     synchronise(model, undo)
-    _drop_caches(model, undo)
 
 
 def stand_in(module: nn.Module, undo: Undo) -> None:
@@ -139,14 +139,10 @@ def _set_attributes(model: nn.Module, attributes: Mapping[tuple[str, str, int | 
             _set_item(module.__dict__, name, new, undo)
 
 
-def _drop_caches(model: nn.Module, undo: Undo) -> None:
-    """Dicts of tensors that a module keeps beside its buffers are caches of results, and outdated now."""
-    registries = ("_parameters", "_buffers", "_modules")
-    for module in model.modules():
-        for name, value in list(vars(module).items()):
-            if name not in registries and type(value) is dict and value:
-                if all(isinstance(item, torch.Tensor) for item in value.values()):
-                    _set_item(module.__dict__, name, {}, undo)
+def _drop_caches(model: nn.Module, caches: Caches, undo: Undo) -> None:
+    """Results that modules keep in dicts are outdated now."""
+    for path, name in caches:
+        _set_item(model.get_submodule(path).__dict__, name, {}, undo)
 
 
 def _shrunk_state(

@@ -11,7 +11,7 @@ from torch import nn
 
 from icycle.errors import SubNetworkError, SurgeryError
 from icycle.structure import Structure, SubNetwork
-from icycle.tracing import named_tensors
+from icycle.tracing import Caches, named_tensors
 
 __all__ = ["Plan", "make_plan"]
 
@@ -20,11 +20,12 @@ __all__ = ["Plan", "make_plan"]
 class Plan:
     """`kept` maps a parameter or buffer to a kept-index tensor per dimension (None: all of it is kept).
 
-    `attributes` maps (module path, attribute, place in a tuple or None) to its new value.
+    `attributes` maps (module path, attribute, place in a tuple or None) to its new value; `caches` are emptied.
     """
 
     kept: Mapping[str, tuple[torch.Tensor | None, ...]]
     attributes: Mapping[tuple[str, str, int | None], int]
+    caches: Caches
     removed: int
 
     def take(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -55,7 +56,7 @@ def make_plan(model: nn.Module, structure: Structure, subnet: SubNetwork) -> Pla
             kept[name] = indices
     counts = {number: int(mask.sum()) for number, mask in enumerate(masks)}
     attributes = {(entry.module, entry.name, entry.item): entry.value(counts) for entry in structure.attributes}
-    return Plan(kept, attributes, removed)
+    return Plan(kept, attributes, structure.caches, removed)
 
 
 def _index(kept: np.ndarray) -> torch.Tensor | None:
@@ -70,7 +71,7 @@ def _check_shapes(model: nn.Module, structure: Structure) -> None:
     for name in sorted(shapes.keys() | expected.keys()):
         if shapes.get(name) != expected.get(name):
             raise SurgeryError(
-                f"Expected {name} to have the shape {expected.get(name, 'of a tensor that does not exist')}, as when "
-                f"the structure was traced, but it is {shapes.get(name, 'not there')}. The structure belongs to another "
-                "model, or the model has been pruned since: call icycle.trace(model, example_inputs) again."
+                f"Expected {name} to have the shape {expected.get(name, 'of no tensor')}, as when "
+                f"the structure was traced, but it is {shapes.get(name, 'not there')}. The structure belongs to "
+                "another model, or the model has been pruned since: call icycle.trace(model, example_inputs) again."
             )

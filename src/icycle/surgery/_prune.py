@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from icycle.errors import SurgeryError
 from icycle.structure import Structure, SubNetwork
 from icycle.surgery._apply import apply
 from icycle.surgery._plan import make_plan
+from icycle.surgery._verify import rehearse
 
 __all__ = ["prune"]
 
@@ -29,19 +31,30 @@ def prune(
     channels. Afterwards `structure` is outdated: trace again. Where anything raises, model, optimizer and copies are as
     they were.
 
+    The plan is first rehearsed on a copy without weights, with the inputs that the structure was traced on.
+
     Raises SubNetworkError (made for another structure, or removes nothing), SurgeryError (structure of another model,
-    or applied twice)."""
+    applied twice, or the pruned model would not run).
+    """
     plan = make_plan(model, structure, subnet)
-    optimizers = _as_sequence(optimizer)
-    for copy in averaged:
+    copies = [copy.module if isinstance(copy, AveragedModel) else copy for copy in averaged]
+    for copy in copies:
         make_plan(copy, structure, subnet)  # raises where the copy is not one
+    optimizers = _as_sequence(optimizer)
+    for each in optimizers:
+        _check_optimizer(model, each)
+    problem = rehearse(model, structure, plan)
+    if problem is not None:
+        raise SurgeryError(
+            f"Expected {type(model).__name__} to run without {plan.removed} channels, but in the rehearsal it did not: "
+            f"{problem}. Nothing was changed; keep more channels, of small groups above all."
+        )
     try:
-        apply(model, plan, optimizers, averaged)
+        apply(model, plan, optimizers, copies)
     except Exception as error:
         raise SurgeryError(
-            f"Removing {plan.removed} channels from {type(model).__name__} failed with "
-            f"{type(error).__name__}: {error}. "
-            "The model and its optimizer are as they were."
+            f"Removing {plan.removed} channels from {type(model).__name__} failed with {type(error).__name__}: "
+            f"{error}. The model and its optimizer are as they were."
         ) from error
     return model
 
@@ -52,3 +65,12 @@ def _as_sequence(
     if optimizer is None:
         return ()
     return [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+
+
+def _check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    own = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise SurgeryError(
+            f"Expected an optimizer of {type(model).__name__}'s parameters, but this {type(optimizer).__name__} holds "
+            "none of them. Pass the optimizer that trains the model (of a wrapper, the one inside)."
+        )

@@ -1,15 +1,18 @@
 """Model + example -> every tensor's dimensions as expressions over axes."""
 
-from icycle.tracing._registry import register
+from icycle.tracing._registry import Rule, register
+from icycle.tracing._registry import register as register_rule
 from icycle.tracing._run import call_with, map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
-from icycle.tracing._shadow import named_tensors, shadow_of
+from icycle.tracing._shadow import Caches, named_tensors, shadow_of
 from icycle.tracing._standins import STAND_INS
 from icycle.tracing._trace import Trace, trace_model
 from icycle.tracing._tracer import Dims, Step, Tracer, flat_tensors
 
 __all__ = [
     "STAND_INS",
+    "Caches",
     "Dims",
+    "Rule",
     "Step",
     "Trace",
     "Tracer",
@@ -19,6 +22,7 @@ __all__ = [
     "named_tensors",
     "output_tensors",
     "register",
+    "register_rule",
     "run_shadow",
     "shadow_inputs",
     "shadow_of",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from icycle.tracing._functions import autograd_functions_as_one
 from icycle.tracing._tracer import Functions, Observer, Operations, Tracer
 
 __all__ = ["call_with", "map_tensors", "output_tensors", "run_shadow", "shadow_inputs", "undisturbed"]
@@ -20,7 +22,7 @@ __all__ = ["call_with", "map_tensors", "output_tensors", "run_shadow", "shadow_i
 def run_shadow(shadow: nn.Module, inputs: Any, observe: Observer, meta: bool, tracer: Tracer | None = None) -> Any:
     """The shadow's output, every operation shown to `observe`; with a tracer, sizes remember their dimension."""
     operations = Operations(observe, meta)
-    with torch.no_grad(), Functions(operations, tracer), operations:
+    with torch.no_grad(), autograd_functions_as_one(operations), Functions(operations, tracer), operations:
         return call_with(shadow, inputs)
 
 
@@ -96,15 +98,22 @@ def _output_tensors(value: Any) -> Iterator[torch.Tensor]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Restore the random state and the process-wide switch that a run needs off (the fast path of attention)."""
+    """Restore the random state, and keep off meanwhile what a run must not meet: the fast path of torch's attention,
+    and the cache of sizes by which einops would hand one layer the sizes of another."""
     devices = sorted({tensor.device.index or 0 for tensor in model.parameters() if tensor.device.type == "cuda"})
     python_state, numpy_state = random.getstate(), np.random.get_state()
     fast_path = torch.backends.mha.get_fastpath_enabled()
+    einops = sys.modules.get("einops.einops")
+    cached = getattr(einops, "_reconstruct_from_shape", None)
     try:
         torch.backends.mha.set_fastpath_enabled(False)
+        if cached is not None:
+            setattr(einops, "_reconstruct_from_shape", getattr(cached, "__wrapped__", cached))  # noqa: B010
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+        if cached is not None:
+            setattr(einops, "_reconstruct_from_shape", cached)  # noqa: B010
         random.setstate(python_state)
         np.random.set_state(numpy_state)

@@ -16,7 +16,7 @@ from icycle.errors import TraceError
 from icycle.tracing._sizes import FromAttribute, TracedInt
 from icycle.tracing._standins import STAND_INS
 
-__all__ = ["named_tensors", "shadow_of"]
+__all__ = ["Caches", "following_paths", "named_tensors", "reusable", "shadow_of", "tensor_dicts"]
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -25,11 +25,15 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_buffers()
 
 
-def shadow_of(model: nn.Module, meta: bool) -> nn.Module:
-    """A copy of `model` that shares no state with it and copies no weight.
+Caches = frozenset[tuple[str, str]]  # (module path, attribute) of dicts in which modules keep results
+
+
+def shadow_of(model: nn.Module, meta: bool, caches: Caches) -> nn.Module:
+    """A copy of `model` that shares no state with it and copies no weight; its `caches` are empty.
 
     With `meta`, floating-point tensors become tensors on the meta device; else aliases of the real ones. Integer
-    tensors and buffers, which code reads as values or updates in place, are cloned."""
+    tensors and buffers, which code reads as values or updates in place, are cloned.
+    """
     memo: dict[int, Any] = {}
     for _, tensor in named_tensors(model):
         memo[id(tensor)] = _stand_in(tensor, meta)
@@ -43,8 +47,30 @@ def shadow_of(model: nn.Module, meta: bool) -> nn.Module:
         ) from error
     for module in shadow.modules():
         module.__class__ = STAND_INS.get(type(module), type(module))
+        _drop_foreign_hooks(module)
+    for path, name in caches:
+        setattr(shadow.get_submodule(path), name, {})
     _remember_attributes(shadow)
     return shadow
+
+
+def _drop_foreign_hooks(module: nn.Module) -> None:
+    """Hooks watch the real model, and would take a shadow's tensors for its own; torch's (weight norm) are part of it."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key, hook in list(hooks.items()):
+            if not (getattr(hook, "__module__", None) or type(hook).__module__).startswith("torch."):
+                del hooks[key]
+
+
+def tensor_dicts(model: nn.Module) -> Caches:
+    """The dicts of tensors that modules keep beside their parameters and buffers."""
+    return frozenset(
+        (path, name)
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if name not in ("_parameters", "_buffers", "_modules") and type(value) is dict and value
+        if all(isinstance(item, torch.Tensor) for item in value.values())
+    )
 
 
 def _stand_in(tensor: torch.Tensor, meta: bool) -> torch.Tensor:

@@ -68,6 +68,9 @@ class TracedInt(int):
         traced.origin = origin
         return traced
 
+    def __neg__(self) -> TracedInt:
+        return TracedInt(-int(self), Operation("-", Literal(0), self.origin))
+
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedInt:
         return self
 

@@ -13,7 +13,7 @@ import icycle.tracing.rules  # noqa: F401  (registers the rules)
 from icycle.axes import Axis, Dim, Polynomial, count, leaves, pin
 from icycle.errors import TraceError
 from icycle.tracing._run import map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
-from icycle.tracing._shadow import following_paths, named_tensors, reusable, shadow_of
+from icycle.tracing._shadow import Caches, following_paths, named_tensors, reusable, shadow_of, tensor_dicts
 from icycle.tracing._sizes import AttributeKey
 from icycle.tracing._tracer import Dims, Info, Step, Tracer
 
@@ -31,6 +31,9 @@ class Trace:
     tracer: Tracer = field(repr=False)
     shadow: nn.Module = field(repr=False)  # what was run, as it was before
     meta: bool
+    inputs: Any  # of the run in eval mode
+    output_shapes: tuple[tuple[int, ...], ...]  # of the run in eval mode
+    caches: Caches  # what was emptied or found to be filled
     notes: tuple[str, ...]
 
     @property
@@ -63,21 +66,26 @@ class Trace:
 
 
 def trace_model(model: nn.Module, example_inputs: Any, head_width: bool = False) -> Trace:
-    """Run a shadow of `model` on tensors without data, or where code must read values, on real ones."""
+    """Run a shadow of `model` on tensors without data, or where code must read values, on real ones.
+
+    Dicts of tensors are taken for caches, and emptied; where the model cannot do without, they are left as they are.
+    """
+    dicts = tensor_dicts(model)
+    errors: list[Exception] = []
     with undisturbed(model):
-        try:
-            return _trace(model, example_inputs, head_width, meta=True)
-        except TraceError:
-            raise
-        except Exception as first:
-            try:
-                return _trace(model, example_inputs, head_width, meta=False)
-            except Exception as error:
-                raise TraceError(
-                    f"Expected {type(model).__name__} to run on the example inputs ({_describe(example_inputs)}), but "
-                    f"it raised {type(error).__name__}: {error}. Pass a tensor, a tuple of positional arguments or a "
-                    "dict of keyword arguments with which model(...) works."
-                ) from first
+        for meta in (True, False):
+            for caches in dict.fromkeys((dicts, frozenset())):
+                try:
+                    return _trace(model, example_inputs, head_width, meta, caches)
+                except TraceError:
+                    raise
+                except Exception as error:
+                    errors.append(error)
+    raise TraceError(
+        f"Expected {type(model).__name__} to run on the example inputs ({_describe(example_inputs)}), but it raised "
+        f"{type(errors[-1]).__name__}: {errors[-1]}. Pass a tensor, a tuple of positional arguments or a dict of "
+        "keyword arguments with which model(...) works."
+    ) from errors[0]
 
 
 def _describe(inputs: Any) -> str:
@@ -86,43 +94,56 @@ def _describe(inputs: Any) -> str:
     return ", ".join(shapes) or repr(inputs)[:80]
 
 
-def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool) -> Trace:
-    shadow = shadow_of(model, meta)
+def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, caches: Caches) -> Trace:
+    shadow = shadow_of(model, meta, caches)
+    constant = tensor_dicts(shadow)
     tracer = Tracer(head_width=head_width)
+    dims = _own_axes(shadow, tracer)
     buffers = frozenset(name for name, _ in model.named_buffers())
+    notes: list[str] = []
+    with reusable(shadow), following_paths(shadow, tracer.paths):
+        shapes, steps = _run(shadow, example_inputs, tracer, meta, training=False)
+        runs = [(False, steps)]
+        unused = [name for name in _unused(tracer, dims) if name not in buffers]
+        if unused:  # an auxiliary head, say, that only runs in training mode
+            try:
+                runs.append((True, _run(shadow, example_inputs, tracer, meta, training=True)[1]))
+            except Exception as error:
+                first_line = str(error).split("\n")[0]
+                notes.append(f"not run by the example, so left as they are: {', '.join(unused[:3])} ({first_line})")
+        filled = tensor_dicts(shadow) - constant
+    for name in _unused(tracer, dims):
+        for dim in dims[name]:
+            pin(dim, f"{name} was not used on the example inputs")
+    tracer.settle()
+    inputs = shadow_inputs(example_inputs, meta, False, lambda tensor: True)
+    return Trace(dims, buffers, tuple(runs), tracer, shadow, meta, inputs, shapes, caches | filled, tuple(notes))
+
+
+def _own_axes(shadow: nn.Module, tracer: Tracer) -> dict[str, Dims]:
+    """Give every parameter and buffer axes of its own; nothing is removed from those that hold integers."""
     dims: dict[str, Dims] = {}
     for name, tensor in named_tensors(shadow):
         integer = None if tensor.is_floating_point() or tensor.is_complex() else f"{name} holds integers"
         dims[name] = tuple(Axis(size, pinned=integer) for size in tensor.shape)
         tracer.roles.update({id(dim): "index" if integer else "" for dim in dims[name]})
         tracer.give(tensor, dims[name], [True] * tensor.dim())
-    runs = []
-    notes: list[str] = []
-    with reusable(shadow), following_paths(shadow, tracer.paths):
-        for training in (False, True):
-            unused = _unused(tracer, dims)
-            if training and not any(name not in buffers for name in unused):
-                break  # what only runs in training mode (an auxiliary head) has parameters that were not used yet
-            tracer.steps, tracer.paths[:] = [], []
-            tracer.counting = not training
-            shadow.train(training)
-            inputs = shadow_inputs(example_inputs, meta, training, _input_info)
-            try:
-                result = run_shadow(shadow, inputs, tracer.record, meta, tracer)
-            except Exception as error:
-                if not training:
-                    raise
-                notes.append(f"not run by the example, so left as they are: {', '.join(unused[:3])} ({error})")
-                continue
-            for tensor in output_tensors(result):
-                for dim in tracer.dims(tensor):
-                    pin(dim, "an output of the model")
-            runs.append((training, tuple(tracer.steps)))
-    for name in _unused(tracer, dims):
-        for dim in dims[name]:
-            pin(dim, f"{name} was not used on the example inputs")
-    tracer.settle()
-    return Trace(dims, buffers, tuple(runs), tracer, shadow, meta, tuple(notes))
+    return dims
+
+
+def _run(
+    shadow: nn.Module, example_inputs: Any, tracer: Tracer, meta: bool, training: bool
+) -> tuple[tuple[tuple[int, ...], ...], tuple[Step, ...]]:
+    """Run in one mode: the shapes of the outputs, which are pinned, and the operations. Costs are eval mode's."""
+    tracer.steps, tracer.paths[:] = [], []
+    tracer.counting = not training
+    shadow.train(training)
+    inputs = shadow_inputs(example_inputs, meta, training, _input_info)
+    outputs = list(output_tensors(run_shadow(shadow, inputs, tracer.record, meta, tracer)))
+    for tensor in outputs:
+        for dim in tracer.dims(tensor):
+            pin(dim, "an output of the model")
+    return tuple(tuple(int(size) for size in tensor.shape) for tensor in outputs), tuple(tracer.steps)
 
 
 def _unused(tracer: Tracer, dims: Mapping[str, Dims]) -> list[str]:

@@ -13,7 +13,20 @@ import torch
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from icycle.axes import Axis, Dim, Polynomial, count, is_pinned, mark_inexact, pin, regroup, resolve, unify
+from icycle.axes import (
+    Axis,
+    Dim,
+    Polynomial,
+    count,
+    is_pinned,
+    leaves,
+    mark_inexact,
+    pin,
+    product,
+    regroup,
+    resolve,
+    unify,
+)
 from icycle.tracing._registry import FUNCTION_RULES, find_rule
 from icycle.tracing._sizes import (
     AttributeKey,
@@ -165,12 +178,12 @@ class Tracer:
 
         Torch's own code computes its sizes from the tensors, so what it merges stays right; where it splits an axis,
         the constant it used is unknown, and the axis is pinned."""
-        before = [resolve(dim) for dim in dims]
+        before = [axis for dim in dims for axis in leaves(dim)]
         after = regroup(dims, sizes, self.where)
         if given is None:
-            for dim in before:
-                if isinstance(dim, Axis) and dim.link is not None:
-                    pin(dim, f"split at an unknown constant: {self.where}")
+            for axis in before:
+                if not isinstance(resolve(axis), Axis):
+                    pin(axis, f"split at an unknown constant: {self.where}")
             return after
         for size, dim in zip(given, after, strict=True):
             if size != -1:
@@ -208,14 +221,13 @@ class Tracer:
         name = operation.name().split(".")[0]
         tensors = list(flat_tensors((args, kwargs)))
         results = list(flat_tensors(result))
-        factory = not any(hasattr(tensor, "_icycle") for tensor in tensors)
-        if not results or (factory and not self._sized_factory()):
-            if tensors and not factory and not results:
-                self._pin_all(tensors, f"{name} reads values")
+        followed = any(hasattr(tensor, "_icycle") for tensor in tensors)
+        if not followed and not (results and self._sized_factory()):
+            return  # constants
+        self.where = f"{name} at {self._path()}{_source()}"
+        if not results:
+            self._pin_all(tensors, "values are read")
             return
-        self.where = (
-            f"{name} at {self.paths[-1] or 'the model itself' if self.paths else 'the model itself'}{_source()}"
-        )
         inputs = tuple(self.dims(tensor) for tensor in tensors)
         self._note_use(inputs)
         rule = find_rule(operation)
@@ -229,8 +241,18 @@ class Tracer:
         outputs = tuple(tensor._icycle.dims if hasattr(tensor, "_icycle") else None for tensor in results)
         self.steps.append(Step(operation, self.where, inputs, outputs))
 
+    def read(self, tensor: torch.Tensor, how: str) -> None:
+        """Values leave torch: nothing of the tensor may go."""
+        self.where = f"{how} at {self._path()}{_source()}"
+        self._pin_all([tensor], "its values are read")
+
+    def _path(self) -> str:
+        return (self.paths[-1] if self.paths else "") or "the model itself"
+
     def _sized_factory(self) -> bool:
-        return self.call is not None and any(isinstance(size, TracedInt) for size in flat(self.call.args))
+        return self.call is not None and any(
+            isinstance(size, TracedInt) for size in flat((self.call.args, self.call.kwargs))
+        )
 
     def _pin_all(self, tensors: Iterable[torch.Tensor], why: str) -> None:
         for tensor in tensors:
@@ -312,9 +334,9 @@ def flat_tensors(value: Any) -> Iterable[torch.Tensor]:
 
 
 def _source() -> str:
-    """The line of the caller's code that is running, as " (file:line)"."""
+    """The line of the model's code that is running, as " (file:line)"; "" where all of it is torch's."""
     frame = sys._getframe(2)
-    while frame is not None:
+    while frame is not None and frame.f_code.co_name != "call_with":  # from there on it is the code that traces
         file = frame.f_code.co_filename
         if not file.startswith(_LIBRARIES) and not file.startswith("<"):
             return f" ({os.path.basename(file)}:{frame.f_lineno})"
@@ -322,6 +344,8 @@ def _source() -> str:
     return ""
 
 
+_COUNTS = frozenset(("numel", "nelement"))
+_READERS = frozenset(("numpy", "tolist", "__array__", "data_ptr"))  # what becomes of the values is not seen
 _SHAPE_GETTERS = {torch.Tensor.shape.__get__, torch.Tensor.size}  # type: ignore[attr-defined]
 
 
@@ -345,12 +369,20 @@ class Functions(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in _SHAPE_GETTERS:
             return self._sizes(func(*args, **kwargs), args, kwargs)
+        if name in _COUNTS:
+            return self._count(func(*args, **kwargs), args[0])
+        if name in _READERS and isinstance(args[0], torch.Tensor):
+            self._tracer.read(args[0], name)
         outer = self._tracer.call
         self._tracer.call = Call(name, tuple(args), kwargs)
         try:
             return func(*args, **kwargs)
         finally:
             self._tracer.call = outer
+
+    def _count(self, result: int, tensor: torch.Tensor) -> int:
+        known = getattr(tensor, "_icycle", None)
+        return result if known is None else TracedInt(result, FromDim(product(known.dims)))
 
     def _sizes(self, result: Any, args: Any, kwargs: Any) -> Any:
         known = getattr(args[0], "_icycle", None)
@@ -385,14 +417,15 @@ class Operations(TorchDispatchMode):
         self._meta = meta
         self._within = False  # an operation that is observed as one
 
-    def as_one(self, operation: TorchFunction, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run `func` and observe it as one operation."""
-        self._within = True
+    def as_one(self, operation: Any, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run `func` and observe it as one operation, unless it is part of another such."""
+        outer, self._within = self._within, True
         try:
             result = func(*args, **kwargs)
         finally:
-            self._within = False
-        self._observe(operation, tuple(args), kwargs, result)
+            self._within = outer
+        if not outer:
+            self._observe(operation, tuple(args), kwargs, result)
         return result
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -33,7 +33,7 @@ def evaluate(model: torch.nn.Module, loader: Loader) -> float:
 
 
 @torch.no_grad()
-def evaluate_batches(model: torch.nn.Module, loader: Loader) -> Iterator[torch.Tensor]:
+def evaluate_batches(model: torch.nn.Module, loader: Loader) -> Generator[torch.Tensor, None, None]:
     """For each batch which of its examples are classified right, bool `(batch,)`, in evaluation mode.
 
     The modules' modes are put back when the last batch is done, or the generator is closed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -181,7 +181,7 @@ class Trainer:
             self._course = None
         return loss
 
-    def evaluate_batches(self, loader: Loader) -> Iterator[torch.Tensor]:
+    def evaluate_batches(self, loader: Loader) -> Generator[torch.Tensor, None, None]:
         """For each batch which of its examples are classified right, bool `(batch,)`, in the run's precision."""
         with self.autocast():
             yield from evaluate_batches(self.model, loader)

@@ -48,7 +48,11 @@ def _relate(tracer: Tracer, channels: Dim, first: Dim, second: Dim, groups: int,
         return tracer.fixed([second.size * groups if transposed else first.size])[0]
     tracer.unify(image[0], rows[0])
     call = tracer.call
-    given = call.argument(6, "groups", 1) if call is not None and "conv" in call.name else groups
+    given = (
+        call.argument(8 if call.name == "convolution" else 6, "groups", 1)
+        if call is not None and "conv" in call.name
+        else groups
+    )
     tracer.constrain(given, rows[0])
     if transposed:
         tracer.unify(image[1], rows[1])

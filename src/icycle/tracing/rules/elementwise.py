@@ -18,20 +18,24 @@ _ZERO_PRESERVING = frozenset(
     "dropout feature_dropout alpha_dropout positive real imag conj _conj conj_physical _fused_dropout tril triu".split()
 )
 
+# f(0) is not finite, and a zeroed weight does not silence it
+_SINGULAR = frozenset(("log", "log2", "log10", "reciprocal", "rsqrt", "digamma", "lgamma", "logit"))
 
-@register("add", "where", "clone", "_to_copy", "detach", "alias", "lift_fresh", "lift", "contiguous", "copy", "dropout")
-@register(
-    "native_dropout", "_fused_dropout", "masked_fill", "fill", "prelu", "_prelu_kernel", "rrelu_with_noise", "positive"
-)
-@register("hardtanh", "celu", "selu", "relu6", "zero", "nan_to_num", "feature_dropout", "alpha_dropout", "bernoulli")
-@register(
-    "hardswish", "hardsigmoid", "gelu", "silu", "mish", "leaky_relu", "elu", "softplus", "log_sigmoid_forward", "logit"
-)
-@register("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like", "rrelu", "tril", "triu")
+
+# beside what torch itself tags as pointwise
+_UNTAGGED = (
+    "add where clone _to_copy detach alias lift_fresh lift contiguous copy dropout native_dropout _fused_dropout "
+    "feature_dropout alpha_dropout masked_fill fill zero prelu _prelu_kernel rrelu rrelu_with_noise positive hardtanh "
+    "celu selu relu6 hardswish hardsigmoid gelu silu mish leaky_relu elu softplus log_sigmoid_forward logit nan_to_num "
+    "bernoulli uniform normal exponential random zeros_like ones_like full_like rand_like randn_like empty_like tril "
+    "triu"
+).split()
+
+
+@register(*_UNTAGGED)
 def elementwise(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Broadcasting aligns dimensions from the last one."""
-    operands = [tensor for tensor in flat_tensors((args, kwargs)) if hasattr(tensor, "_icycle") or tensor.dim()]
-    infos = [tracer.info(tensor) for tensor in operands]
+    infos = [tracer.info(tensor) for tensor in flat_tensors((args, kwargs))]
     name = operation.name().split("::")[1].split(".")[0].rstrip("_")
     for out in flat_tensors(result):
         _relate(tracer, name, args, infos, out)
@@ -55,7 +59,10 @@ def _relate(tracer: Tracer, name: str, args: Any, infos: list[Info], out: torch.
         for entry in found[1:]:
             tracer.unify(found[0][0], entry[0])
         dims.append(found[0][0])
-        zero.append(_is_zero(name, args, [entry is not None and entry[1] for entry in aligned]))
+        zeros = [entry is not None and entry[1] for entry in aligned]
+        zero.append(_is_zero(name, args, zeros))
+        if (name in _SINGULAR and zeros[0]) or (name == "div" and any(zeros[1:])):
+            tracer.inexact(found[0][0], "not finite at zero")
     if len(infos) > 1:
         _set_roles(tracer, name, infos)
     tracer.give(out, dims, zero)

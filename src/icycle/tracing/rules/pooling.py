@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from icycle.axes import Dim, factor, product, sum_of
+from icycle.axes import Axis, Dim, factor, product, sum_of
 from icycle.tracing._registry import register
+from icycle.tracing._sizes import TracedInt
 from icycle.tracing._tracer import Tracer, flat_tensors
 
 _POOLS = [
@@ -48,6 +49,8 @@ def constant_pad(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result:
     """A padded dimension is fixed elements, then its own, then fixed ones; a negative padding cuts and is pinned."""
     x, padding, *value = args
     info = tracer.info(x)
+    call = tracer.call
+    given = list(call.argument(1, "pad", padding)) if call is not None and call.name == "pad" else padding
     dims: list[Dim] = list(info.dims)
     for pair in range(len(padding) // 2):
         low, high = padding[2 * pair : 2 * pair + 2]
@@ -56,10 +59,19 @@ def constant_pad(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result:
             tracer.pin(dims[place], "cut by a negative padding")
             dims[place] = tracer.fixed(result.shape[place : place + 1])[0]
         elif low or high:
-            before, after = tracer.fixed([low, high], "padding")
+            before, after = (_pad(tracer, size) for size in given[2 * pair : 2 * pair + 2])
             dims[place] = sum_of((before, dims[place], after))
     blank = not value or value[0] == 0
     tracer.give(result, dims, [blank and flag for flag in info.zero])
+
+
+def _pad(tracer: Tracer, size: Any) -> Dim:
+    """New elements, as many as the code says or computes."""
+    if not isinstance(size, TracedInt):
+        return tracer.fixed([size], "padding")[0]
+    dim = Axis(int(size))
+    tracer.constrain(size, dim)
+    return dim
 
 
 @register("im2col", "col2im")

@@ -36,9 +36,11 @@ def _given_sizes(tracer: Tracer, result: torch.Tensor) -> list[Any] | None:
         dim = call.argument(1, "dim") % call.args[0].dim()
         inner = call.argument(2, "sizes")
         sizes = [*[-1] * dim, *inner, *[-1] * (result.dim() - dim - len(inner))]
+    elif call.name in ("view_as", "reshape_as"):
+        sizes = [TracedInt(dim.size, FromDim(dim)) for dim in tracer.dims(call.argument(1, "other"))]
     else:
         return None
-    return sizes if len(sizes) == result.dim() else None
+    return sizes if len(sizes) == result.dim() and all(isinstance(size, int) for size in sizes) else None
 
 
 @register("t", "transpose", "permute", "numpy_T", "swapaxes", "movedim")
@@ -105,11 +107,15 @@ def expand(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch
 
 
 def _repeated(tracer: Tracer, size: int, given: Any) -> Dim:
-    if given is None:
-        return tracer.fixed([size], "repeated")[0]
     dim = Axis(size)
-    tracer.constrain(given, dim)
-    return dim
+    if given is not None:
+        tracer.constrain(given, dim)
+    elif tracer.call is not None and tracer.call.name in _REPEATERS:
+        tracer.pin(dim, "repeated")
+    return dim  # else torch's own code reads the size from what it then combines this with
+
+
+_REPEATERS = frozenset(("repeat_interleave", "scaled_dot_product_attention", "tile", "kron", "meshgrid"))
 
 
 @register("repeat", "tile")
@@ -287,15 +293,13 @@ def split(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -
 def _parts(tracer: Tracer, dim: Dim, sizes: list[int]) -> list[Dim]:
     call = tracer.call
     name = call.name if call is not None else ""
-    if len(sizes) == 1 and name in ("split", "chunk", "tensor_split"):
-        if name == "split" and call is not None and not isinstance(call.argument(1, "split_size"), (tuple, list)):
-            tracer.pin(dim, "one piece of a stated size")
-        return [dim]
     given = call.argument(1, "split_size_or_sections", call.kwargs.get("split_size")) if call is not None else None
-    if name in ("chunk", "unsafe_chunk", "tensor_split", "einsum") and len(set(sizes)) == 1:
-        return _equal_parts(tracer, dim, sizes, None)
     if name in ("split", "split_with_sizes", "unsafe_split") and isinstance(given, (tuple, list)):
         return _stated_parts(tracer, dim, sizes, list(given))
+    if len(sizes) == 1 and name in ("split", "chunk", "tensor_split"):
+        return [dim]  # the piece is all there is, and still is when there is less
+    if name in ("chunk", "unsafe_chunk", "tensor_split") and len(set(sizes)) == 1:
+        return _equal_parts(tracer, dim, sizes, None)
     if name in ("split", "unsafe_split") and given is not None and len(set(sizes)) == 1:
         return _equal_parts(tracer, dim, sizes, given)
     tracer.pin(dim, "split at unknown sizes")

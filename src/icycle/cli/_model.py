@@ -1,0 +1,98 @@
+"""The MODEL that a verb is called with: a name, or a factory of the user's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["InputShape", "ModelName", "load_model"]
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A zoo model, torchvision/NAME, timm/NAME, or module.path:factory of your own, which returns a model, or "
+        "a model and its example inputs.",
+    ),
+]
+InputShape = Annotated[
+    str | None,
+    typer.Option("--input", metavar="C,H,W", help="Shape of one input; the model's usual one when omitted."),
+]
+
+
+def load_model(name: str, shape: str | None) -> tuple[nn.Module, Any]:
+    """The model that `name` stands for, with fresh weights where it is a name, and inputs that it runs on.
+
+    `shape` is that of one input, without the batch, as "C,H,W". Raises RecipeError where there is no such model.
+    """
+    from icycle.zoo import build_model, example_shape, require_model
+
+    if ":" in name:
+        return _own(name, shape)
+    require_model(name)
+    sizes = _parse(shape) if shape else example_shape(name)
+    return build_model(name, num_classes=1000 if "/" in name else 10, in_channels=sizes[0]), _random(sizes)
+
+
+def _parse(text: str) -> tuple[int, ...]:
+    from icycle.errors import RecipeError
+
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise RecipeError(f"Expected --input as positive sizes like 3,224,224, but got '{text}'")
+    return sizes
+
+
+def _random(sizes: tuple[int, ...]) -> Any:
+    import torch
+
+    return torch.randn(1, *sizes, generator=torch.Generator().manual_seed(0))
+
+
+def _own(reference: str, shape: str | None) -> tuple[nn.Module, Any]:
+    """What `module.path:factory` returns; the current folder is searched first."""
+    from torch import nn
+
+    from icycle.errors import RecipeError
+
+    made = _call(reference)
+    model, *inputs = made if isinstance(made, tuple) else (made,)
+    if not isinstance(model, nn.Module) or len(inputs) > 1:
+        raise RecipeError(
+            f"Expected '{reference}' to return a torch.nn.Module, or one and its example inputs, but got "
+            f"{type(made).__name__}"
+        )
+    if shape:
+        return model, _random(_parse(shape))
+    if not inputs:
+        raise RecipeError(
+            f"Expected --input C,H,W, or example inputs from '{reference}' (return model, inputs), but got neither"
+        )
+    return model, inputs[0]
+
+
+def _call(reference: str) -> Any:
+    import importlib
+    import os
+    import sys
+
+    from icycle.errors import RecipeError
+
+    module, _, factory = reference.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), factory)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise RecipeError(
+            "Expected module.path:factory that takes no arguments and returns a model (then with --input C,H,W), "
+            f"or a model and its example inputs, but '{reference}' gave {type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,71 @@
+"""The study that trials belong to: in memory, or in any storage that Optuna knows, shared by many workers."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from icycle.errors import TuningError
+from icycle.methods import TuneSettings
+from icycle.tuning._space import PAPERS_GRID
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["OVER_THE_LIMIT", "open_study"]
+
+OVER_THE_LIMIT = "over the limit"  # the attribute of a trial: points of accuracy lost beyond what is allowed
+
+
+def open_study(settings: TuneSettings, seed: int) -> optuna.Study:
+    """A new study, or the one of this name that the storage has already.
+
+    Without a storage, trials depend on `seed` alone. With one, several workers may share them, and then it also matters
+    who comes first; so each draws for itself.
+
+    Raises:
+        TuningError: Optuna is missing, or the storage cannot be reached.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise TuningError("Expected Optuna to be installed, which tuning needs; pip install optuna") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    own_seed = seed if settings.storage is None else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that parts of Optuna are called experimental
+        sampler = _sampler(settings, own_seed)
+        try:
+            return optuna.create_study(
+                study_name=settings.study, storage=settings.storage, sampler=sampler, load_if_exists=True
+            )
+        except Exception as error:  # whatever a database's driver raises
+            raise TuningError(
+                f"Expected a study storage at {_without_password(settings.storage)}, but it cannot be used: "
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; check the URL (such as "
+                "sqlite:///tune.db) and that its driver is installed, or leave method.tune.storage out"
+            ) from error
+
+
+def _sampler(settings: TuneSettings, seed: int | None) -> Any:
+    import optuna
+
+    if settings.sampler == "grid":
+        return optuna.samplers.GridSampler(PAPERS_GRID, seed=seed)
+    return optuna.samplers.TPESampler(
+        seed=seed,
+        n_startup_trials=min(5, max(1, settings.trials // 2)),
+        multivariate=False,
+        constant_liar=settings.storage is not None,
+        constraints_func=_constraints,
+    )
+
+
+def _constraints(trial: Any) -> tuple[float]:
+    """At most 0 where the limit is kept; a trial that was stopped early has not been seen to break it."""
+    return (float(trial.user_attrs.get(OVER_THE_LIMIT, 0.0)),)
+
+
+def _without_password(url: str | None) -> str:
+    head, at, tail = str(url).rpartition("@")
+    return f"{head.split('://')[0]}://...@{tail}" if at else str(url)
