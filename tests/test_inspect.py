@@ -174,7 +174,7 @@ class Through(nn.Module):
     ("function", "cause", "advice"),
     [
         (lambda x: x.view(-1, 3, 4).flatten(1), "the code says 3", "write -1"),
-        (lambda x: torch.cat([x[:, :5], x[:, 5:]], 1), "the code cuts at 5", "x.shape"),
+        (lambda x: torch.cat([x[:, :5], x[:, -7:]], 1), "the code", "x.shape"),
         (lambda x: x.softmax(-1), "every element takes part", "needs every channel"),
         (lambda x: x.sort(-1).values, "ordered by value", "needs every channel"),
         (lambda x: x.flip(1), "elements change places", "needs every channel"),

@@ -51,7 +51,7 @@ class Simulated:
             context.recorder.write("step", number=number, of=10, effort=effort, examples_read=0)
         self.ended.append(method.threshold)
         removal = Removal(0, 100, 50, accuracy_before=90.0, accuracy_after=0.0)
-        details = {"effort": effort + 2, "examples read": 0}
+        details = {"effort": effort + method.final_epochs, "examples read": 0}
         return MethodResult(90.0 - method.threshold / 10, (removal,), details)
 
 
@@ -63,8 +63,9 @@ def test_the_cheapest_trial_within_the_limit_wins(context: Context, monkeypatch:
     outcome = tune(METHOD, context, SETTINGS)
     assert simulated.thresholds[0] == METHOD.threshold  # its own settings come first
     assert outcome.feasible
-    assert outcome.method.threshold == max(each for each in simulated.ended if each <= 30.0)
-    assert 20.0 < outcome.method.threshold <= 30.0
+    assert outcome.cost == min(trial.cost or 0 for trial in outcome.trials if trial.outcome == "kept the limit")
+    assert outcome.method.final_epochs == 1
+    assert 15.0 < outcome.method.threshold <= 30.0
     assert outcome.drop == pytest.approx(outcome.method.threshold / 10)
     assert outcome.method.tune is None
     assert len(outcome.trials) == 25
@@ -84,7 +85,7 @@ def test_the_cost_is_counted_in_passes_against_the_iterative_baseline(
 def test_hopeless_trials_are_stopped_and_broken_ones_survived(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulated = Simulated(monkeypatch, break_at=4.0)
+    simulated = Simulated(monkeypatch, break_at=9.0)
     outcome = tune(METHOD, context, SETTINGS)
     endings = [trial.outcome for trial in outcome.trials]
     assert "stopped: too slow" in endings
@@ -145,6 +146,7 @@ def test_a_share_of_less_than_a_batch_is_a_clear_error(context: Context) -> None
 
 def test_a_trial_s_values_make_a_method_and_back() -> None:
     values = {"threshold": 12.0, "freeze": 0.25, "base": 0.04, "delta_share": 0.5, "p": 0.3, "beta": 20.0}
+    values["final_epochs"] = 2
     method = with_values(METHOD, values)
     assert own_values(method) == values
     assert method.curve.delta == 0.02
@@ -224,3 +226,10 @@ def test_the_command_writes_a_tuned_recipe(
     assert "trial   0  kept the limit" in shown
     assert "Tuned in" in shown
     assert load_recipe("digits-ice-tuned.yaml").method.model_dump()["tune"] is None
+
+
+def test_no_threshold_is_tried_that_the_split_is_too_small_for(context: Context) -> None:
+    outcome = tune(METHOD, context, TuneSettings(trials=6, share=0.1, drop=90.0))
+    assert all(trial.outcome != "failed: split too small" for trial in outcome.trials)
+    with pytest.raises(TuningError, match="too small"):
+        tune(METHOD, context, TuneSettings(trials=2, share=0.1, drop=90.0, sampler="grid"))

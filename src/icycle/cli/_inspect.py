@@ -40,20 +40,22 @@ def inspect(
         if table.row_count:
             console.print(table)
     for line in _summary(structure):
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _prunable(structure: Structure) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("group", "size", "exact", "members", title="prunable", title_justify="left")
     for group in structure.prunable:
         exact = "yes" if group.exact else f"no: {group.inexact_reason}"
-        table.add_row(group.name, str(group.size), exact, "\n".join(_members(group)))
+        table.add_row(group.name, str(group.size), escape(exact), escape("\n".join(_members(group))))
     return table
 
 
 def _pinned(structure: Structure) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
     from icycle.structure import explain
@@ -64,7 +66,7 @@ def _pinned(structure: Structure) -> Table:
         if not group.prunable:
             found = explain(group)
             place = [part for part in (found.operation, found.module, found.source) if part]
-            table.add_row(group.name, str(group.size), found.cause, "\n".join(place), found.advice)
+            table.add_row(group.name, str(group.size), escape(found.cause), "\n".join(place), escape(found.advice))
     return table
 
 

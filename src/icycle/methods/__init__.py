@@ -12,6 +12,7 @@ from icycle.methods._ice_methods import (
     Stepwise,
     TuneSettings,
 )
+from icycle.methods._ice_trigger import size_needed
 from icycle.methods._one_cycle import OneCycle, OneCycleReport, Phases
 from icycle.methods._one_cycle_run import OneCycleMethod
 from icycle.methods._registry import Context, Method, MethodResult, Removal, get_method, methods, register
@@ -43,4 +44,5 @@ __all__ = [
     "methods",
     "pruning_aware_rate",
     "register",
+    "size_needed",
 ]

@@ -61,9 +61,10 @@ _GATES = {"LSTM": 4, "GRU": 3}
 
 
 def _recurrent(layer: nn.RNNBase) -> dict[str, Any]:
-    weight: Any = layer.weight_hh_l0
-    own = {
-        "input_size": layer.weight_ih_l0.shape[1],  # type: ignore[union-attr]
+    weights = dict(layer.named_parameters(recurse=False))
+    weight = weights["weight_hh_l0"]
+    own: dict[str, Any] = {
+        "input_size": weights["weight_ih_l0"].shape[1],
         "hidden_size": weight.shape[0] // _GATES.get(layer.mode, 1),
         "_flat_weights": [getattr(layer, name) for name in layer._flat_weights_names],
     }

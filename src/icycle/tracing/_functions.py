@@ -44,7 +44,7 @@ def autograd_functions_as_one(operations: Operations) -> Iterator[None]:
             if own is None:
                 del function.forward
             else:
-                function.forward = own
+                function.forward = own  # type: ignore[method-assign]
 
 
 def _observed(operations: Operations, operation: _AutogradOperation) -> Any:

@@ -55,7 +55,7 @@ def shadow_of(model: nn.Module, meta: bool, caches: Caches) -> nn.Module:
 
 
 def _drop_foreign_hooks(module: nn.Module) -> None:
-    """Hooks watch the real model, and would take a shadow's tensors for its own; torch's (weight norm) are part of it."""
+    """Hooks watch the real model, and a shadow is none of theirs; torch's own (weight norm) are part of the model."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for key, hook in list(hooks.items()):
             if not (getattr(hook, "__module__", None) or type(hook).__module__).startswith("torch."):

@@ -243,7 +243,7 @@ class Tracer:
 
     def read(self, tensor: torch.Tensor, how: str) -> None:
         """Values leave torch: nothing of the tensor may go."""
-        self.where = f"{how} at {self._path()}{_source()}"
+        self.where = f"torch::{how} at {self._path()}{_source()}"
         self._pin_all([tensor], "its values are read")
 
     def _path(self) -> str:

@@ -6,7 +6,7 @@
 Time is counted in passes, not read off a clock, so that a rerun decides alike and a busy machine misleads nobody: a
 training example costs three (one forward, two backward; less what frozen layers save), one that is only looked at costs
 one. The baseline trains for `epochs` after every step and evaluates the validation split each time. A trial trains on a
-share of the training data, and its training is counted as if it had been on all of it.
+share of the training data and recalibrates on one batch; both are counted as they would be in a whole run.
 
 A trial is stopped as soon as it must cost more than the best that keeps the limit: what remains costs at least a third
 of the final fine-tune's forward and backward passes, even if every layer were frozen.
@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from icycle.errors import TrainingError, TuningError
+from icycle.errors import DataError, TrainingError, TuningError
 from icycle.methods import Context, IceMethod, TuneSettings
 from icycle.training import Record, Recorder
-from icycle.tuning._space import own_values, suggest, with_values
+from icycle.tuning._space import lowest_threshold, own_values, suggest, with_values
 from icycle.tuning._study import OVER_THE_LIMIT, open_study
 from icycle.zoo import Data, stratified_split
 
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Trial", "tune"]
 
 
-Ending = Literal["kept the limit", "lost too much", "stopped: too slow", "failed: training broke down"]
+Ending = Literal[
+    "kept the limit", "lost too much", "stopped: too slow", "failed: training broke down", "failed: split too small"
+]
 
 
 @dataclass(frozen=True)
@@ -108,23 +110,25 @@ class _Trials:
         self._study = study
         self._data = _share(context.data, settings.share, context.seed)
         self.done: list[Trial] = []
+        self._lowest = lowest_threshold(method.confidence, len(context.data.validation.images))
         if settings.sampler == "tpe" and not study.trials:
-            study.enqueue_trial(own_values(method), skip_if_exists=True)
+            study.enqueue_trial(own_values(method, self._lowest), skip_if_exists=True)
 
     def run(self, trial: optuna.Trial) -> float:
         """The cost of one trial; Optuna's function to minimise."""
         import optuna
 
-        values = suggest(trial, grid=self._settings.sampler == "grid")
-        meter = _Meter(self._method, self._context, self._fastest())
+        grid = self._settings.sampler == "grid"
+        values = suggest(trial, grid, self._lowest, self._method.final_epochs)
+        meter = _Meter(with_values(self._method, values), self._context, self._fastest())
         note = partial(self._note, trial.number, values, time.perf_counter())
         try:
             cost, drop = self._measure(values, meter)
         except _TooSlow as stop:
             note("stopped: too slow", stop.cost)
             raise optuna.TrialPruned from None
-        except TrainingError:
-            note("failed: training broke down")
+        except (TrainingError, DataError) as error:
+            note("failed: training broke down" if isinstance(error, TrainingError) else "failed: split too small")
             raise optuna.TrialPruned from None
         trial.set_user_attr("drop", drop)
         trial.set_user_attr(OVER_THE_LIMIT, drop - self._settings.drop)
@@ -143,7 +147,8 @@ class _Trials:
             checkpoint=None,
             trained=True,
         )
-        result = with_values(self._method, values).run(context)
+        method = with_values(self._method, values).model_copy(update={"calibration_batches": 1})
+        result = method.run(context)
         drop = result.removals[0].accuracy_before - result.validation_accuracy
         return meter.cost(result.details["effort"], result.details["examples read"]), drop
 
@@ -233,7 +238,8 @@ def _best(study: optuna.Study, limit: float) -> tuple[dict[str, Any], float, flo
     found = _complete(study)
     if not found:
         raise TuningError(
-            f"Expected at least one of {len(study.trials)} trials to come to its end, but training broke down in all; "
-            "lower the learning rates (method.curve)"
+            f"Expected at least one of {len(study.trials)} trials to come to its end, but training broke down, or the "
+            "validation split was too small for the threshold, in all; lower the learning rates (method.curve), raise "
+            "data.validation, or evaluate exactly (method.confidence: null)"
         )
     return min(found, key=lambda trial: (max(trial[2] - limit, 0.0), trial[1]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from icycle.axes import Dim, is_pinned
+from icycle.axes import Dim
 from icycle.tracing._registry import register
 from icycle.tracing._tracer import Tracer
 
@@ -84,10 +84,9 @@ def bmm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Te
     left, right = tracer.info(a), tracer.info(b)
     _roles(tracer, a, 2)
     _roles(tracer, b, 1)
-    heads = not is_pinned(left.dims[0]) or not is_pinned(right.dims[0])
     tracer.unify(left.dims[0], right.dims[0])
     _contract(tracer, a, b, left.dims[2], right.dims[1], (2, 1))
-    if heads and not tracer.head_width and not (_is_weight(tracer, a) or _is_weight(tracer, b)):
+    if not tracer.head_width and not (_is_weight(tracer, a) or _is_weight(tracer, b)):
         for dim in (left.dims[1], left.dims[2], right.dims[2]):
             tracer.pin(dim, "the width inside an attention head")
     dims = (left.dims[0], left.dims[1], right.dims[2])
