@@ -145,7 +145,8 @@ def _check(dense: nn.Module, pruned: nn.Module, example: torch.Tensor, facts: Fa
 
 def _run(model: nn.Module, example: torch.Tensor) -> tuple[torch.Tensor, int]:
     """Output and MACs, by torch's own counter."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    model.requires_grad_(False)  # the counter hangs hooks on whatever needs a gradient
+    with FlopCounterMode(display=False) as counter:
         output = model(example)
     return output, counter.get_total_flops() // 2
 

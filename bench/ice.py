@@ -142,7 +142,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         "model.width": arguments.width,
         "data.subset": arguments.subset,
         "train.epochs": arguments.epochs,
-        "train.precision": arguments.precision,
+        "train.precision": arguments.precision and f'"{arguments.precision}"',  # a bare no is false in YAML
         "method.groups": '["*.conv1"]' if residual else '["*"]',  # a block's inner channels, as published
         "method.steps": "group",
     }

@@ -78,7 +78,7 @@ def _add_bias(tracer: Tracer, bias: torch.Tensor, dims: tuple[Dim, ...], zero: l
 def bmm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
     """(batch, m, k) x (batch, k, n).
 
-    Where the batch holds attention heads, the widths inside a head stay as they are unless they were asked for.
+    Between two activations this is attention: the widths inside a head stay as they are unless they were asked for.
     """
     a, b = args[1:3] if "baddbmm" in operation.name() else args[:2]
     left, right = tracer.info(a), tracer.info(b)
@@ -86,7 +86,8 @@ def bmm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Te
     _roles(tracer, b, 1)
     tracer.unify(left.dims[0], right.dims[0])
     _contract(tracer, a, b, left.dims[2], right.dims[1], (2, 1))
-    if not tracer.head_width and not (_is_weight(tracer, a) or _is_weight(tracer, b)):
+    fused = tracer.call is not None and tracer.call.name == "scaled_dot_product_attention"
+    if not tracer.head_width and (fused or not (_is_weight(tracer, a) or _is_weight(tracer, b))):
         for dim in (left.dims[1], left.dims[2], right.dims[2]):
             tracer.pin(dim, "the width inside an attention head")
     dims = (left.dims[0], left.dims[1], right.dims[2])
@@ -99,7 +100,7 @@ def bmm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Te
 
 
 def _is_weight(tracer: Tracer, tensor: torch.Tensor) -> bool:
-    return any(id(dim) in tracer.roles for dim in tracer.dims(tensor))
+    return all(id(dim) in tracer.roles for dim in tracer.dims(tensor) if dim.size > 1)
 
 
 @register("_trilinear")

@@ -186,6 +186,8 @@ def slice_(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch
         dims[place] = tracer.fixed([result.shape[place]])[0]
     else:
         dims[place] = _piece(tracer, dims[place], start, max(start, stop), place, result.dim())
+    if tracer.call is not None and tracer.call.name == "narrow":  # a length is never cut short, as a bound is
+        tracer.constrain(tracer.call.argument(3, "length"), dims[place])
     tracer.give(result, dims, zero, info)
 
 
