@@ -84,10 +84,10 @@ def kind(*places: list[Kind]) -> Callable[[Kind], Kind]:
     return add
 
 
-def chain(draw: Draw, kinds: list[Kind], x: Tensor, most: int) -> tuple[nn.Sequential, Tensor]:
-    """Up to `most` blocks one after the other, and what they make of `x`."""
+def chain(draw: Draw, kinds: list[Kind], x: Tensor, most: int, least: int = 0) -> tuple[nn.Sequential, Tensor]:
+    """`least` to `most` blocks one after the other, and what they make of `x`."""
     layers = nn.Sequential()
-    for one in draw(st.lists(st.sampled_from(kinds), max_size=most)):
+    for one in draw(st.lists(st.sampled_from(kinds), min_size=least, max_size=most)):
         layers.append(one(draw, x))
         x = layers[-1](x)
     return layers, x

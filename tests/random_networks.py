@@ -100,15 +100,15 @@ def _begin(draw: Draw, inputs: Tensor) -> tuple[nn.Sequential, Tensor]:
 
 
 def _image_blocks(draw: Draw, x: Tensor) -> nn.Module | None:
-    return chain(draw, [*IMAGE, *SHRINKING], x, 6)[0] if x.dim() == 4 else None
+    return chain(draw, [*IMAGE, *SHRINKING], x, 6, 2)[0] if x.dim() == 4 else None
 
 
 def _sequence_blocks(draw: Draw, x: Tensor) -> nn.Module | None:
-    return chain(draw, [*SEQUENCE, *LENGTHENING], x, 5)[0] if x.dim() == 3 else None
+    return chain(draw, [*SEQUENCE, *LENGTHENING], x, 6, 1)[0] if x.dim() == 3 else None
 
 
 def _row_blocks(draw: Draw, x: Tensor) -> nn.Module | None:
-    return chain(draw, ROW, x, 4)[0] if x.dim() == 2 else None
+    return chain(draw, ROW, x, 5, 1)[0] if x.dim() == 2 else None
 
 
 def _to_sequence(draw: Draw, x: Tensor) -> nn.Module | None:

@@ -150,6 +150,7 @@ def test_a_trial_s_values_make_a_method_and_back() -> None:
     method = with_values(METHOD, values)
     assert own_values(method) == values
     assert method.curve.delta == 0.02
+    assert with_values(METHOD, {**values, "freeze": 0.04}).freeze == 0
 
 
 # Runs

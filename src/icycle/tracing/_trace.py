@@ -153,4 +153,5 @@ def _unused(tracer: Tracer, dims: Mapping[str, Dims]) -> list[str]:
 
 
 def _input_info(tensor: torch.Tensor) -> Info:
-    return Info(tuple(Axis(size, "an input of the model") for size in tensor.shape), [False] * tensor.dim())
+    dims = tuple(Axis(size, "an input of the model") for size in tensor.shape)
+    return Info(dims, [False] * tensor.dim(), fed=True)

@@ -56,12 +56,14 @@ class Info:
     """What is known of a tensor.
 
     `zero[d]` says that the tensor is zero at every removed element of dimension d, when the parameters of the removed
-    channels are zero. `base` is the tensor of which this one is a view.
+    channels are zero. `base` is the tensor of which this one is a view. `fed` says that it depends on the model's
+    inputs: other tensors are weights, or made of weights alone.
     """
 
     dims: Dims
     zero: list[bool]
     base: Info | None = None
+    fed: bool = False
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,7 @@ class Tracer:
             self._pin_all(tensors, "values are read")
             return
         inputs = tuple(self.dims(tensor) for tensor in tensors)
+        fed = any(self.info(tensor).fed for tensor in tensors)
         self._note_use(inputs)
         rule = find_rule(operation)
         if rule is None:
@@ -238,8 +241,18 @@ class Tracer:
                 self.give(tensor, self.fixed(tensor.shape), [False] * tensor.dim())
         else:
             rule(self, operation, args, kwargs, result)
+        if fed:
+            self._feed(results)
         outputs = tuple(tensor._icycle.dims if hasattr(tensor, "_icycle") else None for tensor in results)
         self.steps.append(Step(operation, self.where, inputs, outputs))
+
+    def _feed(self, results: Iterable[torch.Tensor]) -> None:
+        """Mark results that depend on the inputs, and the tensors that they are views of."""
+        for tensor in results:
+            known = getattr(tensor, "_icycle", None)
+            while known is not None and not known.fed:
+                known.fed = True
+                known = known.base
 
     def read(self, tensor: torch.Tensor, how: str) -> None:
         """Values leave torch: nothing of the tensor may go."""

@@ -25,6 +25,7 @@ PAPERS_GRID: dict[str, list[float]] = {
 LOWEST_THRESHOLD = 2.0
 _LOWEST = {"threshold": LOWEST_THRESHOLD, "freeze": 0.0, "base": 0.003, "delta_share": 0.0, "p": 0.1, "beta": 10.0}
 _HIGHEST = {"threshold": 60.0, "freeze": 0.6, "base": 0.1, "delta_share": 0.8, "p": 0.7, "beta": 60.0}
+_LEAST_FROZEN = 0.05  # a probe for less is not worth its time: nothing is frozen, and there is none
 _BY_FACTORS = frozenset({"threshold", "base", "beta"})
 
 
@@ -73,6 +74,8 @@ def own_values(method: IceMethod, threshold: float = LOWEST_THRESHOLD) -> dict[s
 def with_values(method: IceMethod, values: dict[str, Any]) -> IceMethod:
     """The method with a trial's values, rounded to four digits, and nothing left to tune."""
     short = {name: float(f"{value:.4g}") for name, value in values.items()}
+    if short["freeze"] < _LEAST_FROZEN:
+        short["freeze"] = 0.0
     delta = float(f"{short['base'] * short['delta_share']:.4g}")
     curve = CurveSettings(base=short["base"], delta=delta, p=short["p"], beta=short["beta"])
     changes = {"threshold": short["threshold"], "freeze": short["freeze"], "curve": curve, "tune": None}

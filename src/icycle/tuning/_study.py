@@ -29,7 +29,7 @@ def open_study(settings: TuneSettings, seed: int) -> optuna.Study:
     try:
         import optuna
     except ImportError as error:
-        raise TuningError("Expected Optuna to be installed, which tuning needs; pip install optuna") from error
+        raise TuningError("Expected Optuna to be installed, which tuning needs; pip install 'icycle[tune]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     own_seed = seed if settings.storage is None else None
     with warnings.catch_warnings():

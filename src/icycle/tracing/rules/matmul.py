@@ -87,7 +87,7 @@ def bmm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Te
     tracer.unify(left.dims[0], right.dims[0])
     _contract(tracer, a, b, left.dims[2], right.dims[1], (2, 1))
     fused = tracer.call is not None and tracer.call.name == "scaled_dot_product_attention"
-    if not tracer.head_width and (fused or not (_is_weight(tracer, a) or _is_weight(tracer, b))):
+    if not tracer.head_width and (fused or (left.fed and right.fed)):
         for dim in (left.dims[1], left.dims[2], right.dims[2]):
             tracer.pin(dim, "the width inside an attention head")
     dims = (left.dims[0], left.dims[1], right.dims[2])
@@ -97,10 +97,6 @@ def bmm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Te
     tracer.cost("macs", 1, (*left.dims, right.dims[2]))
     tracer.cost("activation_bytes", result.element_size(), dims)
     tracer.give(result, dims, zero)
-
-
-def _is_weight(tracer: Tracer, tensor: torch.Tensor) -> bool:
-    return all(id(dim) in tracer.roles for dim in tracer.dims(tensor) if dim.size > 1)
 
 
 @register("_trilinear")
