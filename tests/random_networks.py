@@ -260,13 +260,19 @@ class Tally:
     """What came of many networks."""
 
     networks: int = 0
+    corrected: int = 0
     channels: Counter[str] = field(default_factory=Counter)
     groups: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
-    def add(self, structure: icycle.Structure) -> None:
+    def add(self, sample: Sample, structure: icycle.Structure) -> None:
+        """Count the groups of a structure; one that the dry run had to correct is a wrong prediction, and kept."""
+        corrected = next((group.reason for group in structure.groups if "the dry run" in group.reason), None)
+        if corrected:
+            self.corrected += 1
+            self._keep("corrected by the dry run", f"{sample}\n{corrected}")
         for group in structure.groups:
             word = "exact" if group.exact else "not exact" if group.prunable else "pinned"
             self.groups[word] += 1
@@ -278,7 +284,10 @@ class Tally:
         error = traceback.format_exc(limit=-3).strip()
         key = f"{law}: {error.splitlines()[-1][:160]}"
         self.failures[key] += 1
-        text = f"{sample}\nseed {seed}\n{error}"
+        self._keep(key, f"{sample}\nseed {seed}\n{error}")
+
+    def _keep(self, key: str, text: str) -> None:
+        """The shortest example of every kind."""
         if len(text) < len(self.examples.get(key, text + " ")):
             self.examples[key] = text
 
@@ -286,6 +295,7 @@ class Tally:
         examples = {**other.examples, **self.examples}
         return Tally(
             self.networks + other.networks,
+            self.corrected + other.corrected,
             self.channels + other.channels,
             self.groups + other.groups,
             self.reasons + other.reasons,
@@ -313,7 +323,7 @@ def check_many(count: int, seed: int) -> Tally:
         law = "trace"
         try:
             structure = icycle.trace(sample.model, sample.inputs)
-            tally.add(structure)
+            tally.add(sample, structure)
             for one in LAWS if structure.prunable else LAWS[:1]:
                 law = one.__name__
                 one(sample, structure, seed)
@@ -326,12 +336,16 @@ def check_many(count: int, seed: int) -> Tally:
 
 def report(tally: Tally) -> str:
     """The counts in words."""
-    lines = [f"{tally.networks} networks, {sum(tally.failures.values())} with a broken law"]
+    lines = [
+        f"{tally.networks} networks, {sum(tally.failures.values())} with a broken law, {tally.corrected} corrected"
+    ]
     lines += [
         f"{tally.groups[word]:>8} groups of {tally.channels[word]} channels {word}"
         for word in ("exact", "not exact", "pinned")
     ]
     lines += [f"{count:>8} pinned: {reason}" for reason, count in tally.reasons.most_common(30)]
+    if tally.corrected:
+        lines += ["", f"{tally.corrected} corrected by the dry run", tally.examples["corrected by the dry run"]]
     for key, count in tally.failures.most_common():
         lines += ["", f"{count} times {key}", tally.examples[key]]
     return "\n".join(lines)
