@@ -3,7 +3,8 @@
     pip install torch-pruning timm transformers
     python bench/coverage.py
 
-Every model has a process of its own for each engine, with a limit on time and memory.
+Every model has a process of its own for each engine, with a limit on time and memory. Records are shared with
+bench/engine.py.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _ENOUGH = 0.8  # of a model's MACs; models with less are listed
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, RESULTS / "coverage.jsonl")
+    add_arguments(parser, RESULTS / "engine.jsonl")
     arguments = parser.parse_args()
     measure_all(arguments, [*zoo(), *ARCHITECTURES])
     from tables import refresh  # imports this file

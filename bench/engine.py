@@ -126,7 +126,9 @@ def _resident_bytes(pid: int) -> int:
 
 
 def tables(records: Sequence[Record]) -> str:
-    """Markdown: what each engine achieved, and a row per model."""
+    """Markdown: what each engine achieved on the models of bench/zoo.txt, and a row for each."""
+    listed = zoo()
+    records = [record for record in records if record["model"] in listed]
     models = [group[-1]["model"] for group in by_setting(records, ("model",))]
     by_engine = {
         engine: {record["model"]: record for record in records if record["engine"] == engine} for engine in ENGINES

@@ -2,8 +2,8 @@
 
     python bench/tables.py
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is that of a file in bench/results. What is
-outside of these marks is left as it is.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; bench/NAME.py makes the records. What is outside of
+these marks is left as it is.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ __all__ = ["refresh"]
 
 _DOCS = Path(__file__).parent.parent / "docs"
 _PAGES = (_DOCS / "benchmarks.md", _DOCS / "coverage.md")
-_MADE_BY = {
-    "one_cycle": "_training",
-    "digits": "_training",
-    "engine": "engine",
-    "coverage": "coverage",
-    "step_overhead": "step_overhead",
+_MADE_OF = {  # table -> the module that makes it, and the file in bench/results with its records
+    "one_cycle": ("_training", "one_cycle"),
+    "digits": ("_training", "digits"),
+    "engine": ("engine", "engine"),
+    "coverage": ("coverage", "engine"),
+    "ice": ("ice", "ice"),
+    "step_overhead": ("step_overhead", "step_overhead"),
 }
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -42,10 +43,11 @@ def refresh(page: str, results: Path) -> str:
 
 
 def _table(name: str, results: Path) -> str:
-    records = Results(results / f"{name}.jsonl").read()
+    module, file = _MADE_OF[name]
+    records = Results(results / f"{file}.jsonl").read()
     if not records:
         return f"Not measured yet: `python bench/{name}.py`.\n"
-    return str(importlib.import_module(_MADE_BY[name]).tables(records)) + "\n"
+    return str(importlib.import_module(module).tables(records)) + "\n"
 
 
 if __name__ == "__main__":

@@ -15,15 +15,6 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-models", action="store_true", help="prove every model of zoo.txt, not only the small ones")
-    parser.addoption("--random-networks", action="store_true", help="prove the laws on random networks (minutes)")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--random-networks"):
-        return
-    for item in items:
-        if item.path.name == "test_random_networks.py":
-            item.add_marker(pytest.mark.skip(reason="needs --random-networks"))
 
 
 @pytest.fixture(autouse=True)

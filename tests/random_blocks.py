@@ -538,6 +538,30 @@ def packed_attention(draw: Draw, x: Tensor) -> nn.Module:
     )
 
 
+class InputWidth(nn.Module):
+    """Attention whose code takes the width of the input for that of all heads, as many vision transformers do."""
+
+    def __init__(self, width: int, heads: int, fused: bool) -> None:
+        super().__init__()
+        self.heads, self.fused = heads, fused
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, n, width = x.shape
+        qkv = self.qkv(x).reshape(batch, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        if self.fused:
+            mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+        else:
+            mixed = (qkv[0] * (width // self.heads) ** -0.5 @ qkv[1].transpose(-2, -1)).softmax(-1) @ qkv[2]
+        return self.proj(mixed.transpose(1, 2).reshape(batch, n, width))
+
+
+@kind(SEQUENCE)
+def input_width_attention(draw: Draw, x: Tensor) -> nn.Module:
+    return InputWidth(x.shape[-1], draw(divisors(x.shape[-1])), draw(st.booleans()))
+
+
 @kind(SEQUENCE)
 def separate_attention(draw: Draw, x: Tensor) -> nn.Module:
     """A layer each for queries, keys and values; fewer key-value heads than query heads, values of another width."""

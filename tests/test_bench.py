@@ -193,10 +193,18 @@ def test_engine_table_says_what_came_of_every_model() -> None:
     common = {"trace_seconds": 0.1, "trace_megabytes": 5.0, "removal_seconds": 0.2, "removal_megabytes": 7.0}
     place = {"machine": _MACHINE, "command": "python bench/engine.py"}
     own = {"groups": 3, "prunable_share": 1.0, "macs_kept": 0.3, "removal_error": 2e-7, "cost_exact": True}
+    zoo = engine.zoo()
     records: list[dict[str, Any]] = [
-        {"model": "a", "engine": "icycle", "status": "pruned", **common, **own, **place},
-        {"model": "a", "engine": "torch-pruning", "status": "crash", "detail": "KeyError: 3", **place},
-        {"model": "b", "engine": "torch-pruning", "status": "time limit", **place},
+        {"model": zoo[0], "engine": "icycle", "status": "pruned", **common, **own, **place},
+        {
+            "model": "torchvision/alexnet",
+            "engine": "torch-pruning",
+            "status": "crash",
+            "detail": "KeyError: 3",
+            **place,
+        },
+        {"model": zoo[1], "engine": "torch-pruning", "status": "time limit", **place},
+        {"model": "not in the list", "engine": "torch-pruning", "status": "crash", **place},
     ]
     text = engine.tables(records)
     assert "icycle: 1 of 1 models pruned and run" in text

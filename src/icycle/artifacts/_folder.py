@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from icycle.errors import ArtifactError
-from icycle.surgery import exchange, stand_in, undoing
-from icycle.tracing import STAND_INS, named_tensors
+from icycle.errors import ArtifactError, SurgeryError
+from icycle.surgery import exchange, rewrite, stand_in, undoing
+from icycle.tracing import STAND_INS, Edit, edits_of, named_tensors
 
 __all__ = ["load", "save"]
 
@@ -44,6 +45,7 @@ def save(model: nn.Module, path: str | Path) -> Path:
         "model": _class_name(model),
         "attributes": _attributes(model),
         "stand_ins": [path for path, module in model.named_modules() if type(module) in STAND_INS.values()],
+        "edits": {path: [asdict(edit) for edit in edits] for path, edits in _all_edits(model)},
         "channels_last": [name for name, tensor in tensors.items() if _is_channels_last(tensor)],
     }
     (folder / _STRUCTURE).write_text(json.dumps(description, indent=1))
@@ -59,14 +61,19 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     description = _read_description(folder)
     tensors = _read_tensors(folder, description)
     _check_architecture(folder, description, tensors, model)
+    edits = _read_edits(folder, description["edits"])
     old = dict(named_tensors(model))
     new = {name: _like(old[name], tensor, name in description["channels_last"]) for name, tensor in tensors.items()}
     modules = dict(model.named_modules())
-    with undoing() as undo:
-        for name in description["stand_ins"]:
-            if type(modules[name]) in STAND_INS:
-                stand_in(modules[name], undo)
-        exchange(model, new, _changes(description["attributes"], model), undo)
+    try:
+        with undoing() as undo:
+            for name in description["stand_ins"]:
+                if type(modules[name]) in STAND_INS:
+                    stand_in(modules[name], undo)
+            exchange(model, new, _changes(description["attributes"], model), undo)
+            rewrite(model, edits, undo)
+    except SurgeryError as error:
+        raise ArtifactError(f"{error} (Loading {folder}; the model is as it was.)") from error
     return model
 
 
@@ -87,10 +94,29 @@ def _read_description(folder: Path) -> dict[str, Any]:
             f"Expected version {_VERSION} in {file}, but got {description.get('version')}. "
             "Use the icycle that saved it."
         )
-    missing = {"sha256", "model", "attributes", "stand_ins", "channels_last"} - description.keys()
+    missing = {"sha256", "model", "attributes", "stand_ins", "edits", "channels_last"} - description.keys()
     if missing:
         raise ArtifactError(f"Expected {sorted(missing)} in {file}, but they are missing. Save the model again.")
     return description
+
+
+def _all_edits(model: nn.Module) -> Iterator[tuple[str, tuple[Edit, ...]]]:
+    return ((path, edits) for path, module in model.named_modules() if (edits := edits_of(module)))
+
+
+def _read_edits(folder: Path, saved: Mapping[str, Any]) -> dict[str, tuple[Edit, ...]]:
+    try:
+        return {
+            path: tuple(
+                Edit(tuple(edit["functions"]), tuple(edit["span"]), int(edit["number"]), edit["digest"])
+                for edit in edits
+            )
+            for path, edits in saved.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"Expected edits of code in {folder / _STRUCTURE}, but they are damaged ({error})."
+        ) from None
 
 
 def _read_tensors(folder: Path, description: Mapping[str, Any]) -> dict[str, torch.Tensor]:

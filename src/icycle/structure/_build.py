@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from icycle.axes import Axis, Dim, Polynomial, count, leaves
 from icycle.structure._cost import Cost
 from icycle.structure._layout import Layout, freeze, positions
-from icycle.structure._structure import Attribute, Example, Group, Slice, Structure
-from icycle.tracing import Dims, Trace
+from icycle.structure._structure import Attribute, Example, Group, Rewrite, Slice, Structure
+from icycle.tracing import Dims, Edit, Trace
 
 __all__ = ["build", "channel_axes"]
 
@@ -29,17 +29,38 @@ def build(trace: Trace) -> Structure:
     }
     slices = _slices(trace, axes)
     names = _names(axes, slices)
+    rewrites = _rewrites(trace, numbers)
     return Structure(
         groups=tuple(_group(axis, names[axis.created], slices[axis.created]) for axis in axes),
         layouts=layouts,
         costs=costs,
         attributes=tuple(Attribute(*key, value.renamed(numbers)) for key, value in attributes.items()),
+        rewrites=rewrites,
         fingerprint=_fingerprint(layouts),
         caches=trace.caches,
         example=Example(trace.inputs, trace.meta, trace.output_shapes),
-        notes=trace.notes,
+        notes=(*trace.notes, *_notes(rewrites)),
         unknown_operations=dict(trace.tracer.unknown),
     )
+
+
+def _rewrites(trace: Trace, numbers: Mapping[int, int]) -> tuple[Rewrite, ...]:
+    """The same edit of the same module once, with all groups that it is needed for."""
+    groups: dict[tuple[str, Edit], set[int]] = {}
+    for rewrite in trace.rewrites:
+        own = {numbers[axis.created] for dim in rewrite.dims for axis in leaves(dim) if axis.created in numbers}
+        groups.setdefault((rewrite.path, rewrite.edit), set()).update(own)
+    return tuple(Rewrite(path, edit, frozenset(needed)) for (path, edit), needed in groups.items())
+
+
+def _notes(rewrites: tuple[Rewrite, ...]) -> Iterator[str]:
+    if rewrites:
+        modules = {rewrite.path for rewrite in rewrites}
+        first = rewrites[0]
+        yield (
+            f"in {len(modules)} modules the code says a size that a removal changes; they get a copy of it with -1, or "
+            f"the number it was, in its place (first: {first.path}, {first.edit.functions[-1]})"
+        )
 
 
 def _term(factor: int, dims: Dims) -> Polynomial:

@@ -15,9 +15,9 @@ from icycle.structure._cost import Cost
 from icycle.structure._describe import table
 from icycle.structure._layout import Layout
 from icycle.structure._subnetwork import SubNetwork
-from icycle.tracing import Caches
+from icycle.tracing import Caches, Edit
 
-__all__ = ["Attribute", "Example", "Group", "Slice", "Structure"]
+__all__ = ["Attribute", "Example", "Group", "Rewrite", "Slice", "Structure"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,16 @@ class Attribute:
     value: Polynomial  # in group numbers
 
 
+@dataclass(frozen=True)
+class Rewrite:
+    """An edit of the code of the module at `path`, needed once one of these groups loses channels: numbers in
+    `Structure.prunable`."""
+
+    path: str
+    edit: Edit
+    groups: frozenset[int]
+
+
 @dataclass(frozen=True, eq=False)
 class Example:
     """What a removal is rehearsed with: the traced inputs (floats without data where `meta`), and the output shapes."""
@@ -87,6 +97,7 @@ class Structure:
     fingerprint: str
     notes: tuple[str, ...] = ()
     example: Example | None = field(default=None, repr=False)
+    rewrites: tuple[Rewrite, ...] = field(default=(), repr=False)
     caches: Caches = field(default=frozenset(), repr=False)  # what modules keep of results, outdated by a removal
     unknown_operations: Mapping[str, int] = field(default_factory=dict)  # name -> how often it ran without a rule
 

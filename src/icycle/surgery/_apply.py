@@ -11,9 +11,9 @@ from torch import nn
 
 from icycle.surgery._layers import Undo, synchronise
 from icycle.surgery._plan import Plan
-from icycle.tracing import STAND_INS, Caches, named_tensors
+from icycle.tracing import STAND_INS, Caches, Edit, named_tensors, rewritten
 
-__all__ = ["apply", "exchange", "stand_in", "undoing"]
+__all__ = ["apply", "exchange", "rewrite", "stand_in", "undoing"]
 
 
 def apply(
@@ -35,6 +35,7 @@ def _apply(model: nn.Module, plan: Plan, optimizers: Sequence[torch.optim.Optimi
     new = {name: _shrunk(name, old[name], plan) for name in plan.kept}
     states = [_shrunk_state(optimizer, old, plan) for optimizer in optimizers]
     exchange(model, new, plan.attributes, undo)
+    rewrite(model, plan.edits, undo)
     _drop_caches(model, plan.caches, undo)
     for optimizer, state in zip(optimizers, states, strict=True):
         _exchange_in_optimizer(optimizer, {id(old[name]): new[name] for name in new}, state, undo)
@@ -72,13 +73,24 @@ def exchange(
 
 def stand_in(module: nn.Module, undo: Undo) -> None:
     """Let the class that can lose channels stand in for `module`'s own."""
+    _change_class(module, STAND_INS[type(module)], undo)
+
+
+def rewrite(model: nn.Module, edits: Mapping[str, Sequence[Edit]], undo: Undo) -> None:
+    """Make these edits in the code of the modules at these paths, each of which gets a class of its own for it."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for path, own in edits.items():
+        _change_class(modules[path], rewritten(type(modules[path]), own), undo)
+
+
+def _change_class(module: nn.Module, to: type[nn.Module], undo: Undo) -> None:
     before = type(module)
 
     def restore() -> None:
         module.__class__ = before
 
     undo.append(restore)
-    module.__class__ = STAND_INS[before]
+    module.__class__ = to
 
 
 def _shrunk(name: str, tensor: torch.Tensor, plan: Plan) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import nn
 
 from icycle.errors import SubNetworkError, SurgeryError
 from icycle.structure import Structure, SubNetwork
-from icycle.tracing import Caches, named_tensors
+from icycle.tracing import Caches, Edit, named_tensors
 
 __all__ = ["Plan", "make_plan"]
 
@@ -20,11 +20,13 @@ __all__ = ["Plan", "make_plan"]
 class Plan:
     """`kept` maps a parameter or buffer to a kept-index tensor per dimension (None: all of it is kept).
 
-    `attributes` maps (module path, attribute, place in a tuple or None) to its new value; `caches` are emptied.
+    `attributes` maps (module path, attribute, place in a tuple or None) to its new value; `edits` maps a module path to
+    what must change in its code; `caches` are emptied.
     """
 
     kept: Mapping[str, tuple[torch.Tensor | None, ...]]
     attributes: Mapping[tuple[str, str, int | None], int]
+    edits: Mapping[str, tuple[Edit, ...]]
     caches: Caches
     removed: int
 
@@ -56,7 +58,16 @@ def make_plan(model: nn.Module, structure: Structure, subnet: SubNetwork) -> Pla
             kept[name] = indices
     counts = {number: int(mask.sum()) for number, mask in enumerate(masks)}
     attributes = {(entry.module, entry.name, entry.item): entry.value(counts) for entry in structure.attributes}
-    return Plan(kept, attributes, structure.caches, removed)
+    return Plan(kept, attributes, _edits(structure, masks), structure.caches, removed)
+
+
+def _edits(structure: Structure, masks: Sequence[np.ndarray]) -> dict[str, tuple[Edit, ...]]:
+    smaller = {number for number, mask in enumerate(masks) if not mask.all()}
+    edits: dict[str, tuple[Edit, ...]] = {}
+    for rewrite in structure.rewrites:
+        if rewrite.groups & smaller:
+            edits[rewrite.path] = (*edits.get(rewrite.path, ()), rewrite.edit)
+    return edits
 
 
 def _index(kept: np.ndarray) -> torch.Tensor | None:

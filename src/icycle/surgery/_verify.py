@@ -61,13 +61,20 @@ def _essential(operation: Any) -> str | None:
 
 @dataclass
 class _Checker:
-    """Compares the operations of a run with the recorded ones; `position` is the one expected next."""
+    """Compares the operations of a run with the recorded ones.
+
+    `places` are the steps of which one is expected next: several, because a product that fits a step which may have
+    vanished may also be a later one.
+    """
 
     steps: tuple[Step, ...]
     counts: Mapping[int, int]
     by_value: bool  # real values decide: the course may differ, and with it sizes that no removal changes
-    position: int = 0
+    places: tuple[int, ...] = ()  # front to back
     lost: bool = False
+
+    def __post_init__(self) -> None:
+        self.places = self._expected_from(0)
 
     def observe(self, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Compare the shapes of what an essential operation gave with the prediction.
@@ -77,40 +84,40 @@ class _Checker:
         results = list(flat_tensors(result))
         tensors = list(flat_tensors((args, kwargs)))
         name = _essential(operation)
-        step = self._next()
         followed = any(hasattr(tensor, "_icycle") for tensor in tensors)
-        factory = step is not None and not tensors and not step.inputs and name == _essential(step.operation)
-        if not results or not (followed or factory):
+        if not results or not (followed or (not tensors and self._is_factory(name))):
             return
         for tensor in results:
             tensor._icycle = True  # type: ignore[attr-defined]
         if name is None or self.lost:
             return
-        step = self._after_vanished(name, results)
-        if step is None or name != _essential(step.operation) or len(results) != len(step.outputs):
-            self.lost = self.by_value
-            if self.lost:
-                return
-            raise _MismatchError(f"{name} instead of {step.operation if step else 'the end'}")
-        for tensor, dims in zip(results, step.outputs, strict=True):
-            if dims is not None and not self._as_predicted(tensor.shape, dims):
-                expected = [count(dim)(self.counts) for dim in dims]
-                raise _MismatchError(f"a result of shape {list(tensor.shape)} instead of {expected}")
-        self.position += 1
+        fitting = [place for place in self.places if self._fits(name, results, self.steps[place])]
+        if fitting:
+            self.places = tuple(sorted({after for place in fitting for after in self._expected_from(place + 1)}))
+        elif self.by_value and not any(self._same(name, results, self.steps[place]) for place in self.places):
+            self.lost = True
+        else:
+            raise _MismatchError(self._problem(name, results))
 
-    def _after_vanished(self, name: str, results: list[torch.Tensor]) -> Step | None:
-        """The step that an operation is compared with: the next, or the one behind products that have vanished."""
-        before = self.position
-        while (step := self._next()) is not None and self._may_vanish(step) and not self._fits(name, results, step):
-            self.position += 1
-        if step is not None and self._fits(name, results, step):
-            return step
-        self.position = before
-        return self._next()
+    def _expected_from(self, place: int) -> tuple[int, ...]:
+        """The next essential step, and where that one may vanish, those that may then come next."""
+        found = []
+        for later in range(place, len(self.steps)):
+            if _essential(self.steps[later].operation) is not None:
+                found.append(later)
+                if not self._may_vanish(self.steps[later]):
+                    break
+        return tuple(found)
+
+    def _is_factory(self, name: str | None) -> bool:
+        expected = (self.steps[place] for place in self.places)
+        return any(not step.inputs and name == _essential(step.operation) for step in expected)
+
+    def _same(self, name: str, results: list[torch.Tensor], step: Step) -> bool:
+        return name == _essential(step.operation) and len(results) == len(step.outputs)
 
     def _fits(self, name: str, results: list[torch.Tensor], step: Step) -> bool:
-        same = name == _essential(step.operation) and len(results) == len(step.outputs)
-        return same and all(
+        return self._same(name, results, step) and all(
             dims is None or self._as_predicted(tensor.shape, dims)
             for tensor, dims in zip(results, step.outputs, strict=True)
         )
@@ -130,18 +137,22 @@ class _Checker:
             return all(now == size or is_pinned(dim) for now, size, dim in zip(shape, expected, dims, strict=True))
         return list(shape) == expected
 
-    def _next(self) -> Step | None:
-        while self.position < len(self.steps) and _essential(self.steps[self.position].operation) is None:
-            self.position += 1
-        return self.steps[self.position] if self.position < len(self.steps) else None
+    def _problem(self, name: str, results: list[torch.Tensor]) -> str:
+        step = self.steps[self.places[0]] if self.places else None
+        if step is None or not self._same(name, results, step):
+            return f"{name} instead of {step.operation if step else 'the end'}"
+        for tensor, dims in zip(results, step.outputs, strict=True):
+            if dims is not None and not self._as_predicted(tensor.shape, dims):
+                return f"a result of shape {list(tensor.shape)} instead of {[count(dim)(self.counts) for dim in dims]}"
+        raise AssertionError("what fits is no problem")
 
     def suspects(self) -> tuple[Step, ...]:
-        """The operation that is expected next, and all since the last that matched."""
-        self._next()
-        start = min(self.position, len(self.steps) - 1)
+        """The operations that are expected next, and all since the last that matched."""
+        start = self.places[0] if self.places else len(self.steps) - 1
+        stop = self.places[-1] if self.places else start
         while start > 0 and _essential(self.steps[start - 1].operation) is None:
             start -= 1
-        return self.steps[start : self.position + 1]
+        return self.steps[start : stop + 1]
 
 
 def dry_run(

@@ -1,5 +1,6 @@
 """Model + example -> every tensor's dimensions as expressions over axes."""
 
+from icycle.tracing._code import Edit, edits_of, rewritten
 from icycle.tracing._registry import Rule, register
 from icycle.tracing._registry import register as register_rule
 from icycle.tracing._run import call_with, map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
@@ -12,17 +13,20 @@ __all__ = [
     "STAND_INS",
     "Caches",
     "Dims",
+    "Edit",
     "Rule",
     "Step",
     "Trace",
     "Tracer",
     "call_with",
+    "edits_of",
     "flat_tensors",
     "map_tensors",
     "named_tensors",
     "output_tensors",
     "register",
     "register_rule",
+    "rewritten",
     "run_shadow",
     "shadow_inputs",
     "shadow_of",

@@ -19,9 +19,10 @@ AttributeKey = tuple[str, str, int | None]  # module path, attribute, place in a
 
 @dataclass(frozen=True, eq=False)
 class FromDim:
-    """The number of elements of a tensor's dimension."""
+    """The number of elements of a tensor's dimension; `used` is told of sizes of this origin that serve as numbers."""
 
     dim: Dim
+    used: Callable[[TracedInt, int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ _FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 class TracedInt(int):
-    """An int with an `origin`. Everything that is not + - * // gives a plain number."""
+    """An int with an `origin`. Everything that is not + - * // gives a plain number, and is reported to the origin."""
 
     origin: Origin
 
@@ -70,6 +71,12 @@ class TracedInt(int):
 
     def __neg__(self) -> TracedInt:
         return TracedInt(-int(self), Operation("-", Literal(0), self.origin))
+
+    def report(self, operand: int) -> None:
+        """Say that the value itself is used, as the left (0) or the right (1) operand."""
+        used = next((leaf.used for leaf in operands(self.origin) if isinstance(leaf, FromDim) and leaf.used), None)
+        if used is not None:
+            used(self, operand)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedInt:
         return self
@@ -95,8 +102,18 @@ def _define(name: str, symbol: str) -> None:
     setattr(TracedInt, f"__r{name}__", reflected)
 
 
+def _define_number(name: str, operand: int) -> None:
+    def as_number(self: TracedInt, *others: Any) -> Any:
+        self.report(operand)
+        return getattr(int, f"__{name}__")(self, *others)
+
+    setattr(TracedInt, f"__{name}__", as_number)
+
+
 for _name, _symbol in (("add", "+"), ("sub", "-"), ("mul", "*"), ("floordiv", "//")):
     _define(_name, _symbol)
+for _name, _operand in (("truediv", 0), ("rtruediv", 1), ("pow", 0), ("rpow", 1), ("float", 0)):
+    _define_number(_name, _operand)
 
 
 def origin_of(value: Any) -> Origin:

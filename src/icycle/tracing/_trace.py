@@ -15,7 +15,7 @@ from icycle.errors import TraceError
 from icycle.tracing._run import map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
 from icycle.tracing._shadow import Caches, following_paths, named_tensors, reusable, shadow_of, tensor_dicts
 from icycle.tracing._sizes import AttributeKey
-from icycle.tracing._tracer import Dims, Info, Step, Tracer
+from icycle.tracing._tracer import Dims, Info, Rewrite, Step, Tracer
 
 __all__ = ["Trace", "trace_model"]
 
@@ -59,6 +59,11 @@ class Trace:
                 if id(axis) not in known:
                     axis.pinned = axis.pinned or "no parameter has these channels"
 
+    @property
+    def rewrites(self) -> tuple[Rewrite, ...]:
+        """What must change in the code of modules, once `attributes` has settled the sizes."""
+        return self.tracer.rewrites
+
     def attributes(self) -> dict[AttributeKey, Polynomial]:
         """The integer attributes that follow counts."""
         self.tracer.settle()
@@ -97,7 +102,7 @@ def _describe(inputs: Any) -> str:
 def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, caches: Caches) -> Trace:
     shadow = shadow_of(model, meta, caches)
     constant = tensor_dicts(shadow)
-    tracer = Tracer(head_width=head_width)
+    tracer = Tracer(dict(shadow.named_modules()), head_width)
     dims = _own_axes(shadow, tracer)
     buffers = frozenset(name for name, _ in model.named_buffers())
     notes: list[str] = []

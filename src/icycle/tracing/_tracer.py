@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -27,6 +28,8 @@ from icycle.axes import (
     resolve,
     unify,
 )
+from icycle.tracing._code import Edit, Site, find_edit, site_here, user_frame
+from icycle.tracing._meta import SHORTCUTS
 from icycle.tracing._registry import FUNCTION_RULES, find_rule
 from icycle.tracing._sizes import (
     AttributeKey,
@@ -41,14 +44,9 @@ from icycle.tracing._sizes import (
     solve,
 )
 
-__all__ = ["Call", "Dims", "Step", "Tracer"]
+__all__ = ["Call", "Dims", "Rewrite", "Step", "Tracer"]
 
 Dims = tuple[Dim, ...]
-
-_LIBRARIES = (
-    os.path.dirname(torch.__file__) + os.sep,
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
-)
 
 
 @dataclass
@@ -99,10 +97,34 @@ class Call:
         return list(given) if isinstance(given, (tuple, list)) else [given]
 
 
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """The number that `origin` says must be the size of `dim`; or, where that is None, must stay what it is.
+
+    `site` is the expression in the code that gives it: with `number` in its place there is no such condition.
+    """
+
+    origin: Origin
+    dim: Dim | None
+    where: str
+    site: Site | None = None
+    number: int = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Rewrite:
+    """An edit of the code of the module at `path`, needed once one of `dims` changes."""
+
+    path: str
+    edit: Edit
+    dims: tuple[Dim, ...]
+
+
 @dataclass
 class Tracer:
     """The state of a trace, which the rules read and write through the methods below."""
 
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
     head_width: bool = False
     counting: bool = True
     steps: list[Step] = field(default_factory=list)
@@ -115,7 +137,9 @@ class Tracer:
     paths: list[str] = field(default_factory=list)
     call: Call | None = None
     where: str = ""
-    _deferred: list[tuple[Origin, Dim, str]] = field(default_factory=list)
+    rewrites: tuple[Rewrite, ...] = ()
+    _conditions: list[Condition] = field(default_factory=list)
+    _edits: dict[tuple[Any, int], Edit | None] = field(default_factory=dict)
 
     # ---- what rules call ----
 
@@ -187,34 +211,46 @@ class Tracer:
                 if not isinstance(resolve(axis), Axis):
                     pin(axis, f"split at an unknown constant: {self.where}")
             return after
-        for size, dim in zip(given, after, strict=True):
+        for place, (size, dim) in enumerate(zip(given, after, strict=True)):
             if size != -1:
-                self.constrain(size, dim)
+                self.constrain(size, dim, None if -1 in given else (place, len(given)))
         return after
 
-    def constrain(self, size: Any, dim: Dim) -> None:
-        """`size`, as written by the caller, must remain the number of kept elements of `dim`."""
+    def constrain(self, size: Any, dim: Dim, place: tuple[int, int] | None = None) -> None:
+        """`size`, as written by the caller, must remain the number of kept elements of `dim`.
+
+        `place` (which one, of how many) is given for a size of a reshape that could as well be -1.
+        """
         origin = origin_of(size)
         if isinstance(origin, FromDim):
-            self._same_count(origin.dim, dim, origin)
+            self._same_count(origin.dim, dim, origin, place)
         elif isinstance(origin, FromAttribute):
             known = self.attributes.setdefault(origin.key, dim)
             if known is not dim:
-                self._same_count(known, dim, origin)
+                self._same_count(known, dim, origin, place)
         elif isinstance(origin, Operation):
-            self._deferred.append((origin, dim, self.where))
+            self._require(origin, dim, place)
         elif dim.size != 1:
             self.pin(dim, f"the code says {int(size)}")
 
-    def _same_count(self, known: Dim, dim: Dim, origin: Origin) -> None:
+    def _same_count(self, known: Dim, dim: Dim, origin: Origin, place: tuple[int, int] | None) -> None:
         """Equal numbers are enough; where nothing guarantees them, the dimensions are made the same."""
         if known.size != dim.size:
             self.pin(dim, f"the size {dim.size} comes from a dimension of {known.size}")
             self.pin(known, f"the size {known.size} is used for a dimension of {dim.size}")
-        elif count(known) == count(dim):
-            self._deferred.append((origin, dim, self.where))
+        elif place is not None or count(known) == count(dim):
+            self._require(origin, dim, place)
         else:
             self.unify(known, dim)
+
+    def _require(self, origin: Origin, dim: Dim, place: tuple[int, int] | None) -> None:
+        site = None if place is None else site_here(self.path, *place)
+        self._conditions.append(Condition(origin, dim, self.where, site))
+
+    def use(self, size: TracedInt, operand: int) -> None:
+        """A size serves as a number: an operand (0: left, 1: right) of a calculation whose result is not followed."""
+        where = f"a calculation at {self.path or _ITSELF}{_source()}"
+        self._conditions.append(Condition(size.origin, None, where, site_here(self.path, operand), int(size)))
 
     # ---- what the run calls ----
 
@@ -226,7 +262,7 @@ class Tracer:
         followed = any(hasattr(tensor, "_icycle") for tensor in tensors)
         if not followed and not (results and self._sized_factory()):
             return  # constants
-        self.where = f"{name} at {self._path()}{_source()}"
+        self.where = f"{name} at {self.path or _ITSELF}{_source()}"
         if not results:
             self._pin_all(tensors, "values are read")
             return
@@ -256,11 +292,13 @@ class Tracer:
 
     def read(self, tensor: torch.Tensor, how: str) -> None:
         """Values leave torch: nothing of the tensor may go."""
-        self.where = f"torch::{how} at {self._path()}{_source()}"
+        self.where = f"torch::{how} at {self.path or _ITSELF}{_source()}"
         self._pin_all([tensor], "its values are read")
 
-    def _path(self) -> str:
-        return (self.paths[-1] if self.paths else "") or "the model itself"
+    @property
+    def path(self) -> str:
+        """The module that is running."""
+        return self.paths[-1] if self.paths else ""
 
     def _sized_factory(self) -> bool:
         return self.call is not None and any(
@@ -279,54 +317,96 @@ class Tracer:
                     self.used.append(dim)
 
     def settle(self) -> None:
-        """Check the sizes that were computed from several origins, solve for attributes, and pin what does not hold."""
+        """Check the conditions on sizes: solve for attributes, find edits of the code, and pin what does not hold."""
+        while not self._settled():
+            pass
+        self.solved = {key: value for key, value in self.solved.items() if key not in self.attributes}
+
+    def _settled(self) -> bool:
+        """One pass over the conditions; False where it changed what the others depend on."""
         self.solved = {}
         changed = True
-        while changed:
-            changed = False
+        while changed:  # one attribute may be needed to solve for another
+            changed, unmet = False, []
             known = {key: count(dim) for key, dim in self.attributes.items()} | self.solved
-            for origin, dim, where in self._deferred:
-                target = count(dim)
-                value = evaluate(origin, known)
-                if value == target:
+            for condition in self._conditions:
+                value = evaluate(condition.origin, known)
+                if condition.dim is None:
+                    if value is None or value.terms.keys() - {()}:
+                        unmet.append(condition)
                     continue
-                found = solve(origin, target, known)
+                target = count(condition.dim)
+                found = None if value == target else solve(condition.origin, target, known)
                 if found is not None:
                     self.solved[found[0]] = known[found[0]] = found[1]
                     changed = True
-                elif self._force(origin, dim, where):
-                    self.solved = {}  # they may name axes that are pinned or joined by now
-                    changed = True
-                    break
-        self.solved = {key: value for key, value in self.solved.items() if key not in self.attributes}
+                elif value != target:
+                    unmet.append(condition)
+        return self._settle_unmet(unmet)
 
-    def _force(self, origin: Origin, dim: Dim, where: str) -> bool:
+    def _settle_unmet(self, unmet: list[Condition]) -> bool:
+        """Force the conditions that no edit of the code removes, and only then, if there are none, note the edits."""
+        places = {(condition.site.key, condition.site.part) for condition in unmet if condition.site is not None}
+        calls = Counter(key for key, _ in places)
+        rewrites = []
+        for condition in sorted(unmet, key=lambda condition: isinstance(condition.origin, Operation)):
+            site = condition.site  # equal sizes first: what is computed from them often holds then
+            edit = self._edit(condition, site) if site is not None and calls[site.key] == 1 else None
+            if edit is None or site is None:
+                if self._force(condition):
+                    return False
+            else:
+                rewrites.append(Rewrite(site.path, edit, tuple(self._involved(condition))))
+        self.rewrites = tuple(rewrites)
+        return True
+
+    def _edit(self, condition: Condition, site: Site) -> Edit | None:
+        """What frees the code of a condition; none for a size that serves as a number but is no quotient."""
+        if condition.dim is None and not _divides(condition.origin):
+            return None
+        key = (site.key, site.part)
+        if key not in self._edits:
+            self._edits[key] = find_edit(site, type(self.modules[site.path]), condition.number)
+        return self._edits[key]
+
+    def _force(self, condition: Condition) -> bool:
         """Make the sizes at the two ends of an unmet condition follow each other; True where that changed anything."""
-        ends = self._dims_of(origin)
-        involved = [dim, *ends]
+        involved = self._involved(condition)
         if all(is_pinned(part) for part in involved):
             return False
-        if not isinstance(origin, Operation) and ends[0].size == dim.size:
-            unify(ends[0], dim, where)
-            if count(ends[0]) == count(dim):
-                return True
+        if condition.dim is None and not _divides(condition.origin):
+            for part in involved:
+                mark_inexact(part, f"its size is used as a number: {condition.where}")
+            return False
+        if condition.dim is not None and not isinstance(condition.origin, Operation):
+            end = involved[-1]
+            if end.size == condition.dim.size:
+                unify(end, condition.dim, condition.where)
+                if count(end) == count(condition.dim):
+                    return True
         for part in involved:
-            pin(part, f"its size is computed from others in a way that does not follow a removal: {where}")
+            pin(part, f"its size is computed from others in a way that does not follow a removal: {condition.where}")
         return True
 
     def sized(self) -> list[Dim]:
         """Every dimension to which an attribute or a computed size is tied."""
-        deferred = [part for origin, dim, _ in self._deferred for part in (dim, *self._dims_of(origin))]
-        return [*self.attributes.values(), *deferred]
+        tied = [part for condition in self._conditions for part in self._involved(condition)]
+        return [*self.attributes.values(), *tied]
 
-    def _dims_of(self, origin: Origin) -> list[Dim]:
-        found = []
-        for leaf in operands(origin):
+    def _involved(self, condition: Condition) -> list[Dim]:
+        """The dimension of a condition, and those that its origin refers to."""
+        found = [] if condition.dim is None else [condition.dim]
+        for leaf in operands(condition.origin):
             if isinstance(leaf, FromDim):
                 found.append(leaf.dim)
             elif isinstance(leaf, FromAttribute) and leaf.key in self.attributes:
                 found.append(self.attributes[leaf.key])
         return found
+
+
+def _divides(origin: Origin) -> bool:
+    """True for a number with a quotient in it: the width of a head, say, which is to stay what it is."""
+    return isinstance(origin, Operation) and (origin.symbol == "//" or _divides(origin.left) or _divides(origin.right))
 
 
 def flat(value: Any) -> Iterable[Any]:
@@ -348,15 +428,12 @@ def flat_tensors(value: Any) -> Iterable[torch.Tensor]:
 
 def _source() -> str:
     """The line of the model's code that is running, as " (file:line)"; "" where all of it is torch's."""
-    frame = sys._getframe(2)
-    while frame is not None and frame.f_code.co_name != "call_with":  # from there on it is the code that traces
-        file = frame.f_code.co_filename
-        if not file.startswith(_LIBRARIES) and not file.startswith("<"):
-            return f" ({os.path.basename(file)}:{frame.f_lineno})"
-        frame = frame.f_back  # type: ignore[assignment]
-    return ""
+    frame = user_frame(sys._getframe(2))
+    return f" ({os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno})" if frame is not None else ""
 
 
+_ITSELF = "the model itself"
+_ARITHMETIC = frozenset(way + name for way in ("", "r", "i") for name in ("add", "sub", "mul", "div", "truediv", "pow"))
 _COUNTS = frozenset(("numel", "nelement"))
 _READERS = frozenset(("numpy", "tolist", "__array__", "data_ptr"))  # what becomes of the values is not seen
 _SHAPE_GETTERS = {torch.Tensor.shape.__get__, torch.Tensor.size}  # type: ignore[attr-defined]
@@ -386,6 +463,10 @@ class Functions(TorchFunctionMode):
             return self._count(func(*args, **kwargs), args[0])
         if name in _READERS and isinstance(args[0], torch.Tensor):
             self._tracer.read(args[0], name)
+        if name.strip("_") in _ARITHMETIC:
+            for place, value in enumerate(args):
+                if isinstance(value, TracedInt):
+                    value.report(1 - place if name.startswith("__r") else place)
         outer = self._tracer.call
         self._tracer.call = Call(name, tuple(args), kwargs)
         try:
@@ -395,16 +476,20 @@ class Functions(TorchFunctionMode):
 
     def _count(self, result: int, tensor: torch.Tensor) -> int:
         known = getattr(tensor, "_icycle", None)
-        return result if known is None else TracedInt(result, FromDim(product(known.dims)))
+        if known is None or self._tracer is None:
+            return result
+        return TracedInt(result, FromDim(product(known.dims), self._tracer.use))
 
     def _sizes(self, result: Any, args: Any, kwargs: Any) -> Any:
         known = getattr(args[0], "_icycle", None)
-        if known is None:
+        if known is None or self._tracer is None:
             return result
+        use = self._tracer.use
         if isinstance(result, torch.Size):
-            return torch.Size([TracedInt(size, FromDim(dim)) for size, dim in zip(result, known.dims, strict=True)])
+            sizes = zip(result, known.dims, strict=True)
+            return torch.Size([TracedInt(size, FromDim(dim, use)) for size, dim in sizes])
         position = args[1] if len(args) > 1 else kwargs["dim"]
-        return TracedInt(result, FromDim(known.dims[position]))
+        return TracedInt(result, FromDim(known.dims[position], use))
 
 
 @dataclass(frozen=True)
@@ -460,7 +545,9 @@ def _run_with_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             kwargs = {**kwargs, "device": torch.device("meta")}
         if any(not tensor.is_meta for tensor in tensors):
             args, kwargs = _to_meta(args), _to_meta(kwargs)
-        return func(*args, **kwargs)
+        shortcut = SHORTCUTS.get(func)
+        result = None if shortcut is None else shortcut(*args, **kwargs)
+        return func(*args, **kwargs) if result is None else result
     if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "meta":
         dtype = kwargs.get("dtype")
         if dtype is None or not (dtype.is_floating_point or dtype.is_complex) or tensors:

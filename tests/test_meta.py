@@ -1,0 +1,76 @@
+"""The shortcuts give what torch's own meta kernels give, and leave to those what is wrong or odd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from icycle.tracing._meta import SHORTCUTS
+
+aten = torch.ops.aten
+FLOATS = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32, last: bool = False) -> Tensor:
+    tensor = torch.empty(shape, dtype=dtype, device="meta")
+    return tensor.to(memory_format=torch.channels_last) if last else tensor
+
+
+def described(result: Any) -> list[tuple[Any, ...]]:
+    results: Sequence[Tensor] = result if isinstance(result, (tuple, list)) else [result]
+    return [(tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in results]
+
+
+def check(operation: Any, *args: Any, taken: bool = True, **kwargs: Any) -> None:
+    result = SHORTCUTS[operation](*args, **kwargs)
+    assert (result is not None) == taken
+    if result is not None:
+        assert described(result) == described(operation(*args, **kwargs))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norm(dtype: torch.dtype, last: bool, training: bool) -> None:
+    own = [empty(6, dtype=dtype) for _ in range(4)]
+    whole = dtype != torch.bfloat16  # of which what is saved is of a wider type
+    x = empty(2, 6, 4, 5, dtype=dtype, last=last)
+    check(aten.native_batch_norm.default, x, *own, training, 0.1, 1e-5, taken=whole)
+    check(aten.native_batch_norm.default, empty(2, 5, 3, dtype=dtype), *own, training, 0.1, 1e-5, taken=False)
+
+
+def test_batch_norm_without_its_parts() -> None:
+    check(aten.native_batch_norm.default, empty(2, 6, 3), None, None, empty(6), empty(6), False, 0.1, 1e-5)
+    check(aten.native_batch_norm.default, empty(2, 6), None, None, None, None, True, 0.1, 1e-5)
+    check(aten.native_batch_norm.default, empty(2, 6), None, None, None, None, False, 0.1, 1e-5, taken=False)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_layer_norm(dtype: torch.dtype) -> None:
+    whole = dtype != torch.bfloat16
+    norm = aten.native_layer_norm.default
+    x = empty(2, 3, 4, 5, dtype=dtype)
+    check(norm, x, [4, 5], empty(4, 5, dtype=dtype), empty(4, 5, dtype=dtype), 1e-5, taken=whole)
+    check(norm, x.permute(0, 2, 3, 1), [3], empty(3, dtype=dtype), None, 1e-5, taken=whole)
+    check(norm, x, [5], None, None, 1e-5, taken=whole)
+    check(norm, x, [4], empty(4, dtype=dtype), None, 1e-5, taken=False)
+    check(norm, x, [5], empty(4, dtype=dtype), None, 1e-5, taken=False)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_addmm(dtype: torch.dtype) -> None:
+    a, b = empty(7, 3, dtype=dtype), empty(5, 3, dtype=dtype).t()
+    check(aten.addmm.default, empty(5, dtype=dtype), a, b)
+    check(aten.addmm.default, empty(7, 5, dtype=dtype), a, b, taken=False)
+    check(aten.addmm.default, empty(5, dtype=dtype), a, empty(4, 5, dtype=dtype), taken=False)
+    check(aten.addmm.default, empty(5, dtype=torch.float16), a, b, taken=False)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu(approximate: str) -> None:
+    check(aten.gelu.default, empty(2, 3, 4, 5, last=True), approximate=approximate)
+    check(aten.gelu.default, empty(2, 3, 4).transpose(1, 2), approximate=approximate)
