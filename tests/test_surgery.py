@@ -350,7 +350,7 @@ def test_removing_nothing_is_an_error() -> None:
 
 
 def test_a_product_that_vanished_is_not_taken_for_the_next() -> None:
-    """One channel left in front of the einsum: torch multiplies; the layer behind it has a product of the same shape."""
+    """With one channel in front of the einsum torch multiplies; the layer behind it has a product of the same shape."""
 
     class Einsum(nn.Module):
         def __init__(self) -> None:

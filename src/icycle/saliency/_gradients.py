@@ -48,7 +48,7 @@ def taylor(
     with in_eval_mode(model), _trainable(parameters.values()), torch.enable_grad():
         for batch in first_batches(loader, batches, "taylor"):
             products = _gradient_times_weight(loss(*forward(model, batch)), parameters)
-            sums = channel_sums(products, _sum_over_others)
+            sums = channel_sums(products, lambda product, _: product)
             totals = [total + sums(piece) ** 2 for total, piece in zip(totals, pieces, strict=True)]
             count += 1
     means = {id(piece): total / count for total, piece in zip(totals, pieces, strict=True)}
@@ -65,12 +65,6 @@ def _gradient_times_weight(loss: torch.Tensor, parameters: dict[Place, torch.Ten
         for (name, parameter), gradient in zip(unique.items(), gradients, strict=True)
     }
     return {(name, dim): products[name] for name, dim in parameters}
-
-
-def _sum_over_others(product: torch.Tensor, dim: int) -> torch.Tensor:
-    others = [other for other in range(product.dim()) if other != dim]
-    product = product.float() if product.dtype in (torch.float16, torch.bfloat16) else product
-    return product.sum(dim=others) if others else product
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """What the criteria share: from one number per position of a parameter's dimension to one score per channel.
 
 A dimension may be shared by many groups (the input of a convolution after a concatenation). So a parameter is first
-reduced to one number per position of the dimension, once, and each group then gathers the positions of its channels.
+reduced to one number per position of each dimension, once, and each group then gathers the positions of its channels.
 No weight is copied, and no layer type is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from icycle.structure import Group, Slice, Structure
 __all__ = [
     "Pick",
     "Place",
+    "Term",
     "average",
     "channel_sums",
     "filters",
@@ -32,6 +33,9 @@ __all__ = [
 
 Place = tuple[str, int]  # a parameter and one of its dimensions
 Pick = Callable[[Group], list[Slice]]  # the members of a group that a criterion reads
+Term = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (elements, a buffer of their shape) -> what is summed up
+
+_BLOCK = 2**18  # elements
 
 
 def weights(group: Group) -> list[Slice]:
@@ -83,32 +87,62 @@ def parameters_of(model: torch.nn.Module, pieces: Iterable[Slice]) -> dict[Place
     return found
 
 
-def channel_sums(
-    parameters: Mapping[Place, torch.Tensor], reduce: Callable[[torch.Tensor, int], torch.Tensor]
-) -> Callable[[Slice], np.ndarray]:
-    """A function slice -> (size,): the sum over each channel's slice, given `reduce(parameter, dim)`, (positions,).
+def channel_sums(parameters: Mapping[Place, torch.Tensor], term: Term) -> Callable[[Slice], np.ndarray]:
+    """A function slice -> (size,): the sum of `term`, elementwise, over each channel's slice.
 
-    Each parameter is read once per dimension, and everything comes to the CPU in one transfer.
+    Each parameter is read once, whatever the number of its dimensions, and everything comes to the CPU in one transfer.
     """
+    dims: dict[str, list[int]] = {}
+    for name, dim in parameters:
+        dims.setdefault(name, []).append(dim)
     with torch.no_grad():
-        reduced = [reduce(parameter, dim) for (_, dim), parameter in parameters.items()]
-        device = reduced[0].device if reduced else None  # a model may be spread over several
-        flat = torch.cat([values.to(device) for values in reduced]).cpu().numpy() if reduced else np.empty(0)
-    ends = np.cumsum([len(values) for values in reduced])
-    by_place = {key: flat[end - len(part) : end] for key, part, end in zip(parameters, reduced, ends, strict=True)}
+        sums = {
+            (name, dim): values
+            for name, own in dims.items()
+            for dim, values in zip(own, _sums_along(parameters[name, own[0]], own, term), strict=True)
+        }
+        device = next(iter(sums.values())).device if sums else None  # a model may be spread over several
+        flat = torch.cat([values.to(device) for values in sums.values()]).cpu().numpy() if sums else np.empty(0)
+    ends = np.cumsum([len(values) for values in sums.values()])
+    by_place = {key: flat[end - len(values) : end] for (key, values), end in zip(sums.items(), ends, strict=True)}
     return lambda piece: by_place[place(piece)][piece.index].sum(axis=1, dtype=np.float64)
+
+
+def _sums_along(parameter: torch.Tensor, dims: Sequence[int], term: Term) -> list[torch.Tensor]:
+    """For each of `dims`, (positions,): the sum of `term` over all other dimensions; half precision in float32.
+
+    On the CPU block by block, each of which is still in its cache when the next dimension comes to be summed up.
+    """
+    half = parameter.dtype in (torch.float16, torch.bfloat16)
+    rows = len(parameter) if parameter.device.type != "cpu" else max(1, _BLOCK * len(parameter) // parameter.numel())
+    found: dict[int, list[torch.Tensor]] = {dim: [] for dim in dims}
+    buffer: torch.Tensor | None = None
+    for block in parameter.detach().split(rows):
+        block = block.float() if half else block
+        if buffer is None or buffer.shape != block.shape:
+            buffer = torch.empty_like(block)
+        terms = term(block, buffer)
+        for dim, sums in found.items():
+            others = [other for other in range(block.dim()) if other != dim]
+            part = terms.sum(dim=others) if others else terms.clone()
+            if dim == 0 or not sums:
+                sums.append(part)
+            else:
+                sums[0] += part
+    return [torch.cat(sums) for sums in found.values()]
 
 
 def reduce_slices(
     model: torch.nn.Module,
     structure: Structure,
     pick: Pick,
-    reduce: Callable[[torch.Tensor, int], torch.Tensor],
+    term: Term,
     finish: Callable[[np.ndarray, int], np.ndarray],
 ) -> Scores:
-    """Mean over the picked members of `finish(sum over each channel's slice (size,), n)`, n elements in each slice."""
+    """Mean over the picked members of `finish(sum of term over each channel's slice (size,), n)`, n elements in each
+    slice."""
     parameters = parameters_of(model, (piece for group in structure.prunable for piece in pick(group)))
-    sums = channel_sums(parameters, reduce)
+    sums = channel_sums(parameters, term)
 
     def value(piece: Slice) -> np.ndarray:
         shape = parameters[place(piece)].shape

@@ -21,7 +21,7 @@ def group_norm(model: torch.nn.Module, structure: Structure) -> Scores:
     other. Source: One-Cycle Structured Pruning (arXiv 2501.13439); here over all members, depthwise and normalisation
     layers too.
     """
-    return reduce_slices(model, structure, weights, _squares, lambda total, n: total / np.sqrt(n))
+    return reduce_slices(model, structure, weights, _square, lambda total, n: total / np.sqrt(n))
 
 
 @criterion("l1")
@@ -31,7 +31,7 @@ def l1(model: torch.nn.Module, structure: Structure) -> Scores:
     Source: Pruning Filters for Efficient ConvNets (Li et al., ICLR 2017). Its sum is a mean here, which keeps the order
     within a layer and makes layers with filters of unlike sizes comparable.
     """
-    return reduce_slices(model, structure, filters, _absolutes, lambda total, n: total / n)
+    return reduce_slices(model, structure, filters, _absolute, lambda total, n: total / n)
 
 
 @criterion("l2")
@@ -40,7 +40,7 @@ def l2(model: torch.nn.Module, structure: Structure) -> Scores:
 
     Source: Soft Filter Pruning (He et al., IJCAI 2018); root mean square for its norm, as in `l1`.
     """
-    return reduce_slices(model, structure, filters, _squares, lambda total, n: np.sqrt(total / n))
+    return reduce_slices(model, structure, filters, _square, lambda total, n: np.sqrt(total / n))
 
 
 @criterion("bn_scale")
@@ -49,7 +49,7 @@ def bn_scale(model: torch.nn.Module, structure: Structure) -> Scores:
 
     Source: Learning Efficient Convolutional Networks through Network Slimming (Liu et al., ICCV 2017).
     """
-    return reduce_slices(model, structure, scales, _absolutes, lambda total, n: total / n)
+    return reduce_slices(model, structure, scales, _absolute, lambda total, n: total / n)
 
 
 @criterion("geometric_median")
@@ -70,21 +70,12 @@ def random(model: torch.nn.Module, structure: Structure, *, seed: int = 0) -> Sc
     return {group.name: torch.rand(group.size, generator=generator) for group in structure.prunable}
 
 
-def _squares(parameter: torch.Tensor, dim: int) -> torch.Tensor:
-    return _norms(parameter, dim, order=2).square()
+def _square(weights: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
+    return torch.square(weights, out=buffer)
 
 
-def _absolutes(parameter: torch.Tensor, dim: int) -> torch.Tensor:
-    return _norms(parameter, dim, order=1)
-
-
-def _norms(parameter: torch.Tensor, dim: int, order: int) -> torch.Tensor:
-    """(positions,): the norm over all other dimensions, with half precision summed up in float32."""
-    others = [other for other in range(parameter.dim()) if other != dim]
-    half = parameter.dtype in (torch.float16, torch.bfloat16)
-    if not others:
-        return parameter.abs().float() if half else parameter.abs()
-    return torch.linalg.vector_norm(parameter, order, dim=others, dtype=torch.float32 if half else None)
+def _absolute(weights: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
+    return torch.abs(weights, out=buffer)
 
 
 def _distances(parameter: torch.Tensor, piece: Slice) -> np.ndarray:
