@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import icycle
 from icycle.errors import TraceError
 from networks import IMAGE, TOKENS, Branches, Words, differences, snapshot
+from proof import prove
 
 MODELS = {"branches": (Branches, IMAGE), "words": (Words, TOKENS)}
 
@@ -120,3 +121,19 @@ def test_a_model_without_channels_to_remove_has_no_prunable_group() -> None:
 def test_other_precisions(dtype: torch.dtype) -> None:
     structure = icycle.trace(Branches().to(dtype), IMAGE.to(dtype))
     assert structure.fingerprint == icycle.trace(Branches(), IMAGE).fingerprint
+
+
+def test_a_constant_made_of_an_attribute_is_constant() -> None:
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = 3
+            self.inner, self.out = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            weights = torch.tensor([1, self.last * 2 - 1], dtype=x.dtype)
+            return self.out(self.inner(x)) * weights
+
+    model = Weighted()
+    structure = prove(model, torch.randn(2, 4))
+    assert [group.name for group in structure.prunable] == ["inner"]

@@ -168,8 +168,9 @@ def _macs(pruned: nn.Module, inputs: Any, predicted: int) -> tuple[bool, str]:
     """Against torch's own counter, which does not see into the fused recurrent layers of mkldnn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the switch warns of what it would do on other hardware
+        counted = copy.deepcopy(pruned).requires_grad_(False)  # the counter hangs hooks on whatever needs a gradient
         with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
-            _run(pruned, inputs)
+            _run(counted, inputs)
     return _agree(predicted, counter.get_total_flops() // 2)
 
 

@@ -260,7 +260,7 @@ class Tracer:
         tensors = list(flat_tensors((args, kwargs)))
         results = list(flat_tensors(result))
         followed = any(hasattr(tensor, "_icycle") for tensor in tensors)
-        if not followed and not (results and self._sized_factory()):
+        if not followed and not (results and not tensors and self._sized_factory()):
             return  # constants
         self.where = f"{name} at {self.path or _ITSELF}{_source()}"
         if not results:
