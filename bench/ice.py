@@ -1,13 +1,13 @@
 """ICE against fine-tuning after every step, on Fashion-MNIST: time, accuracy, and what each part of it is worth.
 
     python bench/ice.py
-    python bench/ice.py --model vgg16-bn --width 32
+    python bench/ice.py --model vgg16-bn
 
-Everything is that of the recipe `fashion-ice` unless an option says otherwise. Per seed one network is trained and
-saved; every variant starts from its weights, removes the same number of channels from the same groups at each step, and
-knows the same epoch. The seconds of a variant run from the loaded network to the pruned one, with all tracing,
-searching, probing, tuning, recalibration and evaluation; reading the data and the test set do not count. Every run has
-its own process, and variants take turns within a seed.
+Everything is that of the recipe `fashion-ice`, or `fashion-ice-vgg`, unless an option says otherwise. Per seed one
+network is trained and saved; every variant starts from its weights, removes the same number of channels from the same
+groups at each step, and knows the same epoch. The seconds of a variant run from the loaded network to the pruned one,
+with all tracing, searching, probing, tuning, recalibration and evaluation; reading the data and the test set do not
+count. Every run has its own process, and variants take turns within a seed.
 
     iterative              fine-tune for an epoch, at a constant rate, after every step: the baseline
     iterative-decay        the same, with a rate that runs to zero within each epoch
@@ -93,16 +93,21 @@ def main() -> None:
     parser.add_argument("--subset", type=int, help="training images, validation included (default: the recipe's)")
     parser.add_argument("--epochs", type=int, help="of training the dense network (default: the recipe's)")
     parser.add_argument("--precision", choices=("no", "bf16"), help="default: the recipe's")
-    parser.add_argument("--recipe", default="fashion-ice", help="another one, by name or path: its tuned settings")
+    parser.add_argument("--recipe", help="another one, by name or path: its tuned settings")
     parser.add_argument("--rate", type=float, default=0.01, help="learning rate of the iterative baseline")
-    parser.add_argument("--trials", type=int, default=6, help="of the self-tuning")
+    parser.add_argument("--trials", type=int, default=3, help="of the self-tuning")
     parser.add_argument("--share", type=float, default=0.1, help="of the training images that a trial uses")
     parser.add_argument("--drop", type=float, default=4.0, help="the points that a trial may lose on that share")
     parser.add_argument("--final", type=int, default=4, help="epochs after one-shot pruning")
     parser.add_argument("--set", nargs="+", default=[], metavar="A.B=C", help="other values of the recipe")
+    parser.add_argument("--train-only", action="store_true", help="train the dense networks that are missing, no more")
     parser.add_argument("--out", type=Path, default=RESULTS / "ice.jsonl", help="JSON lines; finished runs are skipped")
     parser.add_argument("--cache", type=Path, default=Path("runs/bench-ice"), help="where trained networks are kept")
     arguments = parser.parse_args()
+    if arguments.train_only:
+        for seed in arguments.seeds:
+            _dense(_recipe(arguments), seed, arguments.cache)
+        return
     print(tables(run_all(arguments)))
 
 
@@ -142,12 +147,13 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         "model.width": arguments.width,
         "data.subset": arguments.subset,
         "train.epochs": arguments.epochs,
-        "train.precision": arguments.precision and f'"{arguments.precision}"',  # a bare no is false in YAML
+        "train.precision": arguments.precision,
         "method.groups": '["*.conv1"]' if residual else '["*"]',  # a block's inner channels, as published
         "method.steps": "group",
     }
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
-    return load_recipe(arguments.recipe, [*overrides, *arguments.set])
+    recipe = arguments.recipe or ("fashion-ice" if residual else "fashion-ice-vgg")
+    return load_recipe(recipe, [*overrides, *arguments.set])
 
 
 def _applies(name: str, recipe: Recipe) -> bool:

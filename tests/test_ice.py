@@ -683,6 +683,19 @@ def test_the_recipe_runs_end_to_end(tmp_path: Path) -> None:
     assert json.loads(folder.report.read_text())["details"] == json.loads(json.dumps(dict(report.details)))
 
 
+def test_a_resumed_run_writes_every_step_once(tmp_path: Path) -> None:
+    def stop(record: Any) -> None:
+        if record["kind"] == "step" and record["number"] == 2:
+            raise KeyboardInterrupt
+
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe_of("ice"), folder, listeners=[stop])
+    run_recipe(recipe_of("ice"), folder, resume=True)
+    assert [step["number"] for step in records(folder, "step")] == [1, 2, 3, 4]
+    assert [epoch["epoch"] for epoch in records(folder, "epoch")] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("method", "steps", "fine_tunes", "reasons"),
     [

@@ -119,6 +119,13 @@ def test_a_faulty_recipe_is_a_clear_error(tmp_path: Path, text: str, words: str)
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("no", ["no", "'no'"])
+def test_no_is_a_word_where_one_is_expected_and_false_elsewhere(no: str) -> None:
+    recipe = load_recipe("digits", [f"train.precision={no}", f"data.augment={no}"])
+    assert recipe.train.precision == "no"
+    assert recipe.data.augment is False
+
+
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean 'digits'"):
         load_recipe("digts")
@@ -292,6 +299,8 @@ def test_a_resumed_run_ends_like_one_that_was_never_cut(overrides: tuple[str, ..
     with pytest.raises(InterruptedRunError):
         run_recipe(recipe, folder, listeners=[stop])
     resumed = run_recipe(recipe, folder, resume=True)
+    written = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [record["epoch"] for record in written if record["kind"] == "epoch"] == [1, 2, 3, 4]
     assert resumed.pruned.macs == whole.pruned.macs
     assert resumed.removals == whole.removals
     assert resumed.test_accuracy == whole.test_accuracy

@@ -137,3 +137,36 @@ def test_a_constant_made_of_an_attribute_is_constant() -> None:
     model = Weighted()
     structure = prove(model, torch.randn(2, 4))
     assert [group.name for group in structure.prunable] == ["inner"]
+
+
+class Recording(nn.Module):
+    """Hooks itself at its first call to get at what its parts return, as Hugging Face's models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5))
+        self.head = nn.Linear(11, 2)
+        self.hooked = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: list[Tensor] = []
+        if not self.hooked:
+            for part in (self.parts[1], self.parts[2]):
+                part.register_forward_hook(lambda module, args, output: module.found.append(output))
+            self.hooked = True
+        for part in self.parts:
+            part.found = found
+        self.parts(x)
+        for part in self.parts:
+            del part.found
+        return self.head(torch.cat(found, dim=1))
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_a_model_that_needs_its_hooks_keeps_them(called: bool) -> None:
+    model, example = Recording().double(), torch.randn(2, 4, dtype=torch.float64)
+    if called:
+        model(example)
+    structure = prove(model, example)
+    assert [(group.name, group.size) for group in structure.prunable] == [("parts.0", 6), ("parts.2", 5)]
+    assert any("without the hooks" in note for note in structure.notes) == called

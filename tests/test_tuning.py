@@ -61,7 +61,7 @@ SETTINGS = TuneSettings(trials=25, share=0.1, drop=3.0)
 def test_the_cheapest_trial_within_the_limit_wins(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     simulated = Simulated(monkeypatch)
     outcome = tune(METHOD, context, SETTINGS)
-    assert simulated.thresholds[0] == METHOD.threshold  # its own settings come first
+    assert simulated.thresholds[:2] == [METHOD.threshold, 60.0]  # its own settings come first, then no fine-tune at all
     assert outcome.feasible
     assert outcome.cost == min(trial.cost or 0 for trial in outcome.trials if trial.outcome == "kept the limit")
     assert outcome.method.final_epochs == 1

@@ -32,7 +32,7 @@ def trace(model: nn.Module, example_inputs: Any, *, head_width: bool = False) ->
         structure = build(found)
         if not structure.prunable or _prove(shadow, example_inputs, found, structure):
             return structure
-        shadow = shadow_of(model, found.meta, found.caches)
+        shadow = shadow_of(model, found.meta, found.caches, found.hooks)
     raise TraceError(
         f"Expected {type(model).__name__} to run as predicted after a trial removal, but after {_ATTEMPTS} corrections "
         "it still does not. Please report the model."

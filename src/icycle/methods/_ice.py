@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -290,7 +290,7 @@ class _Run:
         check(settings.criterion, loader=self.loader, loss=self.loss)
         with self.clock.stage("search"):
             self.structure = trace(self.model, self.example_inputs)
-            steps = settings.plan(self.structure, self._scores(0))
+            steps = settings.plan(self.structure, self._scores(0, self.structure))
         with self.clock.stage("evaluation"):
             dense = self.evaluate(self.model)
             if dense <= 1:
@@ -310,12 +310,12 @@ class _Run:
             return ExactTrigger(self.evaluate, dense, settings.threshold)
         return SequentialTrigger(self.model, self.right, settings.threshold, settings.confidence)
 
-    def _scores(self, number: int) -> Scores:
+    def _scores(self, number: int, structure: Structure) -> Scores:
         settings = self.settings
         return score(
             settings.criterion,
             self.model,
-            self.structure,
+            structure,
             loader=self.loader,
             loss=self.loss,
             batches=settings.criterion_batches,
@@ -325,7 +325,8 @@ class _Run:
     def _remove(self, step: Step, number: int) -> None:
         """Take the step's channels out, of the optimizer's state too."""
         with self.clock.stage("search"):
-            subnet = channels_to_keep(self.structure, self._scores(number), step)
+            due = replace(self.structure, groups=tuple(self.structure[name] for name in step.counts))
+            subnet = channels_to_keep(self.structure, self._scores(number, due), step)
             prune(self.model, self.structure, subnet, optimizer=self.optimizer)
             self.structure = after_removal(self.structure, subnet)
 

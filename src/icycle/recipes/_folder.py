@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -10,6 +11,7 @@ from pathlib import Path
 from icycle.errors import RecipeError
 from icycle.recipes._load import dump_recipe, load_recipe
 from icycle.recipes._schema import Recipe
+from icycle.training import completed_epochs
 
 __all__ = ["RunFolder", "latest_run", "next_run"]
 
@@ -60,10 +62,11 @@ class RunFolder:
         self.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
 
     def reopen(self, recipe: Recipe) -> None:
-        """Check that the unfinished run of `recipe` in this folder can go on.
+        """Check that the unfinished run of `recipe` in this folder can go on; forget what it will do again.
 
         Raises:
             RecipeError: there is no run, it is finished, or it had other settings.
+            TrainingError: its checkpoint is damaged.
         """
         if not self.recipe.is_file():
             raise RecipeError(f"Expected a run to resume in {self.path}, but it has no recipe.yaml")
@@ -76,6 +79,18 @@ class RunFolder:
                 f"Expected the settings of the run in {self.path}, but these sections differ: {', '.join(changed)}; "
                 "resume with the same --set options, or start a new run"
             )
+        self._keep_metrics(completed_epochs(self.checkpoint))
+
+    def _keep_metrics(self, epochs: int) -> None:
+        """Drop the records after the first `epochs` epochs: the run goes on from there, and writes them again."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True) if self.metrics.exists() else []
+        kept: list[str] = []
+        for line in lines:
+            if epochs == 0:
+                break
+            kept.append(line)
+            epochs -= json.loads(line)["kind"] == "epoch"
+        self.metrics.write_text("".join(kept), encoding="utf-8")
 
 
 def next_run(name: str, root: Path) -> RunFolder:

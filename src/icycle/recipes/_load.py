@@ -75,9 +75,18 @@ def _find(name_or_path: str) -> tuple[str, str, str]:
     raise RecipeError(f"Expected a bundled recipe's name or a path, but got '{name_or_path}'; {near}")
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML, with the booleans of YAML 1.2, true and false: `precision: no` is a word."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - by the first letter of a value
+        first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:bool" or first in "tTfF"]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def _parse(text: str, origin: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise RecipeError(f"Expected YAML in {origin}, but it cannot be read: {error}") from error
 

@@ -38,7 +38,7 @@ def build(trace: Trace) -> Structure:
         rewrites=rewrites,
         fingerprint=_fingerprint(layouts),
         caches=trace.caches,
-        example=Example(trace.inputs, trace.meta, trace.output_shapes),
+        example=Example(trace.inputs, trace.meta, trace.hooks, trace.output_shapes),
         notes=(*trace.notes, *_notes(rewrites)),
         unknown_operations=dict(trace.tracer.unknown),
     )

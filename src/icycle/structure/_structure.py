@@ -79,10 +79,12 @@ class Rewrite:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """What a removal is rehearsed with: the traced inputs (floats without data where `meta`), and the output shapes."""
+    """What a removal is rehearsed with: the traced inputs (floats without data where `meta`), and the output shapes;
+    `hooks` says whether the model needs the hooks on its modules."""
 
     inputs: Any
     meta: bool
+    hooks: bool
     output_shapes: tuple[tuple[int, ...], ...]
 
 

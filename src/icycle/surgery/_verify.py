@@ -183,7 +183,7 @@ def rehearse(model: nn.Module, structure: Structure, plan: Plan) -> str | None:
     if example is None:  # the structure was not traced, but put together by hand
         return None
     with undisturbed(model):
-        shadow = shadow_of(model, example.meta, structure.caches).eval()
+        shadow = shadow_of(model, example.meta, structure.caches, example.hooks).eval()
         try:
             apply(shadow, plan)
             result = run_shadow(shadow, example.inputs, lambda *observed: None, example.meta)

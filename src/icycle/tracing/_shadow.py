@@ -16,7 +16,7 @@ from icycle.errors import TraceError
 from icycle.tracing._sizes import FromAttribute, TracedInt
 from icycle.tracing._standins import STAND_INS
 
-__all__ = ["Caches", "following_paths", "named_tensors", "reusable", "shadow_of", "tensor_dicts"]
+__all__ = ["Caches", "following_paths", "has_foreign_hooks", "named_tensors", "reusable", "shadow_of", "tensor_dicts"]
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -28,11 +28,12 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 Caches = frozenset[tuple[str, str]]  # (module path, attribute) of dicts in which modules keep results
 
 
-def shadow_of(model: nn.Module, meta: bool, caches: Caches) -> nn.Module:
+def shadow_of(model: nn.Module, meta: bool, caches: Caches, hooks: bool = False) -> nn.Module:
     """A copy of `model` that shares no state with it and copies no weight; its `caches` are empty.
 
     With `meta`, floating-point tensors become tensors on the meta device; else aliases of the real ones. Integer
-    tensors and buffers, which code reads as values or updates in place, are cloned.
+    tensors and buffers, which code reads as values or updates in place, are cloned. Hooks watch the real model, and a
+    shadow is none of theirs: only torch's own (weight norm), which are part of the model, stay, or with `hooks` all.
     """
     memo: dict[int, Any] = {}
     for _, tensor in named_tensors(model):
@@ -47,19 +48,25 @@ def shadow_of(model: nn.Module, meta: bool, caches: Caches) -> nn.Module:
         ) from error
     for module in shadow.modules():
         module.__class__ = STAND_INS.get(type(module), type(module))
-        _drop_foreign_hooks(module)
+        if not hooks:
+            for registry, key in list(_foreign_hooks(module)):
+                del registry[key]
     for path, name in caches:
         setattr(shadow.get_submodule(path), name, {})
     _remember_attributes(shadow)
     return shadow
 
 
-def _drop_foreign_hooks(module: nn.Module) -> None:
-    """Hooks watch the real model, and a shadow is none of theirs; torch's own (weight norm) are part of the model."""
-    for hooks in (module._forward_pre_hooks, module._forward_hooks):
-        for key, hook in list(hooks.items()):
+def has_foreign_hooks(model: nn.Module) -> bool:
+    """Whether anything but torch has hooks on a module's forward."""
+    return any(True for module in model.modules() for _ in _foreign_hooks(module))
+
+
+def _foreign_hooks(module: nn.Module) -> Iterator[tuple[dict[int, Any], int]]:
+    for registry in (module._forward_pre_hooks, module._forward_hooks):
+        for key, hook in registry.items():
             if not (getattr(hook, "__module__", None) or type(hook).__module__).startswith("torch."):
-                del hooks[key]
+                yield registry, key
 
 
 def tensor_dicts(model: nn.Module) -> Caches:
@@ -146,4 +153,4 @@ def reusable(shadow: nn.Module) -> Iterator[None]:
 
 
 def _shallow(value: Any) -> Any:
-    return copy.copy(value) if type(value) in (dict, list, set) else value
+    return copy.copy(value) if isinstance(value, (dict, list, set)) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,15 @@ import icycle.tracing.rules  # noqa: F401  (registers the rules)
 from icycle.axes import Axis, Dim, Polynomial, count, leaves, pin
 from icycle.errors import TraceError
 from icycle.tracing._run import map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
-from icycle.tracing._shadow import Caches, following_paths, named_tensors, reusable, shadow_of, tensor_dicts
+from icycle.tracing._shadow import (
+    Caches,
+    following_paths,
+    has_foreign_hooks,
+    named_tensors,
+    reusable,
+    shadow_of,
+    tensor_dicts,
+)
 from icycle.tracing._sizes import AttributeKey
 from icycle.tracing._tracer import Dims, Info, Rewrite, Step, Tracer
 
@@ -31,6 +40,7 @@ class Trace:
     tracer: Tracer = field(repr=False)
     shadow: nn.Module = field(repr=False)  # what was run, as it was before
     meta: bool
+    hooks: bool  # whether the model's hooks were left on the shadow
     inputs: Any  # of the run in eval mode
     output_shapes: tuple[tuple[int, ...], ...]  # of the run in eval mode
     caches: Caches  # what was emptied or found to be filled
@@ -73,19 +83,20 @@ class Trace:
 def trace_model(model: nn.Module, example_inputs: Any, head_width: bool = False) -> Trace:
     """Run a shadow of `model` on tensors without data, or where code must read values, on real ones.
 
-    Dicts of tensors are taken for caches, and emptied; where the model cannot do without, they are left as they are.
+    Dicts of tensors are taken for caches, and emptied; hooks for observers, and dropped. Where the model cannot
+    do without, they are left as they are.
     """
-    dicts = tensor_dicts(model)
+    hooks = (False, True) if has_foreign_hooks(model) else (False,)
+    ways = itertools.product((True, False), hooks, dict.fromkeys((tensor_dicts(model), frozenset())))
     errors: list[Exception] = []
     with undisturbed(model):
-        for meta in (True, False):
-            for caches in dict.fromkeys((dicts, frozenset())):
-                try:
-                    return _trace(model, example_inputs, head_width, meta, caches)
-                except TraceError:
-                    raise
-                except Exception as error:
-                    errors.append(error)
+        for way in ways:
+            try:
+                return _trace(model, example_inputs, head_width, *way)
+            except TraceError:
+                raise
+            except Exception as error:
+                errors.append(error)
     raise TraceError(
         f"Expected {type(model).__name__} to run on the example inputs ({_describe(example_inputs)}), but it raised "
         f"{type(errors[-1]).__name__}: {errors[-1]}. Pass a tensor, a tuple of positional arguments or a dict of "
@@ -99,8 +110,8 @@ def _describe(inputs: Any) -> str:
     return ", ".join(shapes) or repr(inputs)[:80]
 
 
-def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, caches: Caches) -> Trace:
-    shadow = shadow_of(model, meta, caches)
+def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, hooks: bool, caches: Caches) -> Trace:
+    shadow = shadow_of(model, meta, caches, hooks)
     constant = tensor_dicts(shadow)
     tracer = Tracer(dict(shadow.named_modules()), head_width)
     dims = _own_axes(shadow, tracer)
@@ -122,7 +133,9 @@ def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, 
             pin(dim, f"{name} was not used on the example inputs")
     tracer.settle()
     inputs = shadow_inputs(example_inputs, meta, False, lambda tensor: True)
-    return Trace(dims, buffers, tuple(runs), tracer, shadow, meta, inputs, shapes, caches | filled, tuple(notes))
+    if hooks:
+        notes.append("it does not run without the hooks on its modules, so they saw tensors without data")
+    return Trace(dims, buffers, tuple(runs), tracer, shadow, meta, hooks, inputs, shapes, caches | filled, tuple(notes))
 
 
 def _own_axes(shadow: nn.Module, tracer: Tracer) -> dict[str, Dims]:

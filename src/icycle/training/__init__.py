@@ -2,7 +2,7 @@
 
 from icycle.training._accelerator import run_device
 from icycle.training._batches import Loader
-from icycle.training._checkpoint import Stateful
+from icycle.training._checkpoint import Stateful, completed_epochs
 from icycle.training._clock import STAGES, StageClock
 from icycle.training._evaluate import evaluate, evaluate_batches
 from icycle.training._loop import Hooks, Trainer, TrainSettings
@@ -30,6 +30,7 @@ __all__ = [
     "Stateful",
     "TrainSettings",
     "Trainer",
+    "completed_epochs",
     "did_you_mean",
     "evaluate",
     "evaluate_batches",

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from icycle import artifacts
 from icycle.errors import TrainingError
 
-__all__ = ["Checkpoint", "Stateful", "restore_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "Stateful", "completed_epochs", "restore_checkpoint", "save_checkpoint"]
 
 _VERSION = 1
 _STATE = "state.safetensors"
@@ -98,6 +98,16 @@ def restore_checkpoint(
         method.load_state_dict(_under("method.", values))
     _restore_random(tensors)
     return Checkpoint(**header["progress"])
+
+
+def completed_epochs(folder: Path) -> int:
+    """How many epochs the checkpoint in `folder` covers; 0 where there is none.
+
+    Raises:
+        TrainingError: the checkpoint is damaged, or of another version.
+    """
+    found = _find(folder)
+    return 0 if found is None else int(_read(found / _STATE)[0]["progress"]["epoch"])
 
 
 def _beside(folder: Path, ending: str) -> Path:

@@ -10,7 +10,7 @@ from icycle.methods import CurveSettings, IceMethod, size_needed
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["PAPERS_GRID", "lowest_threshold", "own_values", "suggest", "with_values"]
+__all__ = ["HIGHEST_THRESHOLD", "PAPERS_GRID", "lowest_threshold", "own_values", "suggest", "with_values"]
 
 # Source: ICE-Pruning, arXiv 2505.07411, its settings for CIFAR-10; delta is written as a share of base.
 PAPERS_GRID: dict[str, list[float]] = {
@@ -22,9 +22,9 @@ PAPERS_GRID: dict[str, list[float]] = {
     "beta": [40.0, 60.0],
 }
 
-LOWEST_THRESHOLD = 2.0
+LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 2.0, 60.0  # so high a one leaves all recovery to the end
 _LOWEST = {"threshold": LOWEST_THRESHOLD, "freeze": 0.0, "base": 0.003, "delta_share": 0.0, "p": 0.1, "beta": 10.0}
-_HIGHEST = {"threshold": 60.0, "freeze": 0.6, "base": 0.1, "delta_share": 0.8, "p": 0.7, "beta": 60.0}
+_HIGHEST = {"threshold": HIGHEST_THRESHOLD, "freeze": 0.6, "base": 0.1, "delta_share": 0.8, "p": 0.7, "beta": 60.0}
 _LEAST_FROZEN = 0.05  # a probe for less is not worth its time: nothing is frozen, and there is none
 _BY_FACTORS = frozenset({"threshold", "base", "beta"})
 

@@ -8,8 +8,8 @@ training example costs three (one forward, two backward; less what frozen layers
 one. The baseline trains for `epochs` after every step and evaluates the validation split each time. A trial trains on a
 share of the training data and recalibrates on one batch; both are counted as they would be in a whole run.
 
-A trial is stopped as soon as it must cost more than the best that keeps the limit: what remains costs at least a third
-of the final fine-tune's forward and backward passes, even if every layer were frozen.
+A trial is stopped as soon as it must cost more than the best that keeps the limit: what remains costs at least the
+final fine-tune, or, where layers may be frozen, its forward passes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from icycle.errors import DataError, TrainingError, TuningError
 from icycle.methods import Context, IceMethod, TuneSettings
 from icycle.training import Record, Recorder
-from icycle.tuning._space import lowest_threshold, own_values, suggest, with_values
+from icycle.tuning._space import HIGHEST_THRESHOLD, lowest_threshold, own_values, suggest, with_values
 from icycle.tuning._study import OVER_THE_LIMIT, open_study
 from icycle.zoo import Data, stratified_split
 
@@ -82,8 +82,8 @@ class Outcome:
 def tune(method: IceMethod, context: Context, settings: TuneSettings, study: optuna.Study | None = None) -> Outcome:
     """Find settings for `method` on copies of the trained `context.model`, which is left as it is.
 
-    The first trial is the method's own settings. `study` is opened by the settings unless given. All of the time counts
-    as the stage "tuning" of the run.
+    The first trial is the method's own settings, the second the same with the highest threshold. `study` is opened by
+    the settings unless given. All of the time counts as the stage "tuning" of the run.
 
     Raises:
         TuningError: the storage cannot be reached, the share leaves no batch, or no trial came to its end.
@@ -112,7 +112,9 @@ class _Trials:
         self.done: list[Trial] = []
         self._lowest = lowest_threshold(method.confidence, len(context.data.validation.images))
         if settings.sampler == "tpe" and not study.trials:
-            study.enqueue_trial(own_values(method, self._lowest), skip_if_exists=True)
+            own = own_values(method, self._lowest)
+            for values in (own, {**own, "threshold": HIGHEST_THRESHOLD}):
+                study.enqueue_trial(values, skip_if_exists=True)
 
     def run(self, trial: optuna.Trial) -> float:
         """The cost of one trial; Optuna's function to minimise."""
@@ -199,7 +201,8 @@ class _Meter:
             return
         final = self._method.final_epochs
         least_final = min(final, 1) if self._method.patience is not None else final
-        least = self.cost(record["effort"] + least_final / 3, record["examples_read"], record["of"])
+        paid = 1 / 3 if self._method.freeze > 0 else 1.0
+        least = self.cost(record["effort"] + paid * least_final, record["examples_read"], record["of"])
         if least > self._fastest:
             raise _TooSlow(least)
 
