@@ -107,7 +107,7 @@ def test_page_keeps_its_words_and_gets_its_tables(tmp_path: Path) -> None:
 
 def test_page_in_the_repository_has_a_place_for_every_table() -> None:
     page = (_BENCH.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert all(f"<!-- table: {name} -->" in page for name in ("one_cycle", "digits", "engine", "step_overhead"))
+    assert all(f"<!-- table: {name} -->" in page for name in ("one_cycle", "digits", "ice", "engine", "step_overhead"))
 
 
 @pytest.mark.parametrize(("epochs", "parts"), [(2, (1, 1)), (3, (2, 1)), (12, (8, 4)), (300, (200, 100))])

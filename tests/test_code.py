@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import icycle
@@ -88,6 +89,35 @@ def test_heads_go_on_their_own(kind: type[Attention]) -> None:
     assert pruned[1].proj.weight.shape == (WIDTH, WIDTH // HEADS * (HEADS - 1))
     assert isinstance(pruned[1], kind) and type(pruned[1]).__name__ == kind.__name__
     assert type(model[1]) is kind and not edits_of(model[1])
+
+
+class Fused(Attention):
+    def forward(self, x: Tensor) -> Tensor:
+        batch, positions, width = x.shape
+        split = self.qkv(x).reshape(batch, positions, 3, self.heads, width // self.heads)
+        q, k, v = split.permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, positions, width))
+
+
+class Torchs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.qkv(x, x, x, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("kind", [Attention, Root, Called, Fused, Torchs])
+def test_the_scale_keeps_its_value_when_heads_become_narrower(kind: type[nn.Module]) -> None:
+    model = network(kind())
+    structure = prove(model, EXAMPLE, head_width=True)
+    assert structure["1.qkv#2"].size == WIDTH // HEADS
+    assert all(group.exact for group in structure.prunable)
+    subnet = icycle.SubNetwork.random(structure, 0.5, 0)
+    zeroed = copy.deepcopy(model)
+    icycle.testing.zero(zeroed, structure, subnet)
+    torch.testing.assert_close(icycle.prune(model, structure, subnet)(EXAMPLE), zeroed(EXAMPLE))
 
 
 def test_what_a_removal_does_not_concern_keeps_its_class() -> None:
@@ -179,8 +209,18 @@ class Mean(nn.Module):
         return x.sum(-1, keepdim=True) / x.shape[-1]
 
 
-def test_a_size_that_serves_as_a_number_makes_a_removal_inexact() -> None:
-    structure = prove(nn.Sequential(nn.Linear(WIDTH, 8), Mean()), EXAMPLE)
+class Attribute(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.width).sum(-1, keepdim=True) * self.width**-0.5
+
+
+@pytest.mark.parametrize("kind", [Mean, Attribute])
+def test_a_size_that_serves_as_a_number_makes_a_removal_inexact(kind: type[nn.Module]) -> None:
+    structure = prove(nn.Sequential(nn.Linear(WIDTH, 8), kind()), EXAMPLE)
     (group,) = structure.prunable
     assert "used as a number: a calculation at 1 (test_code.py:" in group.inexact_reason
 

@@ -108,7 +108,7 @@ def _read_edits(folder: Path, saved: Mapping[str, Any]) -> dict[str, tuple[Edit,
     try:
         return {
             path: tuple(
-                Edit(tuple(edit["functions"]), tuple(edit["span"]), int(edit["number"]), edit["digest"])
+                Edit(tuple(edit["functions"]), tuple(edit["span"]), edit["number"] + 0, edit["digest"], edit["keyword"])
                 for edit in edits
             )
             for path, edits in saved.items()

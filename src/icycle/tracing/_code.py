@@ -45,7 +45,8 @@ Span = tuple[int, int, int, int]  # line (of a function's first line: 0), column
 
 @dataclass(frozen=True)
 class Edit:
-    """An expression in the code of a module, and the number that takes its place.
+    """An expression in the code of a module and the number that takes its place; or with a `keyword` a call, which gets
+    the number as one more argument.
 
     `functions` are the names of the method and of the functions called by name through which the code is reached;
     `digest` tells the source of the last one.
@@ -53,8 +54,9 @@ class Edit:
 
     functions: tuple[str, ...]
     span: Span
-    number: int
+    number: float
     digest: str
+    keyword: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +64,15 @@ class Site:
     """An expression in the course of a run.
 
     `path` is the module that was running; `frames` are its code, the globals, and the instruction, from the expression
-    outwards to `forward`. `part` picks the expression: an argument of a reshape (`sizes` of them), or an operand.
+    outwards to `forward`. `part` picks the expression: an argument of a reshape (`sizes` of them), or an operand. With
+    a `keyword` it is the call itself.
     """
 
     path: str
     frames: tuple[tuple[CodeType, dict[str, Any], int, int], ...]
-    part: int
+    part: int = 0
     sizes: int | None = None
+    keyword: str = ""
 
     @property
     def key(self) -> tuple[str, CodeType, int]:
@@ -87,7 +91,7 @@ def user_frame(frame: FrameType | None) -> FrameType | None:
     return None
 
 
-def site_here(path: str, part: int, sizes: int | None = None) -> Site | None:
+def site_here(path: str, part: int = 0, sizes: int | None = None, keyword: str = "") -> Site | None:
     """Where the model's own code is now, in the module at `path`."""
     frame = user_frame(sys._getframe(1))
     frames = []
@@ -95,11 +99,11 @@ def site_here(path: str, part: int, sizes: int | None = None) -> Site | None:
         frames.append((frame.f_code, frame.f_globals, frame.f_lasti, frame.f_lineno))
         frame = frame.f_back
         if frame is None or frame.f_code.co_filename.endswith(_CALLED_BY):
-            return Site(path, tuple(frames), part, sizes)
+            return Site(path, tuple(frames), part, sizes, keyword)
     return None
 
 
-def find_edit(site: Site, owner: type[nn.Module], number: int) -> Edit | None:
+def find_edit(site: Site, owner: type[nn.Module], number: float) -> Edit | None:
     """What puts `number` in the place of the expression at `site`, in a module of class `owner`; None if it cannot be.
 
     The method must be one of the class's own, a plain function called by its name whatever it calls, and the source
@@ -115,7 +119,7 @@ def find_edit(site: Site, owner: type[nn.Module], number: int) -> Edit | None:
     node = _expression(tree, site)
     if node is None:
         return None
-    edit = Edit(names, _span(node, function.__code__), number, digest)
+    edit = Edit(names, _span(node, function.__code__), number, digest, site.keyword)
     return edit if _edited(function.__code__, frozenset([edit])) is not None else None
 
 
@@ -259,6 +263,9 @@ def _at(tree: ast.FunctionDef, site: Site) -> Iterator[ast.expr]:
 
 
 def _part(node: ast.expr, site: Site) -> ast.expr | None:
+    if site.keyword:
+        names = {keyword.arg for keyword in node.keywords} if isinstance(node, ast.Call) else {None}  # None: **others
+        return None if names & {site.keyword, None} else node
     if isinstance(node, ast.BinOp) and site.sizes is None:
         return (node.left, node.right)[site.part]
     if not isinstance(node, ast.Call) or node.keywords:
@@ -285,7 +292,7 @@ def _edited(code: CodeType, edits: frozenset[Edit]) -> CodeType | None:
     parsed = _parse(code)
     if parsed is None or code.co_freevars or any(edit.digest != parsed[1] for edit in edits):
         return None
-    tree = _Replace(code, {edit.span: edit.number for edit in edits}).visit(parsed[0])
+    tree = _Replace(code, edits).visit(parsed[0])
     tree.decorator_list = []  # what they made of the function was this very function
     module = compile(ast.Module([tree], []), code.co_filename, "exec", code.co_flags & _FUTURE, dont_inherit=True)
     for made in module.co_consts:
@@ -295,11 +302,17 @@ def _edited(code: CodeType, edits: frozenset[Edit]) -> CodeType | None:
 
 
 class _Replace(ast.NodeTransformer):
-    def __init__(self, code: CodeType, numbers: dict[Span, int]) -> None:
+    def __init__(self, code: CodeType, edits: Iterable[Edit]) -> None:
         self._code = code
-        self._numbers = numbers
+        self._edits = {edit.span: edit for edit in edits}
 
     def visit(self, node: ast.AST) -> Any:
-        if isinstance(node, ast.expr) and (number := self._numbers.get(_span(node, self._code))) is not None:
-            return ast.copy_location(ast.Constant(number), node)
-        return self.generic_visit(node)
+        edit = self._edits.get(_span(node, self._code)) if isinstance(node, ast.expr) else None
+        if edit is None:
+            return self.generic_visit(node)
+        number = ast.copy_location(ast.Constant(edit.number), node)
+        if not edit.keyword:
+            return number
+        call: Any = self.generic_visit(node)
+        call.keywords.append(ast.copy_location(ast.keyword(edit.keyword, number), node))
+        return call

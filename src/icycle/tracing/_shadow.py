@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from icycle.errors import TraceError
-from icycle.tracing._sizes import FromAttribute, TracedInt
+from icycle.tracing._sizes import FromAttribute, TracedInt, Used
 from icycle.tracing._standins import STAND_INS
 
 __all__ = ["Caches", "following_paths", "has_foreign_hooks", "named_tensors", "reusable", "shadow_of", "tensor_dicts"]
@@ -28,7 +28,7 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 Caches = frozenset[tuple[str, str]]  # (module path, attribute) of dicts in which modules keep results
 
 
-def shadow_of(model: nn.Module, meta: bool, caches: Caches, hooks: bool = False) -> nn.Module:
+def shadow_of(model: nn.Module, meta: bool, caches: Caches, hooks: bool = False, used: Used | None = None) -> nn.Module:
     """A copy of `model` that shares no state with it and copies no weight; its `caches` are empty.
 
     With `meta`, floating-point tensors become tensors on the meta device; else aliases of the real ones. Integer
@@ -53,7 +53,7 @@ def shadow_of(model: nn.Module, meta: bool, caches: Caches, hooks: bool = False)
                 del registry[key]
     for path, name in caches:
         setattr(shadow.get_submodule(path), name, {})
-    _remember_attributes(shadow)
+    _remember_attributes(shadow, used)
     return shadow
 
 
@@ -107,15 +107,15 @@ class _CopyTensors(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _remember_attributes(shadow: nn.Module) -> None:
+def _remember_attributes(shadow: nn.Module, used: Used | None) -> None:
     """Replace the integer attributes of every module, also inside tuples and lists, by ints that know their name."""
     for path, module in shadow.named_modules():
         for name, value in vars(module).items():
             if type(value) is int:
-                module.__dict__[name] = TracedInt(value, FromAttribute((path, name, None), value))
+                module.__dict__[name] = TracedInt(value, FromAttribute((path, name, None), value, used))
             elif type(value) in (tuple, list, torch.Size) and any(type(item) is int for item in value):
                 items = [
-                    TracedInt(item, FromAttribute((path, name, place), item)) if type(item) is int else item
+                    TracedInt(item, FromAttribute((path, name, place), item, used)) if type(item) is int else item
                     for place, item in enumerate(value)
                 ]
                 module.__dict__[name] = type(value)(items)

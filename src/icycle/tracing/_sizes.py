@@ -7,13 +7,24 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, SupportsIndex
 
 from icycle.axes import Dim, Polynomial, count
 
-__all__ = ["AttributeKey", "FromAttribute", "FromDim", "Literal", "Operation", "Origin", "TracedInt", "origin_of"]
+__all__ = [
+    "AttributeKey",
+    "FromAttribute",
+    "FromDim",
+    "Literal",
+    "Operation",
+    "Origin",
+    "TracedInt",
+    "Used",
+    "origin_of",
+]
 
+Used = Callable[["TracedInt", int], None]  # a size, and which operand (0: left, 1: right) it is
 AttributeKey = tuple[str, str, int | None]  # module path, attribute, place in a tuple or list
 
 
@@ -22,15 +33,16 @@ class FromDim:
     """The number of elements of a tensor's dimension; `used` is told of sizes of this origin that serve as numbers."""
 
     dim: Dim
-    used: Callable[[TracedInt, int], None] | None = None
+    used: Used | None = None
 
 
 @dataclass(frozen=True)
 class FromAttribute:
-    """An integer attribute of a module."""
+    """An integer attribute of a module; `used` is told of sizes of this origin that serve as numbers."""
 
     key: AttributeKey
     value: int
+    used: Used | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -74,9 +86,10 @@ class TracedInt(int):
 
     def report(self, operand: int) -> None:
         """Say that the value itself is used, as the left (0) or the right (1) operand."""
-        used = next((leaf.used for leaf in operands(self.origin) if isinstance(leaf, FromDim) and leaf.used), None)
-        if used is not None:
-            used(self, operand)
+        for leaf in operands(self.origin):
+            if isinstance(leaf, (FromDim, FromAttribute)) and leaf.used is not None:
+                leaf.used(self, operand)
+                return
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedInt:
         return self

@@ -15,8 +15,7 @@ __all__ = ["STAND_INS", "HeadwiseAttention"]
 
 
 class HeadwiseAttention(nn.MultiheadAttention):
-    """nn.MultiheadAttention whose heads can go on their own: the inner width is num_heads * head_dim, whatever
-    embed_dim is.
+    """nn.MultiheadAttention whose heads, and the channels within them, can go on their own, whatever embed_dim is.
 
     Same arguments, masks and results as the base class, in train and eval mode.
     """
@@ -53,14 +52,15 @@ class HeadwiseAttention(nn.MultiheadAttention):
         if self.add_zero_attn:
             k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
         weights = None
+        scale = float(self.head_dim) ** -0.5  # of the whole width, whatever is left of it
         dropout = self.dropout if self.training else 0.0
         if need_weights:
-            scores = (q / math.sqrt(self.head_dim)) @ k.transpose(-2, -1)
+            scores = (q * scale) @ k.transpose(-2, -1)
             weights = F.dropout(F.softmax(scores if mask is None else scores + mask, dim=-1), dropout)
             mixed = weights @ v
             weights = weights.mean(dim=1) if average_attn_weights else weights
         else:
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
         out = F.linear(mixed.transpose(1, 2).flatten(2), self.out_proj.weight, self.out_proj.bias)
         if not batched:
             return out.squeeze(0), None if weights is None else weights.squeeze(0)
@@ -90,7 +90,7 @@ class HeadwiseAttention(nn.MultiheadAttention):
 
     def _split_heads(self, tensor: Tensor) -> Tensor:
         batch, positions, _ = tensor.shape
-        return tensor.view(batch, positions, self.num_heads, self.head_dim).transpose(1, 2)
+        return tensor.view(batch, positions, self.num_heads, -1).transpose(1, 2)
 
     def _merge_masks(self, attention: Tensor | None, padding: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
         """One additive mask that broadcasts to (batch, heads, n, m); learned and zero positions are never masked."""

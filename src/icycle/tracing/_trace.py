@@ -111,9 +111,10 @@ def _describe(inputs: Any) -> str:
 
 
 def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, hooks: bool, caches: Caches) -> Trace:
-    shadow = shadow_of(model, meta, caches, hooks)
+    tracer = Tracer(head_width)
+    shadow = shadow_of(model, meta, caches, hooks, tracer.use)
+    tracer.modules = dict(shadow.named_modules())
     constant = tensor_dicts(shadow)
-    tracer = Tracer(dict(shadow.named_modules()), head_width)
     dims = _own_axes(shadow, tracer)
     buffers = frozenset(name for name, _ in model.named_buffers())
     notes: list[str] = []

@@ -108,7 +108,7 @@ class Condition:
     dim: Dim | None
     where: str
     site: Site | None = None
-    number: int = -1
+    number: float = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +124,8 @@ class Rewrite:
 class Tracer:
     """The state of a trace, which the rules read and write through the methods below."""
 
-    modules: Mapping[str, nn.Module] = field(default_factory=dict)
     head_width: bool = False
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)  # of the shadow, by path
     counting: bool = True
     steps: list[Step] = field(default_factory=list)
     roles: dict[int, str] = field(default_factory=dict)  # id of a parameter's own axis -> role
@@ -252,6 +252,13 @@ class Tracer:
         where = f"a calculation at {self.path or _ITSELF}{_source()}"
         self._conditions.append(Condition(size.origin, None, where, site_here(self.path, operand), int(size)))
 
+    def use_as_scale(self, query: torch.Tensor) -> None:
+        """A fused attention takes its scale from the width of a head."""
+        width = self.dims(query)[-1]
+        where = f"the scale of an attention at {self.path or _ITSELF}{_source()}"
+        site = site_here(self.path, keyword="scale")
+        self._conditions.append(Condition(FromDim(width), None, where, site, width.size**-0.5))
+
     # ---- what the run calls ----
 
     def record(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
@@ -361,8 +368,12 @@ class Tracer:
         return True
 
     def _edit(self, condition: Condition, site: Site) -> Edit | None:
-        """What frees the code of a condition; none for a size that serves as a number but is no quotient."""
-        if condition.dim is None and not _divides(condition.origin):
+        """What frees the code of a condition.
+
+        A size that serves as a number may change with the channels, and then makes the removal inexact, unless it is a
+        quotient, as the width of a head is. With `head_width` all such numbers stay what they are.
+        """
+        if condition.dim is None and not (self.head_width or _divides(condition.origin)):
             return None
         key = (site.key, site.part)
         if key not in self._edits:
@@ -467,6 +478,8 @@ class Functions(TorchFunctionMode):
             for place, value in enumerate(args):
                 if isinstance(value, TracedInt):
                     value.report(1 - place if name.startswith("__r") else place)
+        if name == "scaled_dot_product_attention" and kwargs.get("scale") is None and len(args) < 7:
+            self._tracer.use_as_scale(args[0] if args else kwargs["query"])
         outer = self._tracer.call
         self._tracer.call = Call(name, tuple(args), kwargs)
         try:
