@@ -129,3 +129,11 @@ def test_the_command_takes_a_model_with_its_own_inputs(
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert command(monkeypatch, "verify", "verified_network:make", "--ratio", "0.25", "--seed", "3") == 0
     assert capsys.readouterr().out.count("yes") == 7
+
+
+def test_a_model_with_computed_weights() -> None:
+    """copy.deepcopy refuses such tensors."""
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        first = nn.utils.weight_norm(nn.Linear(4, 8))
+    verification = verify(nn.Sequential(first, nn.ReLU(), nn.Linear(8, 2)), torch.randn(2, 4))
+    assert verification.held and [group.size for group in verification.structure.prunable] == [8]

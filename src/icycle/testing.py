@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import tempfile
 import warnings
@@ -20,7 +19,7 @@ from icycle.engine import trace
 from icycle.errors import StructureError
 from icycle.structure import Structure, SubNetwork
 from icycle.surgery import prune
-from icycle.tracing import call_with, map_tensors, output_tensors, undisturbed
+from icycle.tracing import call_with, copy_of, map_tensors, output_tensors, undisturbed
 
 __all__ = ["Check", "Verification", "exact_part", "removal_error", "verify", "zero"]
 
@@ -37,7 +36,7 @@ def removal_error(model: nn.Module, example_inputs: Any, subnet: SubNetwork) -> 
     exact = exact_part(structure, subnet)
     if all(bool(kept.all()) for kept in exact.keep.values()):
         return 0.0
-    zeroed, removed = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
+    zeroed, removed = copy_of(model).eval(), copy_of(model).eval()
     zero(zeroed, structure, exact)
     prune(removed, structure, exact)
     with undisturbed(model), torch.no_grad():
@@ -123,8 +122,8 @@ def verify(model: nn.Module, example_inputs: Any, *, ratio: float = 0.5, seed: i
             f"{len(structure.groups)} are pinned. `icycle inspect`, or print(structure), says why."
         )
     subnet = SubNetwork.random(structure, ratio, seed)
-    dense = copy.deepcopy(model)
-    pruned = prune(copy.deepcopy(model), structure, subnet)
+    dense = copy_of(model)
+    pruned = prune(copy_of(model), structure, subnet)
 
     def check(name: str, test: Callable[..., tuple[bool | None, str]], *arguments: Any) -> Check:
         try:
@@ -150,7 +149,7 @@ def _removal(
     exact = sum(group.exact for group in structure.prunable)
     if not exact:
         return None, "no group is exact"
-    model, inputs = copy.deepcopy(model).to(dtype), map_tensors(inputs, lambda tensor: _cast(tensor, dtype))
+    model, inputs = copy_of(model).to(dtype), map_tensors(inputs, lambda tensor: _cast(tensor, dtype))
     try:
         _run(model, inputs)
     except Exception as error:
@@ -168,7 +167,7 @@ def _macs(pruned: nn.Module, inputs: Any, predicted: int) -> tuple[bool, str]:
     """Against torch's own counter, which does not see into the fused recurrent layers of mkldnn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the switch warns of what it would do on other hardware
-        counted = copy.deepcopy(pruned).requires_grad_(False)  # the counter hangs hooks on whatever needs a gradient
+        counted = copy_of(pruned).requires_grad_(False)  # the counter hangs hooks on whatever needs a gradient
         with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
             _run(counted, inputs)
     return _agree(predicted, counter.get_total_flops() // 2)
@@ -193,7 +192,7 @@ def _shapes(model: nn.Module, pruned: nn.Module, inputs: Any) -> tuple[bool, str
 
 def _saved(model: nn.Module, pruned: nn.Module, inputs: Any) -> tuple[bool, str]:
     with tempfile.TemporaryDirectory() as folder:
-        loaded = load(save(pruned, Path(folder) / "model"), copy.deepcopy(model))
+        loaded = load(save(pruned, Path(folder) / "model"), copy_of(model))
     one, two = pruned.state_dict(), loaded.state_dict()
     if one.keys() != two.keys() or not all(_same(one[key], two[key]) for key in one):
         return False, "parameters or buffers differ"
@@ -211,11 +210,11 @@ def _training(model: nn.Module, pruned: nn.Module, inputs: Any) -> tuple[bool | 
     refused = ""
     for batch in (inputs, twice):
         try:
-            _train_once(copy.deepcopy(model), batch)
+            _train_once(copy_of(model), batch)
         except Exception as error:
             refused = refused or _first_line(error)
         else:
-            return True, f"loss {_train_once(copy.deepcopy(pruned), batch):.3g}"
+            return True, f"loss {_train_once(copy_of(pruned), batch):.3g}"
     return None, f"the model itself does not train on the example: {refused}"
 
 

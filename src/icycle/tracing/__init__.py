@@ -4,7 +4,7 @@ from icycle.tracing._code import Edit, edits_of, rewritten
 from icycle.tracing._registry import Rule, register
 from icycle.tracing._registry import register as register_rule
 from icycle.tracing._run import call_with, map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
-from icycle.tracing._shadow import Caches, named_tensors, shadow_of
+from icycle.tracing._shadow import Caches, copy_of, named_tensors, shadow_of
 from icycle.tracing._standins import STAND_INS
 from icycle.tracing._trace import Trace, trace_model
 from icycle.tracing._tracer import Dims, Step, Tracer, flat_tensors
@@ -19,6 +19,7 @@ __all__ = [
     "Trace",
     "Tracer",
     "call_with",
+    "copy_of",
     "edits_of",
     "flat_tensors",
     "map_tensors",

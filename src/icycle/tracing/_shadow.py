@@ -16,7 +16,16 @@ from icycle.errors import TraceError
 from icycle.tracing._sizes import FromAttribute, TracedInt, Used
 from icycle.tracing._standins import STAND_INS
 
-__all__ = ["Caches", "following_paths", "has_foreign_hooks", "named_tensors", "reusable", "shadow_of", "tensor_dicts"]
+__all__ = [
+    "Caches",
+    "copy_of",
+    "following_paths",
+    "has_foreign_hooks",
+    "named_tensors",
+    "reusable",
+    "shadow_of",
+    "tensor_dicts",
+]
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -91,6 +100,12 @@ def _stand_in(tensor: torch.Tensor, meta: bool) -> torch.Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(data, requires_grad=False)
     return data
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A whole copy: copy.deepcopy, which refuses tensors that were computed (a weight under weight norm)."""
+    with _CopyTensors(lambda tensor: tensor.detach().clone()):
+        return copy.deepcopy(model)
 
 
 class _CopyTensors(TorchFunctionMode):
