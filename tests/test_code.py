@@ -190,6 +190,43 @@ def test_code_that_cannot_be_rewritten_ties_heads_to_the_width() -> None:
     assert not structure.rewrites
 
 
+class Levels(nn.Module):
+    """One line of code for two widths: no one number could stand in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = HEADS
+        self.first, self.second = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, 2 * WIDTH)
+        self.back = nn.Linear(2 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.first, self.second):
+            width = x.shape[-1]
+            y = layer(x)
+            heads = y.view(*y.shape[:2], self.heads, -1)
+            x = heads.flatten(2) * (width // self.heads) ** -0.5
+        return self.back(x)
+
+
+class Resolution(nn.Module):
+    """A quotient that depends on how long the input is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = HEADS
+        self.inner, self.back = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.inner(x).view(*x.shape[:2], self.heads, -1)
+        return self.back(heads.flatten(2) * (x.shape[1] * x.shape[2] // self.heads) ** -0.5)
+
+
+@pytest.mark.parametrize("kind", [Levels, Resolution])
+def test_no_number_is_written_that_does_not_always_fit(kind: type[nn.Module]) -> None:
+    structure = prove(nn.Sequential(nn.Linear(WIDTH, WIDTH), kind(), nn.Linear(WIDTH, 2)), EXAMPLE, seed=3)
+    assert not structure.rewrites
+
+
 def test_of_two_sizes_of_one_call_one_is_left_open() -> None:
     class Grid(nn.Module):
         def __init__(self) -> None:

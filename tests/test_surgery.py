@@ -347,19 +347,3 @@ def test_removing_nothing_is_an_error() -> None:
     with pytest.raises(SubNetworkError, match="at least one channel"):
         icycle.prune(model, structure, icycle.SubNetwork.full(structure))
     assert differences(before, snapshot(model)) == []
-
-
-def test_a_product_that_vanished_is_not_taken_for_the_next() -> None:
-    """With one channel in front of the einsum torch multiplies; the layer behind it has a product of the same shape."""
-
-    class Einsum(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(1, 2, 6))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.einsum("bnc,hcd->bnhd", x, self.weight).flatten(2)
-
-    model = nn.Sequential(nn.Linear(5, 2), Einsum(), nn.Linear(6, 4), nn.GLU(), nn.Linear(2, 4)).eval()
-    structure = icycle.trace(model, torch.randn(2, 3, 5))
-    assert [(group.name, group.size) for group in structure.prunable] == [("0", 2), ("1", 6), ("2", 2)]

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from icycle.tracing._modes import Operations
 from icycle.tracing._registry import AUTOGRAD_RULES, Rule
-from icycle.tracing._tracer import Operations
 
 __all__ = ["autograd_functions_as_one"]
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from icycle.tracing._functions import autograd_functions_as_one
-from icycle.tracing._tracer import Functions, Observer, Operations, Tracer
+from icycle.tracing._modes import Functions, Observer, Operations
+from icycle.tracing._tracer import Tracer
 
 __all__ = ["call_with", "map_tensors", "output_tensors", "run_shadow", "shadow_inputs", "undisturbed"]
 

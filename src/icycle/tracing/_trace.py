@@ -13,6 +13,7 @@ from torch import nn
 import icycle.tracing.rules  # noqa: F401  (registers the rules)
 from icycle.axes import Axis, Dim, Polynomial, count, leaves, pin
 from icycle.errors import TraceError
+from icycle.tracing._conditions import Conditions, Rewrite
 from icycle.tracing._run import map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
 from icycle.tracing._shadow import (
     Caches,
@@ -24,7 +25,7 @@ from icycle.tracing._shadow import (
     tensor_dicts,
 )
 from icycle.tracing._sizes import AttributeKey
-from icycle.tracing._tracer import Dims, Info, Rewrite, Step, Tracer
+from icycle.tracing._tracer import Dims, Info, Step, Tracer
 
 __all__ = ["Trace", "trace_model"]
 
@@ -64,7 +65,7 @@ class Trace:
         """Pin every axis that sizes or costs depend on and that is not among `axes`: no parameter has it."""
         known = {id(axis) for axis in axes}
         costed = (dim for terms in self.costs.values() for _, dims in terms for dim in dims)
-        for dim in (*self.tracer.sized(), *costed):
+        for dim in (*self.tracer.conditions.sized(), *costed):
             for axis in leaves(dim):
                 if id(axis) not in known:
                     axis.pinned = axis.pinned or "no parameter has these channels"
@@ -72,12 +73,13 @@ class Trace:
     @property
     def rewrites(self) -> tuple[Rewrite, ...]:
         """What must change in the code of modules, once `attributes` has settled the sizes."""
-        return self.tracer.rewrites
+        return self.tracer.conditions.rewrites
 
     def attributes(self) -> dict[AttributeKey, Polynomial]:
         """The integer attributes that follow counts."""
-        self.tracer.settle()
-        return {key: count(dim) for key, dim in self.tracer.attributes.items()} | self.tracer.solved
+        conditions = self.tracer.conditions
+        conditions.settle()
+        return {key: count(dim) for key, dim in conditions.attributes.items()} | conditions.solved
 
 
 def trace_model(model: nn.Module, example_inputs: Any, head_width: bool = False) -> Trace:
@@ -113,7 +115,7 @@ def _describe(inputs: Any) -> str:
 def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, hooks: bool, caches: Caches) -> Trace:
     tracer = Tracer(head_width)
     shadow = shadow_of(model, meta, caches, hooks, tracer.use)
-    tracer.modules = dict(shadow.named_modules())
+    tracer.conditions = Conditions(head_width, dict(shadow.named_modules()))
     constant = tensor_dicts(shadow)
     dims = _own_axes(shadow, tracer)
     buffers = frozenset(name for name, _ in model.named_buffers())
@@ -132,7 +134,7 @@ def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, 
     for name in _unused(tracer, dims):
         for dim in dims[name]:
             pin(dim, f"{name} was not used on the example inputs")
-    tracer.settle()
+    tracer.conditions.settle()
     inputs = shadow_inputs(example_inputs, meta, False, lambda tensor: True)
     if hooks:
         notes.append("it does not run without the hooks on its modules, so they saw tensors without data")

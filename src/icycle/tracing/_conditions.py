@@ -1,0 +1,157 @@
+"""What the sizes in a model's code demand of dimensions, and how it is met: an attribute follows, the code is edited,
+or nothing may go."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from icycle.axes import Dim, Polynomial, count, is_pinned, leaves, mark_inexact, pin, unify
+from icycle.tracing._code import Edit, Site, find_edit
+from icycle.tracing._sizes import AttributeKey, FromAttribute, FromDim, Operation, Origin, evaluate, operands, solve
+
+__all__ = ["Condition", "Conditions", "Rewrite"]
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """The number that `origin` says must be the size of `dim`; or, where that is None, must stay what it is.
+
+    `site` is the expression in the code that gives it: with `number` in its place there is no such condition.
+    """
+
+    origin: Origin
+    dim: Dim | None
+    where: str
+    site: Site | None = None
+    number: float = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Rewrite:
+    """An edit of the code of the module at `path`, needed once one of `dims` changes."""
+
+    path: str
+    edit: Edit
+    dims: tuple[Dim, ...]
+
+
+@dataclass
+class Conditions:
+    """All conditions of a trace. `attributes` are bound to a dimension, those in `solved` follow from several."""
+
+    head_width: bool = False
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)  # of the shadow, by path
+    attributes: dict[AttributeKey, Dim] = field(default_factory=dict)
+    solved: dict[AttributeKey, Polynomial] = field(default_factory=dict)
+    rewrites: tuple[Rewrite, ...] = ()
+    all: list[Condition] = field(default_factory=list)
+    _edits: dict[tuple[Any, int], Edit | None] = field(default_factory=dict)
+
+    def settle(self) -> None:
+        """Check all conditions: solve for attributes, find edits of the code, and pin what does not hold."""
+        while not self._settled():
+            pass
+        self.solved = {key: value for key, value in self.solved.items() if key not in self.attributes}
+
+    def _settled(self) -> bool:
+        """One pass over the conditions; False where it changed what the others depend on."""
+        self.solved = {}
+        changed = True
+        while changed:  # one attribute may be needed to solve for another
+            changed, unmet = False, []
+            known = {key: count(dim) for key, dim in self.attributes.items()} | self.solved
+            for condition in self.all:
+                value = evaluate(condition.origin, known)
+                if condition.dim is None:
+                    if value is None or value.terms.keys() - {()}:
+                        unmet.append(condition)
+                    continue
+                target = count(condition.dim)
+                found = None if value == target else solve(condition.origin, target, known)
+                if found is not None:
+                    self.solved[found[0]] = known[found[0]] = found[1]
+                    changed = True
+                elif value != target:
+                    unmet.append(condition)
+        return self._settle_unmet(unmet)
+
+    def _settle_unmet(self, unmet: list[Condition]) -> bool:
+        """Force the conditions that no edit of the code removes, and only then, if there are none, note the edits."""
+        places = {(condition.site.key, condition.site.part) for condition in unmet if condition.site is not None}
+        calls = Counter(key for key, _ in places)
+        rewrites = []
+        for condition in sorted(unmet, key=lambda condition: isinstance(condition.origin, Operation)):
+            site = condition.site  # equal sizes first: what is computed from them often holds then
+            edit = self._edit(condition, site) if site is not None and calls[site.key] == 1 else None
+            if edit is None or site is None:
+                if self._force(condition):
+                    return False
+            else:
+                rewrites.append(Rewrite(site.path, edit, tuple(self._involved(condition))))
+        self.rewrites = tuple(rewrites)
+        return True
+
+    def _edit(self, condition: Condition, site: Site) -> Edit | None:
+        """What frees the code of a condition.
+
+        A size that serves as a number may change with the channels, and then makes the removal inexact, unless it is a
+        quotient, as the width of a head is. With `head_width` all such numbers stay what they are.
+        """
+        stays = condition.dim is not None or self.head_width or _divides(condition.origin)
+        if not stays or not self._always_the_same(condition, site):
+            return None
+        key = (site.key, site.part)
+        if key not in self._edits:
+            self._edits[key] = find_edit(site, type(self.modules[site.path]), condition.number)
+        return self._edits[key]
+
+    def _always_the_same(self, condition: Condition, site: Site) -> bool:
+        """Whether the number that would be written into the code fits whenever it runs: at every pass of a loop, for
+        inputs of any size."""
+        numbers = {other.number for other in self.all if other.site is not None and other.site.key == site.key}
+        dims = self._involved(condition) if condition.dim is None else []
+        return len(numbers) == 1 and not any(axis.pinned for dim in dims for axis in leaves(dim))
+
+    def _force(self, condition: Condition) -> bool:
+        """Make the sizes at the two ends of an unmet condition follow each other; True where that changed anything."""
+        involved = self._involved(condition)
+        if all(is_pinned(part) for part in involved):
+            return False
+        if condition.dim is None and not _divides(condition.origin):
+            for part in involved:
+                mark_inexact(part, f"its size is used as a number: {condition.where}")
+            return False
+        if condition.dim is not None and not isinstance(condition.origin, Operation):
+            end = involved[-1]
+            if end.size == condition.dim.size:
+                unify(end, condition.dim, condition.where)
+                if count(end) == count(condition.dim):
+                    return True
+        for part in involved:
+            pin(part, f"its size is computed from others in a way that does not follow a removal: {condition.where}")
+        return True
+
+    def sized(self) -> list[Dim]:
+        """Every dimension to which an attribute or a computed size is tied."""
+        tied = [part for condition in self.all for part in self._involved(condition)]
+        return [*self.attributes.values(), *tied]
+
+    def _involved(self, condition: Condition) -> list[Dim]:
+        """The dimension of a condition, and those that its origin refers to."""
+        found = [] if condition.dim is None else [condition.dim]
+        for leaf in operands(condition.origin):
+            if isinstance(leaf, FromDim):
+                found.append(leaf.dim)
+            elif isinstance(leaf, FromAttribute) and leaf.key in self.attributes:
+                found.append(self.attributes[leaf.key])
+        return found
+
+
+def _divides(origin: Origin) -> bool:
+    """True for a number with a quotient in it: the width of a head, say, which is to stay what it is."""
+    return isinstance(origin, Operation) and (origin.symbol == "//" or _divides(origin.left) or _divides(origin.right))

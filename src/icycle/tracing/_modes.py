@@ -1,0 +1,156 @@
+"""The modes that a shadow runs in: they see calls of torch functions, and every operation that these come down to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from icycle.axes import product
+from icycle.tracing._meta import SHORTCUTS
+from icycle.tracing._registry import FUNCTION_RULES
+from icycle.tracing._sizes import FromDim, TracedInt
+from icycle.tracing._tracer import Call, Tracer, flat_tensors
+
+__all__ = ["Functions", "Observer", "Operations", "TorchFunction"]
+
+_ARITHMETIC = frozenset(way + name for way in ("", "r", "i") for name in ("add", "sub", "mul", "div", "truediv", "pow"))
+_COUNTS = frozenset(("numel", "nelement"))
+_READERS = frozenset(("numpy", "tolist", "__array__", "data_ptr"))  # what becomes of the values is not seen
+_SHAPE_GETTERS = {torch.Tensor.shape.__get__, torch.Tensor.size}  # type: ignore[attr-defined]
+
+
+class Functions(TorchFunctionMode):
+    """Sees calls of torch functions from Python, and shows those that have a rule of their own to the observer.
+
+    Given a tracer, it also gives out sizes that remember their dimension, and keeps the call for the rules.
+    """
+
+    def __init__(self, operations: Operations, tracer: Tracer | None = None) -> None:
+        super().__init__()
+        self._operations = operations
+        self._tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", None) or resolve_name(func) or ""
+        if f"torch::{name}" in FUNCTION_RULES:
+            return self._operations.as_one(TorchFunction(name), func, args, kwargs)
+        if self._tracer is None:
+            return func(*args, **kwargs)
+        if func in _SHAPE_GETTERS:
+            return self._sizes(func(*args, **kwargs), args, kwargs)
+        if name in _COUNTS:
+            return self._count(func(*args, **kwargs), args[0])
+        if name in _READERS and isinstance(args[0], torch.Tensor):
+            self._tracer.read(args[0], name)
+        if name.strip("_") in _ARITHMETIC:
+            for place, value in enumerate(args):
+                if isinstance(value, TracedInt):
+                    value.report(1 - place if name.startswith("__r") else place)
+        if name == "scaled_dot_product_attention" and kwargs.get("scale") is None and len(args) < 7:
+            self._tracer.use_as_scale(args[0] if args else kwargs["query"])
+        outer = self._tracer.call
+        self._tracer.call = Call(name, tuple(args), kwargs)
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self._tracer.call = outer
+
+    def _count(self, result: int, tensor: torch.Tensor) -> int:
+        known = getattr(tensor, "_icycle", None)
+        if known is None or self._tracer is None:
+            return result
+        return TracedInt(result, FromDim(product(known.dims), self._tracer.use))
+
+    def _sizes(self, result: Any, args: Any, kwargs: Any) -> Any:
+        known = getattr(args[0], "_icycle", None)
+        if known is None or self._tracer is None:
+            return result
+        use = self._tracer.use
+        if isinstance(result, torch.Size):
+            sizes = zip(result, known.dims, strict=True)
+            return torch.Size([TracedInt(size, FromDim(dim, use)) for size, dim in sizes])
+        position = args[1] if len(args) > 1 else kwargs["dim"]
+        return TracedInt(result, FromDim(known.dims[position], use))
+
+
+@dataclass(frozen=True)
+class TorchFunction:
+    """A torch function that has a rule of its own, in the place of the many operations it is made of."""
+
+    function: str
+    tags: tuple[Any, ...] = ()
+
+    def name(self) -> str:
+        return f"torch::{self.function}"
+
+
+Observer = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
+
+
+class Operations(TorchDispatchMode):
+    """Runs every ATen operation, on the meta device as soon as one operand is there, and shows it to an observer."""
+
+    def __init__(self, observe: Observer, meta: bool) -> None:
+        super().__init__()
+        self._observe = observe
+        self._meta = meta
+        self._within = False  # an operation that is observed as one
+
+    def as_one(self, operation: Any, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run `func` and observe it as one operation, unless it is part of another such."""
+        outer, self._within = self._within, True
+        try:
+            result = func(*args, **kwargs)
+        finally:
+            self._within = outer
+        if not outer:
+            self._observe(operation, tuple(args), kwargs, result)
+        return result
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if self._meta:
+            result = _run_with_meta(func, args, kwargs)
+        else:
+            result = func(*args, **kwargs)
+        if not self._within:
+            self._observe(func, args, kwargs, result)
+        return result
+
+
+def _run_with_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Run on the meta device where an operand is a meta tensor; else keep integer results real, for code to read."""
+    tensors = list(flat_tensors((args, kwargs)))
+    if any(tensor.is_meta for tensor in tensors):
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": torch.device("meta")}
+        if any(not tensor.is_meta for tensor in tensors):
+            args, kwargs = _to_meta(args), _to_meta(kwargs)
+        shortcut = SHORTCUTS.get(func)
+        result = None if shortcut is None else shortcut(*args, **kwargs)
+        return func(*args, **kwargs) if result is None else result
+    if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "meta":
+        dtype = kwargs.get("dtype")
+        if dtype is None or not (dtype.is_floating_point or dtype.is_complex) or tensors:
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+    return func(*args, **kwargs)
+
+
+def _to_meta(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return (
+            value
+            if value.is_meta
+            else torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        )
+    if isinstance(value, (tuple, list)):
+        return type(value)([_to_meta(item) for item in value])
+    if isinstance(value, dict):
+        return {key: _to_meta(item) for key, item in value.items()}
+    return value
