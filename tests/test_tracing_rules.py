@@ -128,6 +128,17 @@ CASES = {
         IMAGE,
         {"0": 8},
     ),
+    "pooling of channels that lie last in memory": Case(
+        lambda: Net(
+            lambda self, x: self.out(
+                F.adaptive_avg_pool2d(self.inner(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 1).flatten(1)
+            ),
+            inner=nn.Linear(3, 8),
+            out=nn.Linear(8, 2),
+        ),
+        IMAGE,
+        {"inner": 8},
+    ),
     "flatten of positions": Case(
         lambda: nn.Sequential(conv(3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2)), IMAGE, {"0": 4}
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -135,6 +136,20 @@ def repeat(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch
         dims.append(outer if own is None else product((outer, own)))
         zero.append(own is not None and info.zero[place - new] and copies == 1)
     tracer.give(result, dims, zero)
+
+
+@register("as_strided_")
+def restride(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+    """Inside torch's pooling: other strides, for dimensions of one element alone."""
+    info = tracer.info(args[0])
+    sizes, strides = list(args[1]), list(args[2])
+    whole = [place for place, size in enumerate(sizes) if size > 1]
+    dense = [math.prod(sizes[place + 1 :]) for place in whole]
+    torchs = tracer.call is None or tracer.call.name != "as_strided_"
+    if not (torchs and sizes == [dim.size for dim in info.dims] and [strides[place] for place in whole] == dense):
+        for dim in info.dims:
+            tracer.pin(dim, "elements are taken by their place in memory")
+        tracer.give(result, tracer.fixed(result.shape), [False] * result.dim())
 
 
 @register("cat", "concat")
