@@ -53,3 +53,18 @@ def test_a_product_of_activations_without_heads_keeps_its_widths() -> None:
 def test_a_length_is_not_cut_short_as_a_bound_is() -> None:
     structure = prove(nn.Sequential(nn.Linear(5, 8), Function(lambda x: x.narrow(2, 0, 6)), nn.Linear(6, 2)), EXAMPLE)
     assert sizes(structure) == {"0": 2}
+
+
+def test_a_restriding_that_comes_and_goes_is_no_fault() -> None:
+    """torch's pooling sets strides anew only where the memory is not laid out as usual, which a removal may change."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        Function(lambda x: x.permute(0, 2, 3, 1)),
+        nn.Linear(4, 2),
+        Function(lambda x: x.permute(0, 3, 1, 2)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(2, 2),
+    )
+    structure = prove(model, torch.randn(2, 3, 4, 4))
+    assert sizes(structure) == {"0": 4, "2": 2}

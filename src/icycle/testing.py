@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from icycle.artifacts import load, save
@@ -164,11 +165,15 @@ def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _macs(pruned: nn.Module, inputs: Any, predicted: int) -> tuple[bool, str]:
-    """Against torch's own counter, which does not see into the fused recurrent layers of mkldnn."""
+    """Against torch's own counter, which does not see into mkldnn's recurrent layers, nor into all fused attention."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the switch warns of what it would do on other hardware
         counted = copy_of(pruned).requires_grad_(False)  # the counter hangs hooks on whatever needs a gradient
-        with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
+        with (
+            torch.backends.mkldnn.flags(enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
             _run(counted, inputs)
     return _agree(predicted, counter.get_total_flops() // 2)
 

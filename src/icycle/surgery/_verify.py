@@ -45,7 +45,7 @@ class _MismatchError(Exception):
 # how torch arranges a product (copies, views, a separate addition) depends on sizes of one, so these may come and go
 _PASSING = frozenset(
     "view _unsafe_view _reshape_alias clone expand alias detach contiguous _to_copy permute transpose t unsqueeze "
-    "squeeze slice select".split()
+    "squeeze slice select as_strided_".split()
 )
 # so does the choice between these; where one size has become one, a multiplication may take their place
 _PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm"))

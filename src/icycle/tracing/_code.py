@@ -40,6 +40,15 @@ _FUTURE = functools.reduce(
 
 _COMPREHENSIONS = ("<genexpr>", "<listcomp>", "<dictcomp>", "<setcomp>")  # code of its own within a function's
 
+_OPERATORS: dict[str, Any] = {
+    "add": ast.Add,
+    "sub": ast.Sub,
+    "mul": ast.Mult,
+    "div": ast.Div,
+    "truediv": ast.Div,
+    "pow": ast.Pow,
+}
+
 Span = tuple[int, int, int, int]  # line (of a function's first line: 0), column, last line, column behind it
 
 
@@ -64,8 +73,8 @@ class Site:
     """An expression in the course of a run.
 
     `path` is the module that was running; `frames` are its code, the globals, and the instruction, from the expression
-    outwards to `forward`. `part` picks the expression: an argument of a reshape (`sizes` of them), or an operand. With
-    a `keyword` it is the call itself.
+    outwards to `forward`. `part` picks the expression: an argument of a reshape (`sizes` of them), or an operand of a
+    `calculation`. With a `keyword` it is the call itself.
     """
 
     path: str
@@ -73,6 +82,7 @@ class Site:
     part: int = 0
     sizes: int | None = None
     keyword: str = ""
+    calculation: str = ""
 
     @property
     def key(self) -> tuple[str, CodeType, int]:
@@ -91,7 +101,9 @@ def user_frame(frame: FrameType | None) -> FrameType | None:
     return None
 
 
-def site_here(path: str, part: int = 0, sizes: int | None = None, keyword: str = "") -> Site | None:
+def site_here(
+    path: str, part: int = 0, sizes: int | None = None, keyword: str = "", calculation: str = ""
+) -> Site | None:
     """Where the model's own code is now, in the module at `path`."""
     frame = user_frame(sys._getframe(1))
     frames = []
@@ -99,7 +111,7 @@ def site_here(path: str, part: int = 0, sizes: int | None = None, keyword: str =
         frames.append((frame.f_code, frame.f_globals, frame.f_lasti, frame.f_lineno))
         frame = frame.f_back
         if frame is None or frame.f_code.co_filename.endswith(_CALLED_BY):
-            return Site(path, tuple(frames), part, sizes, keyword)
+            return Site(path, tuple(frames), part, sizes, keyword, calculation)
     return None
 
 
@@ -263,16 +275,19 @@ def _at(tree: ast.FunctionDef, site: Site) -> Iterator[ast.expr]:
 
 
 def _part(node: ast.expr, site: Site) -> ast.expr | None:
-    if site.keyword:
-        names = {keyword.arg for keyword in node.keywords} if isinstance(node, ast.Call) else {None}  # None: **others
-        return None if names & {site.keyword, None} else node
-    if isinstance(node, ast.BinOp) and site.sizes is None:
-        return (node.left, node.right)[site.part]
-    if not isinstance(node, ast.Call) or node.keywords:
+    if isinstance(node, ast.BinOp):
+        return (node.left, node.right)[site.part] if isinstance(node.op, _OPERATORS.get(site.calculation, ())) else None
+    if not isinstance(node, ast.Call):
         return None
-    if site.sizes is None:  # float(size), math.sqrt(size)
-        return node.args[0] if len(node.args) == 1 else None
-    if getattr(node.func, "attr", getattr(node.func, "id", "")) not in ("view", "reshape"):
+    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    if site.keyword:  # of a fused attention, where neither it nor **others are given
+        named = {keyword.arg for keyword in node.keywords}
+        return node if name == "scaled_dot_product_attention" and not named & {site.keyword, None} else None
+    if node.keywords:
+        return None
+    if site.calculation == "float":
+        return node.args[0] if len(node.args) == 1 and name in ("float", "sqrt", "log", "exp") else None
+    if site.sizes is None or name not in ("view", "reshape"):
         return None
     last = node.args[-1] if node.args else None
     given = last.elts if isinstance(last, (ast.Tuple, ast.List)) else node.args

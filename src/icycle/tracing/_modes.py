@@ -18,7 +18,7 @@ from icycle.tracing._tracer import Call, Tracer, flat_tensors
 
 __all__ = ["Functions", "Observer", "Operations", "TorchFunction"]
 
-_ARITHMETIC = frozenset(way + name for way in ("", "r", "i") for name in ("add", "sub", "mul", "div", "truediv", "pow"))
+_ARITHMETIC = {way + name: name for way in ("", "r", "i") for name in ("add", "sub", "mul", "div", "truediv", "pow")}
 _COUNTS = frozenset(("numel", "nelement"))
 _READERS = frozenset(("numpy", "tolist", "__array__", "data_ptr"))  # what becomes of the values is not seen
 _SHAPE_GETTERS = {torch.Tensor.shape.__get__, torch.Tensor.size}  # type: ignore[attr-defined]
@@ -48,10 +48,11 @@ class Functions(TorchFunctionMode):
             return self._count(func(*args, **kwargs), args[0])
         if name in _READERS and isinstance(args[0], torch.Tensor):
             self._tracer.read(args[0], name)
-        if name.strip("_") in _ARITHMETIC:
+        calculation = _ARITHMETIC.get(name.strip("_"))
+        if calculation is not None:
             for place, value in enumerate(args):
                 if isinstance(value, TracedInt):
-                    value.report(1 - place if name.startswith("__r") else place)
+                    value.report(calculation, 1 - place if name.startswith("__r") else place)
         if name == "scaled_dot_product_attention" and kwargs.get("scale") is None and len(args) < 7:
             self._tracer.use_as_scale(args[0] if args else kwargs["query"])
         outer = self._tracer.call

@@ -24,7 +24,7 @@ __all__ = [
     "origin_of",
 ]
 
-Used = Callable[["TracedInt", int], None]  # a size, and which operand (0: left, 1: right) it is
+Used = Callable[["TracedInt", str, int], None]  # a size, of which calculation, and of which operand (0: left, 1: right)
 AttributeKey = tuple[str, str, int | None]  # module path, attribute, place in a tuple or list
 
 
@@ -84,11 +84,11 @@ class TracedInt(int):
     def __neg__(self) -> TracedInt:
         return TracedInt(-int(self), Operation("-", Literal(0), self.origin))
 
-    def report(self, operand: int) -> None:
-        """Say that the value itself is used, as the left (0) or the right (1) operand."""
+    def report(self, calculation: str, operand: int) -> None:
+        """Say that the value itself is used, as the left (0) or the right (1) operand of "pow", "mul" and the like."""
         for leaf in operands(self.origin):
             if isinstance(leaf, (FromDim, FromAttribute)) and leaf.used is not None:
-                leaf.used(self, operand)
+                leaf.used(self, calculation, operand)
                 return
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedInt:
@@ -115,9 +115,9 @@ def _define(name: str, symbol: str) -> None:
     setattr(TracedInt, f"__r{name}__", reflected)
 
 
-def _define_number(name: str, operand: int) -> None:
+def _define_number(name: str, calculation: str, operand: int) -> None:
     def as_number(self: TracedInt, *others: Any) -> Any:
-        self.report(operand)
+        self.report(calculation, operand)
         return getattr(int, f"__{name}__")(self, *others)
 
     setattr(TracedInt, f"__{name}__", as_number)
@@ -125,8 +125,10 @@ def _define_number(name: str, operand: int) -> None:
 
 for _name, _symbol in (("add", "+"), ("sub", "-"), ("mul", "*"), ("floordiv", "//")):
     _define(_name, _symbol)
-for _name, _operand in (("truediv", 0), ("rtruediv", 1), ("pow", 0), ("rpow", 1), ("float", 0)):
-    _define_number(_name, _operand)
+for _name in ("truediv", "pow", "float"):
+    _define_number(_name, _name, 0)
+for _name in ("truediv", "pow"):
+    _define_number(f"r{_name}", _name, 1)
 
 
 def origin_of(value: Any) -> Origin:

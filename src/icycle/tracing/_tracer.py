@@ -194,10 +194,11 @@ class Tracer:
         site = None if place is None else site_here(self.path, *place)
         self.conditions.all.append(Condition(origin, dim, self.where, site))
 
-    def use(self, size: TracedInt, operand: int) -> None:
+    def use(self, size: TracedInt, calculation: str, operand: int) -> None:
         """A size serves as a number: an operand (0: left, 1: right) of a calculation whose result is not followed."""
         where = f"a calculation at {self.path or _ITSELF}{_source()}"
-        self.conditions.all.append(Condition(size.origin, None, where, site_here(self.path, operand), int(size)))
+        site = site_here(self.path, operand, calculation=calculation)
+        self.conditions.all.append(Condition(size.origin, None, where, site, int(size)))
 
     def use_as_scale(self, query: torch.Tensor) -> None:
         """A fused attention takes its scale from the width of a head."""
