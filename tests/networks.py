@@ -63,6 +63,29 @@ IMAGE = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.tensor([[1, 2, 3], [4, 5, 8]])
 
 
+class Residual(nn.Module):
+    """A residual block, so that weights are an output of one group and an input of another."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))))
+
+
+def residual_network(width: int = 16) -> nn.Sequential:
+    """A stem, two residual blocks and a classifier of three: (batch, 1, height, width) -> (batch, 3)."""
+    torch.manual_seed(0)
+    stem = [nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    return nn.Sequential(
+        *stem, Residual(width), Residual(width), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3)
+    )
+
+
 def snapshot(model: nn.Module) -> dict[str, Any]:
     """All there is to see of a model: identities and values of tensors, classes, modes, hooks and attributes."""
     seen: dict[str, Any] = {}

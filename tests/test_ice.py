@@ -27,27 +27,7 @@ from icycle.selection import Budget
 from icycle.structure import SubNetwork, after_removal
 from icycle.training import Recorder, TrainSettings, evaluate
 from icycle.zoo import SealedLoader, build_model, load_data
-
-
-class Block(nn.Module):
-    """A residual block."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(x + self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))))
-
-
-def make_model(width: int = 16) -> nn.Sequential:
-    torch.manual_seed(0)
-    stem = [nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-    return nn.Sequential(*stem, Block(width), Block(width), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3))
-
+from networks import residual_network as make_model
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 

@@ -20,29 +20,10 @@ from icycle.methods._shrink import Shrink
 from icycle.methods._stability import Stability
 from icycle.selection import Budget
 from icycle.structure import SubNetwork
+from networks import residual_network as make_model
 
 HALF = Budget(macs=0.5)
 NEVER_STABLE = Phases(monitor_start=0, sparsity_start=0, sparsity_end=0.5, lag=0.9)
-
-
-class Block(nn.Module):
-    """A residual block, so that weights are an output of one group and an input of another."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(x + self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))))
-
-
-def make_model(width: int = 16) -> nn.Module:
-    torch.manual_seed(0)
-    stem = [nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-    return nn.Sequential(*stem, Block(width), Block(width), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3))
 
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)

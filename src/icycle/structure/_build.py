@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 
 from icycle.axes import Axis, Dim, Polynomial, count, leaves
 from icycle.structure._cost import Cost
-from icycle.structure._layout import Layout, freeze, positions
+from icycle.structure._layout import fingerprint, freeze, positions
 from icycle.structure._structure import Attribute, Example, Group, Rewrite, Slice, Structure
 from icycle.tracing import Dims, Edit, Trace
 
@@ -36,7 +35,7 @@ def build(trace: Trace) -> Structure:
         costs=costs,
         attributes=tuple(Attribute(*key, value.renamed(numbers)) for key, value in attributes.items()),
         rewrites=rewrites,
-        fingerprint=_fingerprint(layouts),
+        fingerprint=fingerprint(layouts),
         caches=trace.caches,
         example=Example(trace.inputs, trace.meta, trace.hooks, trace.output_shapes),
         notes=(*trace.notes, *_notes(rewrites)),
@@ -138,8 +137,3 @@ def _group(axis: Axis, name: str, slices: tuple[Slice, ...]) -> Group:
         inexact_reason=axis.inexact or "",
         slices=slices,
     )
-
-
-def _fingerprint(layouts: Mapping[str, tuple[Layout, ...]]) -> str:
-    """A hash of the names and shapes of all parameters and buffers, and of what is coupled with what."""
-    return hashlib.sha256(repr(sorted(layouts.items())).encode()).hexdigest()

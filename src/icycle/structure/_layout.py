@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -10,7 +11,7 @@ import numpy as np
 
 from icycle.axes import Axis, Dim, Sum, resolve
 
-__all__ = ["Channels", "Concat", "Fixed", "Layout", "Outer", "freeze"]
+__all__ = ["Channels", "Concat", "Fixed", "Layout", "Outer", "fingerprint", "freeze", "positions"]
 
 
 @dataclass(frozen=True)
@@ -106,3 +107,8 @@ def positions(layout: Layout, group: int, size: int) -> np.ndarray | None:
         return None
     columns = [np.argsort(owner, kind="stable")[np.count_nonzero(owner < 0) :].reshape(size, -1) for owner in owners]
     return np.concatenate(columns, axis=1)
+
+
+def fingerprint(layouts: Mapping[str, tuple[Layout, ...]]) -> str:
+    """A hash of the names and shapes of all parameters and buffers, and of what is coupled with what."""
+    return hashlib.sha256(repr(sorted(layouts.items())).encode()).hexdigest()
