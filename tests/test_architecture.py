@@ -93,7 +93,7 @@ def test_every_room_has_its_place() -> None:
         ("axes/_dims.py", "def f():\n    from torch import nn"),
         ("structure/_build.py", "from icycle.surgery import prune"),
         ("tracing/_trace.py", "from icycle import saliency"),
-        ("engine.py", "import icycle.cli"),
+        ("engine/_trace.py", "import icycle.cli"),
         ("surgery/_prune.py", "from icycle.structure._build import build"),
     ],
 )

@@ -12,7 +12,7 @@ from icycle.errors import SurgeryError
 from icycle.structure import Structure, SubNetwork
 from icycle.surgery._apply import apply
 from icycle.surgery._plan import make_plan
-from icycle.surgery._verify import rehearse
+from icycle.surgery._rehearse import rehearse
 
 __all__ = ["prune"]
 

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from icycle.axes import is_pinned, pin
+from icycle.engine._dry_run import dry_run
 from icycle.errors import TraceError
 from icycle.structure import Structure, SubNetwork, build, channel_axes
-from icycle.surgery import dry_run, make_plan
+from icycle.surgery import make_plan
 from icycle.tracing import Trace, shadow_of, trace_model
 
 __all__ = ["trace"]
