@@ -216,3 +216,24 @@ def test_a_sub_network_does_not_change_with_the_tensors_it_was_made_of(structure
     assert subnet.keep["stem"].all()
     with pytest.raises(TypeError):
         subnet.keep["stem"] = kept  # type: ignore[index]
+
+
+# ---- operations ----
+
+
+def test_operations_have_sizes_in_kept_counts_and_keep_their_other_arguments() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    structure = icycle.trace(model, torch.randn(2, 3, 16, 16))
+    first, norm, relu, last = structure.operations
+    assert [operation.name.split(".")[1] for operation in structure.operations] == [
+        "convolution", "native_batch_norm", "relu", "convolution",
+    ]  # fmt: skip
+    image, weight = first.arguments[:2]
+    counts = {0: 5}
+    assert [size(counts) for size in image.sizes] == [2, 3, 16, 16]
+    assert [size(counts) for size in weight.sizes] == [5, 3, 3, 3]
+    assert [size(counts) for size in first.outputs[0]] == [2, 5, 8, 8]
+    assert first.arguments[3:5] == ((2, 2), (1, 1))
+    assert last.arguments[1].sizes[1](counts) == 5 and last.outputs[0][1](counts) == 4
+    assert image.dtype == "float32" and image.order == (0, 1, 2, 3)
+    assert norm.outputs[0] == relu.outputs[0] == first.outputs[0]

@@ -3,6 +3,7 @@
 from icycle.structure._build import build, channel_axes
 from icycle.structure._cost import Cost
 from icycle.structure._describe import Explanation, explain
+from icycle.structure._operations import Operation, TensorShape
 from icycle.structure._shrunk import after_removal
 from icycle.structure._structure import Attribute, Group, Slice, Structure
 from icycle.structure._subnetwork import SubNetwork
@@ -12,9 +13,11 @@ __all__ = [
     "Cost",
     "Explanation",
     "Group",
+    "Operation",
     "Slice",
     "Structure",
     "SubNetwork",
+    "TensorShape",
     "after_removal",
     "build",
     "channel_axes",

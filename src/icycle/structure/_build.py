@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from icycle.axes import Axis, Dim, Polynomial, count, leaves
 from icycle.structure._cost import Cost
 from icycle.structure._layout import fingerprint, freeze, positions
+from icycle.structure._operations import frozen_operations
 from icycle.structure._structure import Attribute, Example, Group, Rewrite, Slice, Structure
 from icycle.tracing import Dims, Edit, Trace
 
@@ -37,6 +38,7 @@ def build(trace: Trace) -> Structure:
         rewrites=rewrites,
         fingerprint=fingerprint(layouts),
         caches=trace.caches,
+        operations=tuple(frozen_operations(trace.runs[0][1], numbers)),
         example=Example(trace.inputs, trace.meta, trace.hooks, trace.output_shapes),
         notes=(*trace.notes, *_notes(rewrites)),
         unknown_operations=dict(trace.tracer.unknown),

@@ -14,6 +14,7 @@ from icycle.errors import StructureError
 from icycle.structure._cost import Cost
 from icycle.structure._describe import table
 from icycle.structure._layout import Layout
+from icycle.structure._operations import Operation
 from icycle.structure._subnetwork import SubNetwork
 from icycle.tracing import Caches, Edit
 
@@ -101,6 +102,7 @@ class Structure:
     example: Example | None = field(default=None, repr=False)
     rewrites: tuple[Rewrite, ...] = field(default=(), repr=False)
     caches: Caches = field(default=frozenset(), repr=False)  # what modules keep of results, outdated by a removal
+    operations: tuple[Operation, ...] = field(default=(), repr=False)  # of the run in evaluation mode, in order
     unknown_operations: Mapping[str, int] = field(default_factory=dict)  # name -> how often it ran without a rule
 
     @cached_property

@@ -1,6 +1,7 @@
 """Model + example -> every tensor's dimensions as expressions over axes."""
 
 from icycle.tracing._code import Edit, edits_of, rewritten
+from icycle.tracing._operands import Operand
 from icycle.tracing._registry import Rule, register
 from icycle.tracing._registry import register as register_rule
 from icycle.tracing._run import call_with, map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
@@ -14,6 +15,7 @@ __all__ = [
     "Caches",
     "Dims",
     "Edit",
+    "Operand",
     "Rule",
     "Step",
     "Trace",

@@ -14,6 +14,7 @@ import torch
 from icycle.axes import Axis, Dim, count, leaves, mark_inexact, pin, regroup, resolve, unify
 from icycle.tracing._code import site_here, user_frame
 from icycle.tracing._conditions import Condition, Conditions
+from icycle.tracing._operands import without_tensors
 from icycle.tracing._registry import find_rule
 from icycle.tracing._sizes import FromAttribute, FromDim, Operation, Origin, TracedInt, origin_of
 
@@ -41,13 +42,14 @@ class Info:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of a run: the ATen operation, the module path and source line it ran at, and the dimensions it
-    touched."""
+    """One operation of a run: the ATen operation, the module path and source line it ran at, the dimensions it touched,
+    and its (positional, keyword) arguments with an `Operand` for every tensor."""
 
     operation: Any
     where: str
     inputs: tuple[Dims, ...]
     outputs: tuple[Dims | None, ...]
+    arguments: tuple[Any, Any] = ((), {})
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,7 @@ class Tracer:
             self._pin_all(tensors, "values are read")
             return
         inputs = tuple(self.dims(tensor) for tensor in tensors)
+        arguments = without_tensors((args, kwargs), self.dims)
         fed = any(self.info(tensor).fed for tensor in tensors)
         self._note_use(inputs)
         rule = find_rule(operation)
@@ -235,7 +238,7 @@ class Tracer:
         if fed:
             self._feed(results)
         outputs = tuple(tensor._icycle.dims if hasattr(tensor, "_icycle") else None for tensor in results)
-        self.steps.append(Step(operation, self.where, inputs, outputs))
+        self.steps.append(Step(operation, self.where, inputs, outputs, arguments))
 
     def _feed(self, results: Iterable[torch.Tensor]) -> None:
         """Mark results that depend on the inputs, and the tensors that they are views of."""
