@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "icycle"
 # a room imports only rooms that come before it
 ROOMS = [
     "errors",
+    "registry",
     "axes",
     "tracing",
     "structure",
@@ -32,6 +33,7 @@ ROOMS = [
     "recipes",
     "integrations",
     "cli",
+    "__main__",
 ]
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -32,6 +32,13 @@ def test_help_does_not_wait_for_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_python_dash_m_is_the_command() -> None:
+    shown = subprocess.run([sys.executable, "-m", "icycle", "recipes"], check=True, capture_output=True, text=True)
+    assert "digits" in shown.stdout
+    failed = subprocess.run([sys.executable, "-m", "icycle", "run", "digts"], capture_output=True, text=True)
+    assert (failed.returncode, failed.stderr[:6]) == (2, "error:")
+
+
 def test_recipes_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(monkeypatch, "recipes") == 0
     shown = capsys.readouterr().out
@@ -57,7 +64,9 @@ def test_a_run_ends_with_its_table_and_its_folder(
         (("run", "digts"), "did you mean 'digits'"),
         (("run", "digits", "--set", "train.epoch=1"), "did you mean 'epochs'"),
         (("run", "digits", "--output", "."), "never overwritten"),
-        (("run", "digits", "--resume"), "there is none"),
+        (("run", "--resume", "nowhere"), "nowhere, but it has no recipe.yaml"),
+        (("run",), "RECIPE"),
+        (("--import", "nowhere.at_all", "recipes"), "No module named 'nowhere'"),
         (("inspect", "resnet65"), "did you mean 'resnet56'"),
         (("inspect", "resnet20", "--input", "3,x"), "3,224,224"),
         (("inspect", "nowhere:make", "--input", "3,8,8"), "No module named 'nowhere'"),

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 import icycle
 from icycle.engine import trace
 from icycle.errors import DataError, TrainingError
+from icycle.registry import did_you_mean
 from icycle.structure import SubNetwork
 from icycle.surgery import prune
 from icycle.training import (
@@ -28,7 +29,6 @@ from icycle.training import (
     StageClock,
     Trainer,
     TrainSettings,
-    did_you_mean,
     evaluate,
     logits_of,
     recalibrate,

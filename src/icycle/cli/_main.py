@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -24,6 +25,28 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _command(
+    context: typer.Context,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="MODULE",
+            help="Import package.module first: what it registers can be named. A recipe's imports: does the same.",
+        ),
+    ] = None,
+) -> None:
+    context.obj = tuple(imports or ())
+    if context.obj:
+        from icycle.registry import import_module
+
+        for name in context.obj:
+            import_module(name)
+
+
 app.command()(run)
 app.command()(tune)
 app.command()(inspect)

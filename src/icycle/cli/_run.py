@@ -2,43 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from icycle.errors import RecipeError
+
+if TYPE_CHECKING:
+    from icycle.recipes import Recipe, RunFolder
 
 __all__ = ["run"]
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A bundled recipe's name (see `icycle recipes`), or a YAML file.")],
+    context: typer.Context,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A bundled recipe's name (see `icycle recipes`), or a YAML file; not needed to resume."),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value, e.g. train.epochs=3.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The run folder; runs/RECIPE-N when omitted.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the unfinished run in --output, or the last one.")
-    ] = False,
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Go on with the unfinished run in FOLDER, by the recipe that it keeps."),
+    ] = None,
 ) -> None:
     """Train and prune a network by RECIPE; leave model, metrics and report in a folder."""
     # Imported here so that `icycle --help` need not wait for torch.
     from rich.console import Console
 
     from icycle.cli._progress import Progress
-    from icycle.recipes import RunFolder, latest_run, load_recipe, next_run, run_recipe
+    from icycle.recipes import RunFolder, load_recipe, next_run, run_recipe
     from icycle.report import render
 
     console = Console()
-    loaded = load_recipe(recipe, overrides or ())
-    if output is not None:
-        folder = RunFolder(output)
+    if resume is not None:
+        folder = RunFolder(resume)
+        loaded = _resumed(folder, recipe, overrides or (), output, context.obj)
     else:
-        folder = (latest_run if resume else next_run)(loaded.name, Path("runs"))
+        if recipe is None:
+            raise RecipeError("Expected a RECIPE (see `icycle recipes`), or --resume FOLDER, but got neither")
+        loaded = load_recipe(recipe, overrides or (), imports=context.obj)
+        folder = next_run(loaded.name, Path("runs")) if output is None else RunFolder(output)
     try:
         with Progress(console) as progress:
-            report = run_recipe(loaded, folder, listeners=[progress.show], resume=resume)
+            report = run_recipe(loaded, folder, listeners=[progress.show], resume=resume is not None)
     except KeyboardInterrupt:
-        console.print(f"Interrupted. To go on: the same command with --output {folder.path} --resume", soft_wrap=True)
+        console.print(f"Interrupted. To go on: icycle run --resume {folder.path}", soft_wrap=True)
         raise typer.Exit(130) from None
     console.print(render(report))
     console.print(f"Everything is in {folder.path}", soft_wrap=True)
+
+
+def _resumed(
+    folder: RunFolder, recipe: str | None, overrides: Sequence[str], output: Path | None, imports: Sequence[str]
+) -> Recipe:
+    """The recipe of the run in a folder; settings that are given again are compared with it when it is reopened."""
+    from icycle.recipes import load_recipe
+
+    if output is not None:
+        raise RecipeError(f"Expected --output or --resume, but got both: the run goes on in {folder.path}")
+    kept = folder.saved_recipe()
+    if recipe is None and not overrides:
+        return kept
+    return load_recipe(recipe or str(folder.recipe), overrides, imports=imports or kept.imports)

@@ -11,6 +11,7 @@ __all__ = ["tune"]
 
 
 def tune(
+    context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A bundled recipe's name (see `icycle recipes`), or a YAML file.")],
     trials: Annotated[int | None, typer.Option(min=1, help="How many; the recipe's method.tune, or 12.")] = None,
     share: Annotated[
@@ -41,7 +42,7 @@ def tune(
     if share == 0 or drop == 0:
         raise TuningError(f"Expected --share and --drop above 0, but got {share} and {drop}")
     console = Console()
-    loaded = load_recipe(recipe, overrides or ())
+    loaded = load_recipe(recipe, overrides or (), imports=context.obj)
     method = loaded.method
     settings = (method.tune if isinstance(method, IceMethod) else None) or TuneSettings()
     given = {

@@ -24,7 +24,8 @@ import torch
 from torch import nn
 
 from icycle.errors import RecipeError
-from icycle.training import Hooks, Recorder, Settings, Trainer, TrainSettings, did_you_mean
+from icycle.registry import did_you_mean
+from icycle.training import Hooks, Recorder, Settings, Trainer, TrainSettings
 from icycle.zoo import Data
 
 __all__ = ["Context", "Method", "MethodResult", "Removal", "get_method", "methods", "register"]

@@ -1,6 +1,6 @@
 """Recipes: what a run may say, and its execution."""
 
-from icycle.recipes._folder import RunFolder, latest_run, next_run
+from icycle.recipes._folder import RunFolder, next_run
 from icycle.recipes._load import bundled_recipes, dump_recipe, load_recipe
 from icycle.recipes._run import run_recipe, tune_recipe
 from icycle.recipes._schema import DataSettings, ModelSettings, Recipe
@@ -12,7 +12,6 @@ __all__ = [
     "RunFolder",
     "bundled_recipes",
     "dump_recipe",
-    "latest_run",
     "load_recipe",
     "next_run",
     "run_recipe",

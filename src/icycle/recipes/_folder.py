@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -13,7 +12,7 @@ from icycle.recipes._load import dump_recipe, load_recipe
 from icycle.recipes._schema import Recipe
 from icycle.training import completed_epochs
 
-__all__ = ["RunFolder", "latest_run", "next_run"]
+__all__ = ["RunFolder", "next_run"]
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,19 @@ class RunFolder:
         except FileExistsError as error:
             raise RecipeError(
                 f"Expected a new run folder, but {self.path} exists and is never overwritten; choose another --output, "
-                "or add --resume to go on with the run in it"
+                f"or go on with the run in it: icycle run --resume {self.path}"
             ) from error
         self.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
+
+    def saved_recipe(self) -> Recipe:
+        """The recipe of the run in this folder.
+
+        Raises:
+            RecipeError: there is none, or it cannot be read.
+        """
+        if not self.recipe.is_file():
+            raise RecipeError(f"Expected a run to resume in {self.path}, but it has no recipe.yaml")
+        return load_recipe(str(self.recipe))
 
     def reopen(self, recipe: Recipe) -> None:
         """Check that the unfinished run of `recipe` in this folder can go on; forget what it will do again.
@@ -68,16 +77,15 @@ class RunFolder:
             RecipeError: there is no run, it is finished, or it had other settings.
             TrainingError: its checkpoint is damaged.
         """
-        if not self.recipe.is_file():
-            raise RecipeError(f"Expected a run to resume in {self.path}, but it has no recipe.yaml")
+        earlier = self.saved_recipe().model_dump(warnings="none")
         if self.report.exists():
             raise RecipeError(f"Expected an unfinished run in {self.path}, but it has its report; start a new one")
-        earlier = load_recipe(str(self.recipe)).model_dump()
-        changed = sorted(key for key, value in recipe.model_dump().items() if earlier[key] != value)
+        asked = recipe.model_dump(warnings="none")
+        changed = sorted(key for key, value in asked.items() if earlier[key] != value)
         if changed:
             raise RecipeError(
                 f"Expected the settings of the run in {self.path}, but these sections differ: {', '.join(changed)}; "
-                "resume with the same --set options, or start a new run"
+                "resume with nothing but --resume, or start a new run"
             )
         self._keep_metrics(completed_epochs(self.checkpoint))
 
@@ -95,24 +103,5 @@ class RunFolder:
 
 def next_run(name: str, root: Path) -> RunFolder:
     """The first of `root`/`name`-1, `name`-2, ... that does not exist."""
-    return next(folder for folder in _runs(name, root) if not folder.path.exists())
-
-
-def latest_run(name: str, root: Path) -> RunFolder:
-    """The last of `root`/`name`-1, `name`-2, ... that exists.
-
-    Raises:
-        RecipeError: there is none.
-    """
-    latest = None
-    for folder in _runs(name, root):
-        if not folder.path.exists():
-            break
-        latest = folder
-    if latest is None:
-        raise RecipeError(f"Expected a run of '{name}' to resume in {root}, but there is none; name it with --output")
-    return latest
-
-
-def _runs(name: str, root: Path) -> Iterator[RunFolder]:
-    return (RunFolder(root / f"{name}-{number}") for number in count(1))
+    folders = (RunFolder(root / f"{name}-{number}") for number in count(1))
+    return next(folder for folder in folders if not folder.path.exists())

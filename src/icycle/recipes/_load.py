@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from pydantic import ValidationError
 
 from icycle.errors import RecipeError
 from icycle.recipes._errors import recipe_error
-from icycle.recipes._schema import Recipe
-from icycle.training import did_you_mean
+from icycle.recipes._schema import METHOD, Recipe
+from icycle.recipes._yaml import parse_yaml, read_text
+from icycle.registry import did_you_mean, import_module
 
 __all__ = ["bundled_recipes", "dump_recipe", "load_recipe"]
 
@@ -27,32 +29,38 @@ def bundled_recipes() -> dict[str, str]:
     return found
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str, overrides: Sequence[str] = (), *, imports: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe.
 
     Args:
         name_or_path: a bundled recipe's name, or the path of a YAML file.
         overrides: `a.b=value` each, the value as YAML. Choosing another `name` for the method, the optimizer or the
-            schedule drops what the file says about the old one.
+            schedule drops what the file says about the old one, all but the budget of a method that has one.
+        imports: modules to import, beside those that the recipe itself names.
 
     Raises:
         RecipeError: no such recipe, YAML that cannot be read, or faults in it, all of them in one message.
     """
     origin, text, name = _find(name_or_path)
-    values = _parse(text, origin)
+    values = parse_yaml(text, origin)
     if not isinstance(values, dict):
         raise RecipeError(f"Expected keys and values in {origin}, but got {type(values).__name__}")
     values.setdefault("name", name)
+    if imports:
+        own = values.get("imports") or ()
+        values["imports"] = list(dict.fromkeys((*(own if isinstance(own, list) else ()), *imports)))
+    _import(values.get("imports"))
     _override(values, overrides)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise recipe_error(origin, Recipe, error) from None
+        raise recipe_error(origin, Recipe, values, error) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, every value spelled out; `load_recipe` reads it back."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    # No warnings: a settings class named by its import path holds a name that its own declaration does not.
+    return yaml.safe_dump(recipe.model_dump(mode="json", warnings="none"), sort_keys=False)
 
 
 def _bundled_texts() -> Iterator[tuple[str, str]]:
@@ -68,27 +76,18 @@ def _find(name_or_path: str) -> tuple[str, str, str]:
         return f"recipe '{name_or_path}'", bundled[name_or_path], name_or_path
     path = Path(name_or_path)
     if path.is_file():
-        return str(path), path.read_text(encoding="utf-8"), path.stem
+        return str(path), read_text(path), path.stem
     if path.suffix in (".yaml", ".yml") or path.parent != Path("."):
         raise RecipeError(f"Expected a recipe file, but there is none at {path}")
     near = did_you_mean(name_or_path, bundled)
     raise RecipeError(f"Expected a bundled recipe's name or a path, but got '{name_or_path}'; {near}")
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML, with the booleans of YAML 1.2, true and false: `precision: no` is a word."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - by the first letter of a value
-        first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:bool" or first in "tTfF"]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-def _parse(text: str, origin: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"Expected YAML in {origin}, but it cannot be read: {error}") from error
+def _import(modules: Any) -> None:
+    """Import a recipe's modules before names are looked up; what fails is reported with all other faults."""
+    for name in modules if isinstance(modules, list) else ():
+        with suppress(RecipeError):
+            import_module(str(name))
 
 
 # The sections whose `name` decides which keys they have.
@@ -101,8 +100,22 @@ def _override(values: dict[str, Any], overrides: Sequence[str]) -> None:
     for keys, value in sorted(pairs, key=lambda pair: pair[0][-1] != "name"):
         section = _section(values, keys)
         if keys[-1] == "name" and keys[:-1] in _VARIANTS and section.get("name") != value:
-            section.clear()
+            _forget(section, keep=_budget_stays(value, pairs) if keys[0] == "method" else False)
         section[keys[-1]] = value
+
+
+def _forget(section: dict[str, Any], keep: bool) -> None:
+    """Empty the section of one variant for another; `keep` its budget."""
+    kept = {"budget": section["budget"]} if keep and "budget" in section else {}
+    section.clear()
+    section.update(kept)
+
+
+def _budget_stays(method: Any, pairs: Sequence[tuple[tuple[str, ...], Any]]) -> bool:
+    """Does the method that is chosen have a budget, and do the overrides give no ratio in its place?"""
+    found = METHOD.member({"name": method})
+    instead = ("method", "ratio") in {keys for keys, _ in pairs}
+    return found is not None and "budget" in found.model_fields and not instead
 
 
 def _pair(override: str) -> tuple[tuple[str, ...], Any]:
@@ -110,7 +123,7 @@ def _pair(override: str) -> tuple[tuple[str, ...], Any]:
     keys = tuple(key.strip().split("."))
     if not equals or not all(keys):
         raise RecipeError(f"Expected an override like train.epochs=3, but got '{override}'")
-    return keys, _parse(value, f"the override '{override}'")
+    return keys, parse_yaml(value, f"the override '{override}'")
 
 
 def _section(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

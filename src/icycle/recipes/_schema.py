@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-import operator
-from functools import reduce
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
-from icycle import methods
 from icycle.errors import IcycleError
-from icycle.training import Settings, TrainSettings
+from icycle.methods import Method, methods
+from icycle.registry import Kind, import_module
+from icycle.training import Named, Settings, TrainSettings
 from icycle.zoo import require_dataset, require_model
 
-__all__ = ["DataSettings", "ModelSettings", "Recipe"]
+__all__ = ["METHOD", "DataSettings", "ModelSettings", "Recipe"]
 
-if TYPE_CHECKING:
-    AnyMethod = methods.Method
-else:
-    # The union of all registered methods: their keys and their errors are those of the method that was named.
-    AnyMethod = reduce(operator.or_, methods.methods().values())
+T = TypeVar("T")
+
+
+# Looked up when a recipe is read: `methods()` has what was registered by then.
+METHOD = Named(Method, lambda name: Kind("a method", "icycle.methods", methods()).find(name))
+
+
+def _known(check: Callable[[str], object]) -> AfterValidator:
+    """A validator that passes a name on once `check` has found it."""
+
+    def validate(name: str) -> str:
+        try:
+            check(name)
+        except IcycleError as error:
+            raise ValueError(str(error)) from error
+        return name
+
+    return AfterValidator(validate)
+
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -28,21 +42,12 @@ Name = Annotated[str, Field(min_length=1)]
 class DataSettings(Settings):
     """Which data, and how it is split; see `icycle.zoo.load_data`."""
 
-    name: Name
+    name: Annotated[Name, _known(require_dataset)]
     folder: Path | None = None
     subset: Annotated[int, Field(ge=1)] | None = None
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     augment: bool = True
     channels: Annotated[int, Field(ge=1)] | None = None
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            require_dataset(name)
-        except IcycleError as error:
-            raise ValueError(str(error)) from error
-        return name
 
 
 class ModelSettings(Settings):
@@ -51,26 +56,21 @@ class ModelSettings(Settings):
     `weights` are trained ones to start from: a folder that `icycle.save` made, or a state dict in a .safetensors file.
     """
 
-    name: Name
+    name: Annotated[Name, _known(require_model)]
     width: Annotated[int, Field(ge=1)] | None = None
     weights: Path | None = None
 
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            require_model(name)
-        except IcycleError as error:
-            raise ValueError(str(error)) from error
-        return name
-
 
 class Recipe(Settings):
-    """A whole run: data, model, training, method and seed."""
+    """A whole run: data, model, training, method and seed.
 
+    `imports` are modules that register what the other sections name; they are imported first.
+    """
+
+    imports: tuple[Annotated[str, _known(import_module)], ...] = ()
     name: Name
     seed: Annotated[int, Field(ge=0)] = 0
     data: DataSettings
     model: ModelSettings
     train: TrainSettings = TrainSettings()
-    method: AnyMethod = Field(discriminator="name")
+    method: Annotated[Method, METHOD]

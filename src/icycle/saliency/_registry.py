@@ -1,8 +1,7 @@
-"""The criteria by name. A new criterion is one decorated function; nothing else changes."""
+"""The criteria by name. A new criterion is one decorated function, or an undecorated one named by its import path."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from icycle.errors import CriterionError
+from icycle.registry import Kind
 from icycle.structure import Structure
 
 __all__ = ["CRITERIA", "Criterion", "Scores", "check", "criterion", "score"]
@@ -40,6 +40,7 @@ class Criterion:
 
 
 CRITERIA: Mapping[str, Criterion] = MappingProxyType(_registered)
+_KIND: Kind[Any] = Kind("a criterion", "icycle.criteria", CRITERIA, CriterionError)
 
 
 def criterion(name: str) -> Callable[[F], F]:
@@ -53,12 +54,16 @@ def criterion(name: str) -> Callable[[F], F]:
             raise CriterionError(
                 f"Expected a new name for a criterion, but {name!r} is registered already; choose another."
             )
-        parameters = inspect.signature(function).parameters.values()
-        inputs = tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
-        _registered[name] = Criterion(name, function, inputs)
+        _registered[name] = _criterion(name, function)
         return function
 
     return register
+
+
+def _criterion(name: str, function: Callable[..., Scores]) -> Criterion:
+    parameters = inspect.signature(function).parameters.values()
+    inputs = tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+    return Criterion(name, function, inputs)
 
 
 def check(name: str, *, loader: Iterable[Any] | None = None, loss: Callable[..., Any] | None = None) -> Criterion:
@@ -66,12 +71,11 @@ def check(name: str, *, loader: Iterable[Any] | None = None, loss: Callable[...,
 
     Raises:
         CriterionError: no criterion has this name, or it needs data or gradients and `loader` or `loss` is None.
+        RecipeError: the name is an import path that leads nowhere.
     """
-    if name not in CRITERIA:
-        near = difflib.get_close_matches(str(name), CRITERIA, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise CriterionError(f"Expected a criterion out of {', '.join(sorted(CRITERIA))}, but got {name!r}{hint}")
-    found = CRITERIA[name]
+    found = _KIND.find(name)
+    if not isinstance(found, Criterion):
+        found = _criterion(name, found)
     if found.needs_data and loader is None:
         raise CriterionError(
             f"Criterion {name!r} reads data, but loader is None; pass batches of training data as loader."

@@ -6,12 +6,12 @@ from icycle.training._checkpoint import Stateful, completed_epochs
 from icycle.training._clock import STAGES, StageClock
 from icycle.training._evaluate import evaluate, evaluate_batches
 from icycle.training._loop import Hooks, Trainer, TrainSettings
-from icycle.training._optimizers import SGD, AdamW
+from icycle.training._optimizers import SGD, AdamW, Optimizer
 from icycle.training._outputs import logits_of
 from icycle.training._recalibrate import recalibrate
 from icycle.training._recorder import Listener, Record, Recorder
-from icycle.training._schedules import Constant, Cosine, MultiStep
-from icycle.training._settings import Settings, did_you_mean
+from icycle.training._schedules import Constant, Cosine, MultiStep, Schedule
+from icycle.training._settings import Named, Settings
 
 __all__ = [
     "SGD",
@@ -23,15 +23,17 @@ __all__ = [
     "Listener",
     "Loader",
     "MultiStep",
+    "Named",
+    "Optimizer",
     "Record",
     "Recorder",
+    "Schedule",
     "Settings",
     "StageClock",
     "Stateful",
     "TrainSettings",
     "Trainer",
     "completed_epochs",
-    "did_you_mean",
     "evaluate",
     "evaluate_batches",
     "logits_of",

@@ -1,23 +1,36 @@
-"""Optimizers by name: each is its settings plus `build`."""
+"""Optimizers by name: each is its settings plus `build`. One's own is a subclass, named by its import path."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 
-from icycle.training._settings import Settings
+from icycle.registry import Kind
+from icycle.training._settings import Named, Settings
 
-__all__ = ["SGD", "AdamW", "OptimizerSettings"]
+__all__ = ["SGD", "AdamW", "Optimizer", "OptimizerSettings"]
 
 LearningRate = Annotated[float, Field(gt=0)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 WeightDecay = Annotated[float, Field(ge=0)]
 
 
-class SGD(Settings):
+class Optimizer(Settings, ABC):
+    """An optimizer's settings."""
+
+    name: str
+    learning_rate: LearningRate
+
+    @abstractmethod
+    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer of `parameters`."""
+
+
+class SGD(Optimizer):
     """Stochastic gradient descent with momentum."""
 
     name: Literal["sgd"] = "sgd"
@@ -36,7 +49,7 @@ class SGD(Settings):
         )
 
 
-class AdamW(Settings):
+class AdamW(Optimizer):
     """Adam with decoupled weight decay."""
 
     name: Literal["adamw"] = "adamw"
@@ -48,4 +61,6 @@ class AdamW(Settings):
         return torch.optim.AdamW(parameters, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
 
 
-OptimizerSettings = Annotated[SGD | AdamW, Field(discriminator="name")]
+_OPTIMIZERS: Kind[type[Optimizer]] = Kind("an optimizer", "icycle.optimizers", {"sgd": SGD, "adamw": AdamW})
+
+OptimizerSettings = Annotated[Optimizer, Named(Optimizer, _OPTIMIZERS.find)]

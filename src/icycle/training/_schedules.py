@@ -1,7 +1,8 @@
 """Learning-rate schedules: pure functions from the progress of a run to a factor on the base learning rate.
 
 Progress is a share of the whole run, 0..1, so that 12 epochs and 300 use one recipe. Because nothing but the progress
-enters, a schedule keeps no state: it goes on by itself after a removal or a resume.
+enters, a schedule keeps no state: it goes on by itself after a removal or a resume. One's own is a subclass of
+`Schedule`, named by its import path.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from icycle.training._settings import Settings
+from icycle.registry import Kind
+from icycle.training._settings import Named, Settings
 
 __all__ = ["Constant", "Cosine", "MultiStep", "Schedule", "ScheduleSettings"]
 
@@ -20,6 +22,7 @@ __all__ = ["Constant", "Cosine", "MultiStep", "Schedule", "ScheduleSettings"]
 class Schedule(Settings, ABC):
     """A schedule with an optional linear warm-up over the first `warmup` share of the run."""
 
+    name: str
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def factor(self, progress: float) -> float:
@@ -64,4 +67,8 @@ class Constant(Schedule):
         return 1.0
 
 
-ScheduleSettings = Annotated[Cosine | MultiStep | Constant, Field(discriminator="name")]
+_SCHEDULES: Kind[type[Schedule]] = Kind(
+    "a schedule", "icycle.schedules", {"cosine": Cosine, "multi-step": MultiStep, "constant": Constant}
+)
+
+ScheduleSettings = Annotated[Schedule, Named(Schedule, _SCHEDULES.find)]

@@ -8,7 +8,7 @@ from functools import partial
 from torch import nn
 
 from icycle.errors import RecipeError
-from icycle.training import did_you_mean
+from icycle.registry import did_you_mean
 from icycle.zoo._densenet import CifarDenseNet
 from icycle.zoo._libraries import LIBRARIES
 from icycle.zoo._mobilenet import CifarMobileNetV2

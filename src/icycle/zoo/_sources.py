@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from icycle.errors import DataError
-from icycle.training import did_you_mean
+from icycle.registry import did_you_mean
 from icycle.zoo._batches import Augmentation, Images
 from icycle.zoo._binary import read_cifar, read_idx
 from icycle.zoo._split import stratified_split

@@ -1,0 +1,5 @@
+"""`python -m icycle`, which is the `icycle` command."""
+
+from icycle.cli import main
+
+main()
