@@ -48,7 +48,7 @@ from safetensors.torch import load_file, save_file
 from icycle.engine import trace
 from icycle.methods import (
     Context,
-    CurveSettings,
+    Curve,
     Dense,
     IceMethod,
     IcePublished,
@@ -168,7 +168,7 @@ def _variant(name: str, recipe: Recipe, arguments: argparse.Namespace) -> Stepwi
     ice = recipe.method
     assert isinstance(ice, IceMethod)
     shared = {field: getattr(ice, field) for field in _SHARED}
-    constant = CurveSettings(base=arguments.rate, delta=0.0)
+    constant = Curve(base=arguments.rate, delta=0.0)
     tune_settings = {"trials": arguments.trials, "share": arguments.share, "drop": arguments.drop}
     plain: dict[str, Stepwise] = {
         "iterative": Iterative(**shared, curve=constant),
@@ -184,10 +184,10 @@ def _variant(name: str, recipe: Recipe, arguments: argparse.Namespace) -> Stepwi
     }
     changes: dict[str, dict[str, Any]] = {
         "ice": {},
-        "no-trigger": {"trigger": False},
+        "no-trigger": {"threshold": None},
         "no-freezing": {"freeze": 0.0},
         "with-freezing": {"freeze": 0.3},
-        "no-curve": {"adapt": False},
+        "no-curve": {"curve": ice.curve.flat()},
         "no-recalibration": {"calibrate": False},
         "no-final": {"final_epochs": 0},
         "exact": {"confidence": None},
@@ -244,8 +244,8 @@ def _run(recipe: Recipe, method: Stepwise, seed: int, dense: Path) -> dict[str, 
 
     before = recorder.clock.seconds()
     outcome = None
-    if isinstance(method, IceMethod) and method.tune is not None:
-        outcome = tune(method, context, method.tune)
+    if method.tuning is not None:
+        outcome = tune(method, context, method.tuning)
         method = outcome.method
     result = method.run(context)
     seconds = {stage: spent - before.get(stage, 0.0) for stage, spent in recorder.clock.seconds().items()}

@@ -18,10 +18,11 @@ from torch.nn.functional import cross_entropy
 
 import icycle
 from icycle.errors import BudgetError, CriterionError, DataError, RecipeError, StructureError, TrainingError
-from icycle.methods import Context, Curve, FineTune, IceMethod, IceResult, pruning_aware_rate
-from icycle.methods._ice_freeze import Frozen, choose_frozen, layers_of, movement
-from icycle.methods._ice_steps import Step, channels_to_keep, plan_steps
-from icycle.methods._ice_trigger import ExactTrigger, SequentialTrigger, checked, size_needed
+from icycle.methods import Context, Curve, FineTune, IceResult, pruning_aware_rate
+from icycle.methods._training import OwnTraining
+from icycle.methods.ice._freeze import Frozen, choose_frozen, layers_of, movement
+from icycle.methods.ice._steps import Step, channels_to_keep, plan_steps
+from icycle.methods.ice._trigger import ExactTrigger, SequentialTrigger, size_needed
 from icycle.recipes import Recipe, RunFolder, load_recipe, run_recipe
 from icycle.selection import Budget
 from icycle.structure import SubNetwork, after_removal
@@ -143,7 +144,7 @@ def answers(right: np.ndarray) -> Any:
 
 def sequential(dense: np.ndarray, now: np.ndarray, threshold: float, confidence: float) -> Any:
     trigger = SequentialTrigger(nn.Identity(), answers(dense), threshold, confidence)
-    trigger._right = answers(now)
+    trigger._correct = answers(now)
     return trigger(nn.Identity())
 
 
@@ -231,9 +232,9 @@ def test_exact_evaluation_compares_with_the_threshold() -> None:
 )
 def test_an_evaluate_that_is_no_percentage_is_a_clear_error(value: Any, words: str) -> None:
     with pytest.raises(TrainingError, match=r"Expected evaluate\(model\)") as caught:
-        checked(lambda _: value)(nn.Identity())
+        OwnTraining(Asked(), lambda _: value).evaluate(nn.Identity())
     assert words in str(caught.value)
-    assert checked(lambda _: np.float64(90))(nn.Identity()) == 90.0
+    assert OwnTraining(Asked(), lambda _: np.float64(90)).evaluate(nn.Identity()) == 90.0
 
 
 # The steps
@@ -501,7 +502,7 @@ def test_a_run_prunes_in_place_and_tells_what_it_did(trained: nn.Module) -> None
     assert result.accuracy == accuracy_of(trained) > 90
     assert result.dense_accuracy > 95
     assert [request.kind for request in asked.requests][-2:] == ["final", "final"]
-    assert result.epochs == result.effort == len(asked.requests)
+    assert result.epochs == result.epoch_equivalents == len(asked.requests)
     assert set(result.seconds) >= {"search", "recalibration", "evaluation", "fine-tuning"}
 
 
@@ -546,7 +547,7 @@ def test_the_first_step_is_the_probe_and_what_it_froze_stays(trained: nn.Module)
     assert asked.requests[0].frozen is None
     assert result.frozen is not None
     assert len(result.frozen.layers) == 3
-    assert result.effort < result.epochs == 2.5
+    assert result.epoch_equivalents < result.epochs == 2.5
     still = {name for layer in result.frozen.layers for name in layer.modules}
     for name, value in result.model.named_parameters():
         assert torch.equal(value, before[name]) == (name.rpartition(".")[0] in still)
@@ -601,13 +602,13 @@ def test_every_criterion_can_choose(trained: nn.Module, criterion: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
-        ({"threshold": 0.0}, TrainingError, "0 < threshold < 100"),
-        ({"threshold": 100.0}, TrainingError, "threshold=100"),
+        ({"threshold": 0.0}, TrainingError, "greater than 0"),
+        ({"threshold": 100.0}, TrainingError, "threshold=100.0: input should be less than 100"),
         ({"confidence": 1.0}, TrainingError, "confidence"),
-        ({"freeze": 1.0}, TrainingError, "0 <= freeze < 1"),
-        ({"ratio": 1.0}, TrainingError, "0 <= ratio < 1"),
+        ({"freeze": 1.0}, TrainingError, "freeze=1.0"),
+        ({"ratio": 1.0}, TrainingError, "ratio=1.0"),
         ({"ratio": -0.1}, TrainingError, "ratio"),
-        ({"epochs": 0}, TrainingError, "epochs > 0"),
+        ({"epochs": -1}, TrainingError, "epochs=-1"),
         ({"final_epochs": -1}, TrainingError, "final_epochs"),
         ({"limit": 0.0}, TrainingError, "limit"),
         ({"ratio": None}, TrainingError, "exactly one"),
@@ -711,8 +712,11 @@ def test_every_method_removes_the_same_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "shown"),
     [
-        ("method.trigger=false", lambda steps: all(step["fine_tuned"] > 0 for step in steps)),
-        ("method.adapt=false", lambda steps: len({step["learning_rate"] for step in steps} - {None}) <= 1),
+        ("method.threshold=null", lambda steps: all(step["fine_tuned"] > 0 for step in steps)),
+        (
+            "method.curve={base: 0.02, delta: 0}",
+            lambda steps: len({step["learning_rate"] for step in steps} - {None}) <= 1,
+        ),
         ("method.confidence=null", lambda steps: all(step["decision"]["share"] == 1 for step in steps)),
     ],
 )
@@ -730,7 +734,7 @@ def run_frozen(tmp_path: Path, name: str, reuse_mib: int, *overrides: str) -> tu
 
 def test_results_are_equal_with_and_without_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the last two layers frozen, whatever the probe says, so that there is a prefix."""
-    monkeypatch.setattr("icycle.methods._ice.choose_frozen", lambda layers, *rest, **named: tuple(layers[:3]))
+    monkeypatch.setattr("icycle.methods.ice._ice.choose_frozen", lambda layers, *rest, **named: tuple(layers[:3]))
     (stored, one), (plain, other) = (run_frozen(tmp_path, f"run{size}", size) for size in (64, 0))
     replayed = [record["replayed"] for record in records(stored, "fine-tune")]
     assert replayed[-3:] == [True, True, True]
@@ -746,7 +750,7 @@ def test_results_are_equal_with_and_without_reuse(tmp_path: Path, monkeypatch: p
 def test_outputs_are_not_stored_where_inputs_change_or_memory_is_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str
 ) -> None:
-    monkeypatch.setattr("icycle.methods._ice.choose_frozen", lambda layers, *rest, **named: tuple(layers[:3]))
+    monkeypatch.setattr("icycle.methods.ice._ice.choose_frozen", lambda layers, *rest, **named: tuple(layers[:3]))
     folder, _ = run_frozen(tmp_path, "run", 64, "train.epochs=1", override)
     assert not any(record["replayed"] for record in records(folder, "fine-tune"))
 
@@ -839,10 +843,3 @@ def test_what_cannot_work_is_said_before_the_network_is_trained(
     with pytest.raises(error, match=words):
         run_recipe(recipe_of("ice", override), folder)
     assert records(folder, "epoch") == []
-
-
-def test_the_method_s_own_defaults_are_the_algorithm_s() -> None:
-    settings = IceMethod(ratio=0.5).settings(seed=0)
-    from icycle.methods import Ice
-
-    assert settings == Ice(ratio=0.5)

@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 import icycle
 from icycle.errors import BudgetError, StructureError, TrainingError
 from icycle.methods import OneCycle, Phases
-from icycle.methods._shrink import Shrink
-from icycle.methods._stability import Stability
+from icycle.methods.one_cycle._shrink import Shrink
+from icycle.methods.one_cycle._stability import Stability
 from icycle.selection import Budget
 from icycle.structure import SubNetwork
 from networks import residual_network as make_model

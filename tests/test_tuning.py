@@ -12,11 +12,11 @@ import torch
 
 from icycle.cli import main
 from icycle.errors import RecipeError, TrainingError, TuningError
-from icycle.methods import Context, IceMethod, MethodResult, Removal, TuneSettings
+from icycle.methods import Context, Effort, IceMethod, MethodResult, Removal, TuneSettings
+from icycle.methods.ice._space import PAPERS_GRID, IceSpace
 from icycle.recipes import Recipe, RunFolder, load_recipe, run_recipe, tune_recipe
 from icycle.training import Recorder, TrainSettings
 from icycle.tuning import open_study, tune
-from icycle.tuning._space import PAPERS_GRID, own_values, with_values
 from icycle.zoo import build_model, load_data
 
 SMALL = ("train.epochs=1", "model.width=8", "data.subset=600", "data.validation=0.2", "method.round_to=1")
@@ -48,11 +48,12 @@ class Simulated:
         effort = 0.0
         for number in range(1, 11):
             effort += 5.0 / method.threshold
-            context.recorder.write("step", number=number, of=10, effort=effort, examples_read=0)
+            done = {"epochs": effort, "examples_read": 0, "steps": number}
+            context.recorder.write("step", number=number, of=10, effort=done)
         self.ended.append(method.threshold)
         removal = Removal(0, 100, 50, accuracy_before=90.0, accuracy_after=0.0)
-        details = {"effort": effort + method.final_epochs, "examples read": 0}
-        return MethodResult(90.0 - method.threshold / 10, (removal,), details)
+        whole = Effort(effort + method.final_epochs, examples_read=0, steps=10)
+        return MethodResult(90.0 - method.threshold / 10, (removal,), effort=whole)
 
 
 SETTINGS = TuneSettings(trials=25, share=0.1, drop=3.0)
@@ -127,15 +128,15 @@ def test_workers_share_one_study(context: Context, monkeypatch: pytest.MonkeyPat
     first, second = (tune(METHOD, context, settings) for _ in range(2))
     assert [trial.number for trial in first.trials + second.trials] == [0, 1, 2, 3, 4, 5]
     assert second.cost <= first.cost
-    assert len(open_study(settings, 0).trials) == 6
+    assert len(open_study(METHOD, context.data, settings, 0).trials) == 6
 
 
 @pytest.mark.parametrize(
     "storage", ["sqlite:////nowhere/at/all.db", "nodatabase://x", "mysql://me:secret@nowhere.invalid/x"]
 )
-def test_a_storage_that_cannot_be_reached_is_a_clear_error(storage: str) -> None:
+def test_a_storage_that_cannot_be_reached_is_a_clear_error(context: Context, storage: str) -> None:
     with pytest.raises(TuningError, match="Expected a study storage") as caught:
-        open_study(TuneSettings(storage=storage), 0)
+        open_study(METHOD, context.data, TuneSettings(storage=storage), 0)
     assert "secret" not in str(caught.value)
 
 
@@ -144,13 +145,14 @@ def test_a_share_of_less_than_a_batch_is_a_clear_error(context: Context) -> None
         tune(METHOD, context, TuneSettings(trials=1, share=0.01))
 
 
-def test_a_trial_s_values_make_a_method_and_back() -> None:
+def test_a_trial_s_values_make_a_method_and_back(context: Context) -> None:
+    space = IceSpace(METHOD, context.data)
     values = {"threshold": 12.0, "freeze": 0.25, "base": 0.04, "delta_share": 0.5, "p": 0.3, "beta": 20.0}
     values["final_epochs"] = 2
-    method = with_values(METHOD, values)
-    assert own_values(method) == values
+    method = space.method(values)
+    assert IceSpace(method, context.data).own_values() == values
     assert method.curve.delta == 0.02
-    assert with_values(METHOD, {**values, "freeze": 0.04}).freeze == 0
+    assert space.method({**values, "freeze": 0.04}).freeze == 0
 
 
 # Runs
@@ -198,7 +200,7 @@ def test_an_unreachable_storage_stops_before_any_training(tmp_path: Path) -> Non
 
 
 def test_only_what_can_be_tuned_is(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="'ice' can"):
+    with pytest.raises(TuningError, match="'ice' can"):
         tune_recipe(load_recipe("digits"), TuneSettings(), tmp_path / "tuned.yaml")
     (tmp_path / "tuned.yaml").write_text("mine")
     with pytest.raises(RecipeError, match="exists"):

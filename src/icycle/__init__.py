@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from icycle import errors, saliency, testing
     from icycle.artifacts import load, save
     from icycle.engine import trace
-    from icycle.methods import Curve, FineTune, IceResult, OneCycle, ice
+    from icycle.methods import Curve, FineTune, IceResult, OneCycle
+    from icycle.methods.ice import ice
     from icycle.selection import Budget, select
     from icycle.structure import Group, Slice, Structure, SubNetwork
     from icycle.surgery import prune
@@ -57,7 +58,7 @@ _HOMES = {
     "Slice": "structure",
     "Structure": "structure",
     "SubNetwork": "structure",
-    "ice": "methods",
+    "ice": "methods.ice",
     "load": "artifacts",
     "prune": "surgery",
     "register_rule": "tracing",

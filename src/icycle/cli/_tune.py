@@ -36,15 +36,14 @@ def tune(
 
     from icycle.cli._progress import Progress
     from icycle.errors import TuningError
-    from icycle.methods import IceMethod, TuneSettings
+    from icycle.methods import TuneSettings
     from icycle.recipes import load_recipe, tune_recipe
 
     if share == 0 or drop == 0:
         raise TuningError(f"Expected --share and --drop above 0, but got {share} and {drop}")
     console = Console()
     loaded = load_recipe(recipe, overrides or (), imports=context.obj)
-    method = loaded.method
-    settings = (method.tune if isinstance(method, IceMethod) else None) or TuneSettings()
+    settings = loaded.method.tuning or TuneSettings()
     given = {
         "trials": trials,
         "share": share,

@@ -1,32 +1,38 @@
-"""Methods: one file each, to be read top to bottom like its paper."""
+"""Methods: a room for each that has parts, a short file for each that has none, and what they share beside them."""
 
 from icycle.methods._dense import Dense
-from icycle.methods._ice import FineTune, Ice, IceResult, IceStep, ice
-from icycle.methods._ice_curve import Curve, pruning_aware_rate
-from icycle.methods._ice_methods import (
-    CurveSettings,
+from icycle.methods._iterative import Iterative
+from icycle.methods._one_shot import OneShot
+from icycle.methods._registry import Context, Effort, Method, MethodResult, Removal, get_method, methods, register
+from icycle.methods._settings import BudgetSettings
+from icycle.methods._training import FineTune, Training
+from icycle.methods._tunable import SearchSpace, TuneSettings, Values
+from icycle.methods.ice import (
+    Curve,
     IceMethod,
     IcePublished,
-    Iterative,
-    OneShot,
+    IceResult,
+    IceRun,
+    IceSettings,
+    IceStep,
     Stepwise,
-    TuneSettings,
+    pruning_aware_rate,
+    size_needed,
 )
-from icycle.methods._ice_trigger import size_needed
-from icycle.methods._one_cycle import OneCycle, OneCycleReport, Phases
-from icycle.methods._one_cycle_run import OneCycleMethod
-from icycle.methods._registry import Context, Method, MethodResult, Removal, get_method, methods, register
+from icycle.methods.one_cycle import OneCycle, OneCycleMethod, OneCycleReport, Phases
 
 __all__ = [
+    "BudgetSettings",
     "Context",
     "Curve",
-    "CurveSettings",
     "Dense",
+    "Effort",
     "FineTune",
-    "Ice",
     "IceMethod",
     "IcePublished",
     "IceResult",
+    "IceRun",
+    "IceSettings",
     "IceStep",
     "Iterative",
     "Method",
@@ -37,10 +43,12 @@ __all__ = [
     "OneShot",
     "Phases",
     "Removal",
+    "SearchSpace",
     "Stepwise",
+    "Training",
     "TuneSettings",
+    "Values",
     "get_method",
-    "ice",
     "methods",
     "pruning_aware_rate",
     "register",

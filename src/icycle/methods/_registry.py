@@ -24,11 +24,12 @@ import torch
 from torch import nn
 
 from icycle.errors import RecipeError
+from icycle.methods._tunable import SearchSpace, TuneSettings
 from icycle.registry import did_you_mean
 from icycle.training import Hooks, Recorder, Settings, Trainer, TrainSettings
 from icycle.zoo import Data
 
-__all__ = ["Context", "Method", "MethodResult", "Removal", "get_method", "methods", "register"]
+__all__ = ["Context", "Effort", "Method", "MethodResult", "Removal", "get_method", "methods", "register"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,22 @@ class Removal:
 
 
 @dataclass(frozen=True)
+class Effort:
+    """What a run consisted of, counted rather than timed."""
+
+    epochs: float = 0.0  # whole passes over the training data, forward and backward, less what frozen layers save
+    examples_read: int = 0  # by decisions
+    steps: int = 0  # of removal
+
+
+@dataclass(frozen=True)
 class MethodResult:
     """What a method reports; the model itself was pruned in place."""
 
     validation_accuracy: float  # percent, at the end
     removals: tuple[Removal, ...] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)  # what else it tells: words -> JSON values
+    details: Mapping[str, Any] = field(default_factory=dict)  # for readers: words -> JSON values
+    effort: Effort | None = None  # where the method counts it
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,15 @@ class Method(Settings, ABC):
     @abstractmethod
     def run(self, context: Context) -> MethodResult:
         """Train and prune `context.model` in place."""
+
+    @property
+    def tuning(self) -> TuneSettings | None:
+        """How the method wants to be tuned before it runs; None: not at all."""
+        return None
+
+    def space(self, data: Data) -> SearchSpace | None:
+        """What can be tuned in it, on this data; None: nothing."""
+        return None
 
 
 _METHODS: dict[str, type[Method]] = {}

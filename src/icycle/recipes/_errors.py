@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -14,6 +15,9 @@ from icycle.registry import did_you_mean
 from icycle.training import Named
 
 __all__ = ["recipe_error"]
+
+
+Section = type[Any]  # the settings of a section: a pydantic model, or a dataclass
 
 
 def recipe_error(origin: str, schema: type[BaseModel], values: Any, error: ValidationError) -> RecipeError:
@@ -28,9 +32,8 @@ def _line(schema: type[BaseModel], values: Any, fault: ErrorDetails) -> str:
     path = [str(part) for part in fault["loc"]]
     where = ".".join(path)
     kind, context = fault["type"], fault.get("ctx", {})
-    if kind == "extra_forbidden":
-        model = _owner(schema, values, path[:-1])
-        return f"{where}: unknown key; {did_you_mean(path[-1], model.model_fields if model else ())}"
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{where}: unknown key; {did_you_mean(path[-1], _keys(_owner(schema, values, path[:-1])))}"
     if kind == "missing":
         return f"{where}: a value is needed here"
     if kind == "name":
@@ -42,17 +45,23 @@ def _line(schema: type[BaseModel], values: Any, fault: ErrorDetails) -> str:
     return f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}, but got {fault['input']!r}"
 
 
-def _owner(schema: type[BaseModel], values: Any, path: Sequence[str]) -> type[BaseModel] | None:
+def _keys(section: Section | None) -> list[str]:
+    if section is None:
+        return []
+    return list(section.model_fields) if issubclass(section, BaseModel) else [field.name for field in fields(section)]
+
+
+def _owner(schema: type[BaseModel], values: Any, path: Sequence[str]) -> Section | None:
     """The settings class of the section at `path`."""
-    owner: type[BaseModel] | None = schema
+    owner: Section | None = schema
     for part in path:
-        field = owner.model_fields.get(part) if owner else None
+        field = owner.model_fields.get(part) if owner and issubclass(owner, BaseModel) else None
         values = values.get(part) if isinstance(values, dict) else None
         owner = _settings_class(field, values) if field else None
     return owner
 
 
-def _settings_class(field: FieldInfo, value: Any) -> type[BaseModel] | None:
+def _settings_class(field: FieldInfo, value: Any) -> Section | None:
     """The class that a field's value is read into: the one that it names, or the first in the annotation."""
     named = next((mark for mark in field.metadata if isinstance(mark, Named)), None)
     if named is not None:
@@ -60,8 +69,8 @@ def _settings_class(field: FieldInfo, value: Any) -> type[BaseModel] | None:
     return next(_settings_classes(field.annotation), None)
 
 
-def _settings_classes(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _settings_classes(annotation: Any) -> Iterator[Section]:
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
         yield annotation
     for part in get_args(annotation):
         yield from _settings_classes(part)

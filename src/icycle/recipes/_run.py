@@ -12,7 +12,7 @@ from torch import nn
 from icycle import artifacts
 from icycle.engine import trace
 from icycle.errors import RecipeError
-from icycle.methods import Context, IceMethod, MethodResult, TuneSettings
+from icycle.methods import Context, MethodResult, TuneSettings
 from icycle.recipes._folder import RunFolder
 from icycle.recipes._schema import Recipe
 from icycle.recipes._tuned import write_tuned
@@ -44,14 +44,14 @@ def run_recipe(
         folder.reopen(recipe)
     else:
         folder.create(recipe)
-    study = _study(recipe)
     recorder = Recorder(folder.metrics, listeners)
     context = _context(recipe, recorder, folder.checkpoint)
+    study = _study(recipe, context.data)
     model, data, method = context.model, context.data, recipe.method
     recorder.write("start", recipe=recipe.name, method=method.name, epochs=recipe.train.epochs)
     method.prepare(context)
-    if isinstance(method, IceMethod) and method.tune is not None:
-        outcome = tune(method, context, method.tune, study)
+    if method.tuning is not None:
+        outcome = tune(method, context, method.tuning, study)
         write_tuned(recipe, outcome, folder.tuned)
         method = outcome.method
     result = method.run(context)
@@ -71,17 +71,15 @@ def tune_recipe(recipe: Recipe, settings: TuneSettings, output: Path, *, listene
     The network is trained first, unless `model.weights` are given: with several workers on one study, give them.
 
     Raises:
-        RecipeError: the method cannot be tuned, or the file exists.
-        TuningError: the storage cannot be reached; before any training.
+        RecipeError: the file exists.
+        TuningError: the method cannot be tuned, or the storage cannot be reached; before any training.
     """
     method = recipe.method
-    if not isinstance(method, IceMethod):
-        raise RecipeError(f"Expected a recipe whose method can be tuned, which 'ice' can, but got '{method.name}'")
     if output.exists():
         raise RecipeError(f"Expected a new file for the tuned recipe, but {output} exists; choose another --output")
-    study = open_study(settings, recipe.seed)
     recorder = Recorder(listeners=listeners)
     context = _context(recipe, recorder, None)
+    study = open_study(method, context.data, settings, recipe.seed)
     recorder.write("start", recipe=recipe.name, method="tuning", epochs=recipe.train.epochs)
     method.prepare(context)
     outcome = tune(method, context, settings, study)
@@ -90,11 +88,10 @@ def tune_recipe(recipe: Recipe, settings: TuneSettings, output: Path, *, listene
     return outcome
 
 
-def _study(recipe: Recipe) -> Any:
-    """The study of a method that tunes itself, opened before anything takes time; None where there is none."""
-    method = recipe.method
-    wanted = method.tune if isinstance(method, IceMethod) else None
-    return None if wanted is None else open_study(wanted, recipe.seed)
+def _study(recipe: Recipe, data: Data) -> Any:
+    """The study of a method that tunes itself, opened before any training; None where there is none."""
+    wanted = recipe.method.tuning
+    return None if wanted is None else open_study(recipe.method, data, wanted, recipe.seed)
 
 
 def _context(recipe: Recipe, recorder: Recorder, checkpoint: Path | None) -> Context:

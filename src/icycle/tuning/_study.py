@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from icycle.errors import TuningError
-from icycle.methods import TuneSettings
-from icycle.tuning._space import PAPERS_GRID
+from icycle.methods import Method, SearchSpace, TuneSettings
+from icycle.zoo import Data
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["OVER_THE_LIMIT", "open_study"]
+__all__ = ["OVER_THE_LIMIT", "open_study", "require_space"]
 
 OVER_THE_LIMIT = "over the limit"  # the attribute of a trial: points of accuracy lost beyond what is allowed
 
 
-def open_study(settings: TuneSettings, seed: int) -> optuna.Study:
-    """A new study, or the one of this name that the storage has already.
+def require_space(method: Method, data: Data) -> SearchSpace:
+    """What can be tuned in `method`; TuningError where that is nothing."""
+    space = method.space(data)
+    if space is None:
+        raise TuningError(f"Expected a method that can be tuned, as 'ice' can, but got '{method.name}'")
+    return space
+
+
+def open_study(method: Method, data: Data, settings: TuneSettings, seed: int) -> optuna.Study:
+    """A new study of `method`, or the one of this name that the storage has already.
 
     Without a storage, trials depend on `seed` alone. With one, several workers may share them, and then it also matters
     who comes first; so each draws for itself.
 
     Raises:
-        TuningError: Optuna is missing, or the storage cannot be reached.
+        TuningError: the method has nothing to tune, Optuna is missing, or the storage cannot be reached.
     """
+    grid = require_space(method, data).grid
     try:
         import optuna
     except ImportError as error:
@@ -34,7 +44,7 @@ def open_study(settings: TuneSettings, seed: int) -> optuna.Study:
     own_seed = seed if settings.storage is None else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that parts of Optuna are called experimental
-        sampler = _sampler(settings, own_seed)
+        sampler = _sampler(settings, grid, own_seed)
         try:
             return optuna.create_study(
                 study_name=settings.study, storage=settings.storage, sampler=sampler, load_if_exists=True
@@ -47,11 +57,11 @@ def open_study(settings: TuneSettings, seed: int) -> optuna.Study:
             ) from error
 
 
-def _sampler(settings: TuneSettings, seed: int | None) -> Any:
+def _sampler(settings: TuneSettings, grid: Mapping[str, Sequence[float]], seed: int | None) -> Any:
     import optuna
 
     if settings.sampler == "grid":
-        return optuna.samplers.GridSampler(PAPERS_GRID, seed=seed)
+        return optuna.samplers.GridSampler(grid, seed=seed)
     return optuna.samplers.TPESampler(
         seed=seed,
         n_startup_trials=min(5, max(1, settings.trials // 2)),

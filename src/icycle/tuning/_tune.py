@@ -1,15 +1,11 @@
 """The objective, its trials, and what is made of them.
 
-    minimise    time / time of the iterative baseline
+    minimise    what a run costs, as a share of what its baseline does    (counted by the method's search space)
     subject to  accuracy of the dense network - accuracy at the end <= drop    (points, on the validation split)
 
-Time is counted in passes, not read off a clock, so that a rerun decides alike and a busy machine misleads nobody: a
-training example costs three (one forward, two backward; less what frozen layers save), one that is only looked at costs
-one. The baseline trains for `epochs` after every step and evaluates the validation split each time. A trial trains on a
-share of the training data and recalibrates on one batch; both are counted as they would be in a whole run.
-
-A trial is stopped as soon as it must cost more than the best that keeps the limit: what remains costs at least the
-final fine-tune, or, where layers may be frozen, its forward passes.
+A trial trains on a share of the training data; it is counted as it would be in a whole run, and stopped as soon as it
+must cost more than the best that keeps the limit. What a method lets be tuned, and what counts as its cost, is its own
+affair: see `icycle.methods.SearchSpace`.
 """
 
 from __future__ import annotations
@@ -25,10 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from icycle.errors import DataError, TrainingError, TuningError
-from icycle.methods import Context, IceMethod, TuneSettings
+from icycle.methods import Context, Method, SearchSpace, TuneSettings, Values
 from icycle.training import Record, Recorder
-from icycle.tuning._space import HIGHEST_THRESHOLD, lowest_threshold, own_values, suggest, with_values
-from icycle.tuning._study import OVER_THE_LIMIT, open_study
+from icycle.tuning._study import OVER_THE_LIMIT, open_study, require_space
 from icycle.zoo import Data, stratified_split
 
 if TYPE_CHECKING:
@@ -47,7 +42,7 @@ class Trial:
     """One trial: its values, what it cost (1 is the iterative baseline), and the points of accuracy it lost."""
 
     number: int
-    values: dict[str, float]
+    values: Values
     outcome: Ending
     cost: float | None
     drop: float | None
@@ -58,7 +53,7 @@ class Trial:
 class Outcome:
     """The tuned method, the trials of this worker, and the seconds that they took."""
 
-    method: IceMethod
+    method: Method
     trials: tuple[Trial, ...]
     cost: float
     drop: float
@@ -79,53 +74,50 @@ class Outcome:
         )
 
 
-def tune(method: IceMethod, context: Context, settings: TuneSettings, study: optuna.Study | None = None) -> Outcome:
+def tune(method: Method, context: Context, settings: TuneSettings, study: optuna.Study | None = None) -> Outcome:
     """Find settings for `method` on copies of the trained `context.model`, which is left as it is.
 
-    The first trial is the method's own settings, the second the same with the highest threshold. `study` is opened by
-    the settings unless given. All of the time counts as the stage "tuning" of the run.
+    `study` is opened by the settings unless given. All of the time counts as the stage "tuning" of the run.
 
     Raises:
-        TuningError: the storage cannot be reached, the share leaves no batch, or no trial came to its end.
+        TuningError: the method has nothing to tune, the storage cannot be reached, the share leaves no batch, or no
+            trial came to its end.
     """
     began = time.perf_counter()
+    space = require_space(method, context.data)
     with context.recorder.clock.stage("tuning"):
-        study = study or open_study(settings, context.seed)
-        trials = _Trials(method, context, settings, study)
+        study = study or open_study(method, context.data, settings, context.seed)
+        trials = _Trials(space, context, settings, study)
         with warnings.catch_warnings(), torch.random.fork_rng():
             warnings.simplefilter("ignore", category=UserWarning)
             study.optimize(trials.run, n_trials=settings.trials)
     values, cost, drop = _best(study, settings.drop)
     seconds = time.perf_counter() - began
-    return Outcome(with_values(method, values), tuple(trials.done), cost, drop, settings.drop, seconds)
+    return Outcome(space.method(values), tuple(trials.done), cost, drop, settings.drop, seconds)
 
 
 class _Trials:
     """Runs trials, and remembers them."""
 
-    def __init__(self, method: IceMethod, context: Context, settings: TuneSettings, study: optuna.Study) -> None:
-        self._method = method
+    def __init__(self, space: SearchSpace, context: Context, settings: TuneSettings, study: optuna.Study) -> None:
+        self._space = space
         self._context = context
         self._settings = settings
         self._study = study
         self._data = _share(context.data, settings.share, context.seed)
         self.done: list[Trial] = []
-        self._lowest = lowest_threshold(method.confidence, len(context.data.validation.images))
         if settings.sampler == "tpe" and not study.trials:
-            own = own_values(method, self._lowest)
-            for values in (own, {**own, "threshold": HIGHEST_THRESHOLD}):
-                study.enqueue_trial(values, skip_if_exists=True)
+            for values in space.first:
+                study.enqueue_trial(dict(values), skip_if_exists=True)
 
     def run(self, trial: optuna.Trial) -> float:
         """The cost of one trial; Optuna's function to minimise."""
         import optuna
 
-        grid = self._settings.sampler == "grid"
-        values = suggest(trial, grid, self._lowest, self._method.final_epochs)
-        meter = _Meter(with_values(self._method, values), self._context, self._fastest())
+        values = self._suggest(trial)
         note = partial(self._note, trial.number, values, time.perf_counter())
         try:
-            cost, drop = self._measure(values, meter)
+            cost, drop = self._measure(values)
         except _TooSlow as stop:
             note("stopped: too slow", stop.cost)
             raise optuna.TrialPruned from None
@@ -138,21 +130,33 @@ class _Trials:
         note("kept the limit" if kept else "lost too much", cost, drop)
         return cost
 
-    def _measure(self, values: dict[str, float], meter: _Meter) -> tuple[float, float]:
+    def _suggest(self, trial: optuna.Trial) -> Values:
+        if self._settings.sampler == "grid":
+            grid = self._space.grid
+            return {name: float(trial.suggest_categorical(name, list(values))) for name, values in grid.items()}
+        return self._space.suggest(trial)
+
+    def _measure(self, values: Values) -> tuple[float, float]:
         """Cost and drop of a whole run with these values, on a copy."""
         torch.manual_seed(self._context.seed)
         context = replace(
             self._context,
             model=copy.deepcopy(self._context.model),
             data=self._data,
-            recorder=Recorder(listeners=[meter.watch]),
+            recorder=Recorder(listeners=[partial(self._watch, values, self._fastest())]),
             checkpoint=None,
             trained=True,
         )
-        method = with_values(self._method, values).model_copy(update={"calibration_batches": 1})
-        result = method.run(context)
-        drop = result.removals[0].accuracy_before - result.validation_accuracy
-        return meter.cost(result.details["effort"], result.details["examples read"]), drop
+        result = self._space.trial(values).run(context)
+        if result.effort is None:
+            raise TuningError(f"Expected a method that counts its effort, but {type(result).__name__}.effort is None")
+        return self._space.cost(result.effort), result.removals[0].accuracy_before - result.validation_accuracy
+
+    def _watch(self, values: Values, fastest: float | None, record: Record) -> None:
+        """Listens to the run, and stops it once it is hopeless."""
+        least = None if fastest is None else self._space.least_cost(values, record)
+        if least is not None and fastest is not None and least > fastest:
+            raise _TooSlow(least)
 
     def _fastest(self) -> float | None:
         """The cost of the best trial so far that keeps the limit."""
@@ -162,7 +166,7 @@ class _Trials:
     def _note(
         self,
         number: int,
-        values: dict[str, float],
+        values: Values,
         began: float,
         outcome: Ending,
         cost: float | None = None,
@@ -179,38 +183,6 @@ class _TooSlow(Exception):  # noqa: N818 - a signal
     def __init__(self, cost: float) -> None:
         super().__init__(cost)
         self.cost = cost
-
-
-class _Meter:
-    """What a run costs, as a share of what the iterative baseline does; see the head of this file."""
-
-    def __init__(self, method: IceMethod, context: Context, fastest: float | None) -> None:
-        self._method = method
-        self._examples = len(context.data.train.images)
-        self._validation = len(context.data.validation.images)
-        self._calibration = method.calibration_batches * context.data.train.batch_size if method.calibrate else 0
-        self._fastest = fastest
-        self._steps = 0
-
-    def watch(self, record: Record) -> None:
-        """Listens to the run, and stops it once it is hopeless."""
-        if record["kind"] != "step":
-            return
-        self._steps = record["number"]
-        if self._fastest is None:
-            return
-        final = self._method.final_epochs
-        least_final = min(final, 1) if self._method.patience is not None else final
-        paid = 1 / 3 if self._method.freeze > 0 else 1.0
-        least = self.cost(record["effort"] + paid * least_final, record["examples_read"], record["of"])
-        if least > self._fastest:
-            raise _TooSlow(least)
-
-    def cost(self, effort: float, examples_read: int, steps: int | None = None) -> float:
-        """Of `effort` whole epochs and `examples_read` by the trigger, so far; `steps` are those of the whole run."""
-        passes = 3 * self._examples * effort + examples_read + self._steps * self._calibration
-        baseline = (steps or self._steps) * (3 * self._examples * self._method.epochs + self._validation)
-        return float(passes / baseline)
 
 
 def _share(data: Data, share: float, seed: int) -> Data:

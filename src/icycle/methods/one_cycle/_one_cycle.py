@@ -26,10 +26,11 @@ import torch
 
 from icycle.engine import trace
 from icycle.errors import TrainingError
-from icycle.methods._agreement import first_rank_s, flatten, require_same_everywhere, unflatten
+from icycle.methods._distributed import broadcast_from_rank0, flatten, require_same_everywhere, unflatten
 from icycle.methods._run_clock import RunClock, unwrapped
-from icycle.methods._shrink import Shrink
-from icycle.methods._stability import Stability
+from icycle.methods._settings import STRICT
+from icycle.methods.one_cycle._shrink import Shrink
+from icycle.methods.one_cycle._stability import Stability
 from icycle.saliency import group_norm
 from icycle.selection import Budget, achieved, select
 from icycle.structure import Structure, SubNetwork
@@ -50,6 +51,8 @@ class Phases:
     Raises:
         TrainingError: a value is out of range.
     """
+
+    __pydantic_config__ = STRICT
 
     monitor_start: float = 0.05  # searches begin
     sparsity_start: float = 0.05  # the marked channels begin to shrink
@@ -224,7 +227,7 @@ class OneCycle:
         """The best channels within the budget (saliency, cost factor, limits, threshold); rank 0's, on every rank."""
         with self.report.timed("search"):
             scores = self._criterion(self.model, self.structure)
-            subnet = first_rank_s(self._select(self.structure, scores), self._device)
+            subnet = broadcast_from_rank0(self._select(self.structure, scores), self._device)
             self.report.achieved = achieved(self.structure, subnet)
             self._params = (self.structure.params(), self.structure.params(subnet))
         self.report.searches += 1

@@ -5,61 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
-
-from icycle.errors import BudgetError, TrainingError
-from icycle.methods._one_cycle import OneCycle, Phases
 from icycle.methods._registry import Context, Method, MethodResult, Removal, register
-from icycle.selection import Budget
-from icycle.training import Settings, Trainer
+from icycle.methods._settings import BudgetSettings, Checked, Count, Kept
+from icycle.methods.one_cycle._one_cycle import OneCycle, Phases
+from icycle.training import Trainer
 
-__all__ = ["BudgetSettings", "OneCycleMethod", "PhaseSettings"]
-
-Cost = Annotated[int | float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class BudgetSettings(Settings):
-    """Exactly one cost: a kept fraction (0.5) or an absolute count (60_000_000)."""
-
-    macs: Cost | None = None
-    params: Cost | None = None
-    activation_bytes: Cost | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> BudgetSettings:
-        try:
-            self.build()
-        except BudgetError as error:
-            raise ValueError(str(error)) from error
-        return self
-
-    def build(self) -> Budget:
-        return Budget(**self.model_dump())
-
-
-class PhaseSettings(Settings):
-    """When a run searches, shrinks and removes, as fractions of the run; see `Phases`."""
-
-    monitor_start: Share = Phases.monitor_start
-    sparsity_start: Share = Phases.sparsity_start
-    sparsity_end: Share = Phases.sparsity_end
-    checks: Annotated[int, Field(ge=1)] = Phases.checks
-    lag: Share = Phases.lag
-    window: Share = Phases.window
-    threshold: Share = Phases.threshold
-    shrink: Annotated[float, Field(ge=0)] = Phases.shrink
-
-    @model_validator(mode="after")
-    def _consistent(self) -> PhaseSettings:
-        try:
-            self.build()
-        except TrainingError as error:
-            raise ValueError(str(error)) from error
-        return self
-
-    def build(self) -> Phases:
-        return Phases(**self.model_dump())
+__all__ = ["OneCycleMethod"]
 
 
 @register
@@ -68,10 +19,10 @@ class OneCycleMethod(Method):
 
     name: Literal["one-cycle"] = "one-cycle"
     budget: BudgetSettings
-    round_to: Annotated[int, Field(ge=1)] = 1
-    limit: Annotated[float, Field(gt=0, le=1)] = 0.75
-    phases: PhaseSettings = PhaseSettings()
-    calibration_batches: Annotated[int, Field(ge=1)] = 10
+    round_to: Count = 1
+    limit: Kept = 0.75
+    phases: Annotated[Phases, Checked] = Phases()
+    calibration_batches: Count = 10
 
     def run(self, context: Context) -> MethodResult:
         trainer = context.trainer()
@@ -100,7 +51,7 @@ class _OneCycleHooks:
                 recalibrate=lambda _: trainer.recalibrate(context.data.calibration, batches=method.calibration_batches),
                 round_to=method.round_to,
                 limit=method.limit,
-                phases=method.phases.build(),
+                phases=method.phases,
                 on_removal=self._measure,
             )
 

@@ -12,31 +12,29 @@ a few stakes stands in for a clever one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from numbers import Real
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from icycle.errors import DataError, TrainingError
+from icycle.errors import DataError
+from icycle.methods._training import CorrectPerBatch
 
 __all__ = [
+    "AlwaysFineTune",
     "Decision",
     "ExactTrigger",
-    "NoTrigger",
+    "NeverFineTune",
     "SequentialTrigger",
     "Trigger",
-    "checked",
     "require_size",
     "size_needed",
 ]
 
 Evaluate = Callable[[torch.nn.Module], float]  # accuracy in percent
-# per batch (batch,) bool: which examples are right
-Right = Callable[[torch.nn.Module], Generator[torch.Tensor, None, None]]
 
 _STAKES = np.arange(1, 21) / 20  # shares of the largest stake that cannot ruin the player
 
@@ -57,11 +55,18 @@ class Trigger(Protocol):
     def __call__(self, model: torch.nn.Module) -> Decision: ...
 
 
-class NoTrigger:
+class AlwaysFineTune:
     """Fine-tunes after every step, and reads nothing."""
 
     def __call__(self, model: torch.nn.Module) -> Decision:
         return Decision(fire=True, accuracy=None, drop=None, share=0.0)
+
+
+class NeverFineTune:
+    """Leaves all recovery to the end, and reads nothing."""
+
+    def __call__(self, model: torch.nn.Module) -> Decision:
+        return Decision(fire=False, accuracy=None, drop=None, share=0.0)
 
 
 class ExactTrigger:
@@ -84,7 +89,7 @@ class SequentialTrigger:
 
     Args:
         dense: the dense network, read whole once.
-        right: gives the same examples in the same order each time, an order that has nothing to do with the answers.
+        correct: gives the same examples in the same order each time, an order that has nothing to do with the answers.
         threshold: the drop that fires, in percentage points, 0 < threshold < 100.
         confidence: 0 < confidence < 1; in each direction the decision is wrong with a probability of at most one minus
             this. Where the split ends first, its average decides, as an exact evaluation would.
@@ -93,11 +98,11 @@ class SequentialTrigger:
         DataError: the split is too small ever to be sure; names the size it needs.
     """
 
-    def __init__(self, dense: torch.nn.Module, right: Right, threshold: float, confidence: float) -> None:
-        self._right = right
+    def __init__(self, dense: torch.nn.Module, correct: CorrectPerBatch, threshold: float, confidence: float) -> None:
+        self._correct = correct
         self._threshold = threshold / 100
         self._alpha = 1 - confidence
-        with closing(right(dense)) as batches:
+        with closing(correct(dense)) as batches:
             self._dense = torch.cat([batch.cpu() for batch in batches] or [torch.empty(0, dtype=torch.bool)])
         require_size(len(self._dense), threshold, confidence)
 
@@ -109,7 +114,7 @@ class SequentialTrigger:
     def __call__(self, model: torch.nn.Module) -> Decision:
         test = _Bets(self._threshold)
         right_now = 0
-        with closing(self._right(model)) as batches:
+        with closing(self._correct(model)) as batches:
             for right in batches:
                 before = self._dense[test.examples : test.examples + len(right)].int()
                 if len(before) != len(right):
@@ -200,26 +205,3 @@ def require_size(examples: int, threshold: float, confidence: float) -> None:
             f"confidence of {confidence:g}, but got {examples}; give more (data.validation, data.subset), raise "
             "threshold, lower confidence, or evaluate exactly (confidence: null)"
         )
-
-
-def checked(evaluate: Evaluate) -> Evaluate:
-    """`evaluate`, whose answer is looked at.
-
-    Raises (when called):
-        TrainingError: the answer is no number, NaN, or not in 0..100.
-    """
-
-    def check(model: torch.nn.Module) -> float:
-        value = evaluate(model)
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise TrainingError(
-                f"Expected evaluate(model) to return a float, the accuracy in percent, but got {type(value).__name__}; "
-                "return a plain number (of a tensor its .item())"
-            )
-        if not 0 <= float(value) <= 100:  # NaN too
-            raise TrainingError(
-                f"Expected evaluate(model) to return an accuracy in percent, 0..100, but got {float(value)}"
-            )
-        return float(value)
-
-    return check

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from icycle.errors import TrainingError
+from icycle.methods._settings import STRICT
 
 __all__ = ["Curve", "pruning_aware_rate"]
 
@@ -39,6 +40,8 @@ class Curve:
     Raises:
         TrainingError: a parameter is out of range.
     """
+
+    __pydantic_config__ = STRICT
 
     base: float = 0.02
     delta: float = 0.01

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from icycle.methods._ice_freeze import Frozen, Replay
+from icycle.methods.ice._freeze import Frozen, Replay
 from icycle.zoo import TensorLoader
 
 __all__ = ["ReplayedLoader", "StoredPrefix"]

@@ -1,6 +1,6 @@
 """ICE: iterative pruning of a trained network that fine-tunes only when it must.
 
-1. Measure the dense network; plan the steps, front to back                                       `_prepare`
+1. Measure the dense network; plan the steps, front to back                                       `IceRun`
 2. At each step remove the least important channels of its groups                                 `_remove`
    and estimate the batch-norm statistics anew                                                    `_recalibrate`
 3. Has the validation accuracy fallen too far below the dense network's? Then, and only then,      trigger
@@ -17,7 +17,7 @@ second counts. Its numbers are kept as the method `ice-published`, to compare wi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -26,43 +26,27 @@ import torch
 
 from icycle.engine import trace
 from icycle.errors import TrainingError
-from icycle.methods._ice_curve import Curve
-from icycle.methods._ice_freeze import Frozen, choose_frozen, layers_of, movement, weights_of
-from icycle.methods._ice_steps import Scope, Scores, Step, Steps, channels_to_keep, plan_steps
-from icycle.methods._ice_trigger import Decision, ExactTrigger, NoTrigger, Right, SequentialTrigger, Trigger, checked
 from icycle.methods._run_clock import unwrapped
+from icycle.methods._settings import validated
+from icycle.methods._training import Calibration, FineTune, Loss, OwnTraining, Training
+from icycle.methods.ice._freeze import Frozen, choose_frozen, layers_of, movement, weights_of
+from icycle.methods.ice._settings import IceSettings
+from icycle.methods.ice._steps import Scores, Step, channels_to_keep
+from icycle.methods.ice._trigger import (
+    AlwaysFineTune,
+    Decision,
+    ExactTrigger,
+    NeverFineTune,
+    SequentialTrigger,
+    Trigger,
+)
 from icycle.saliency import check, score
 from icycle.selection import Budget
 from icycle.structure import Structure, after_removal
 from icycle.surgery import prune
-from icycle.training import Loader, StageClock, evaluate_batches, recalibrate
+from icycle.training import Loader, StageClock
 
-__all__ = ["FineTune", "Ice", "IceResult", "IceStep", "ice"]
-
-
-_DEFAULT_CURVE = Curve()
-
-
-@dataclass(frozen=True)
-class FineTune:
-    """What the user's training code is asked to do: train the model on for `epochs`, at a rate that runs as stated.
-
-    The rate falls linearly from `learning_rate` to `end` (equal: it is constant); `rate(progress)` says it for each
-    step. Parameters that are frozen have requires_grad False. Requests of one kind may follow each other and then form
-    one course; `epochs_left` is what is at most to come of it, this request included.
-    """
-
-    epochs: float
-    learning_rate: float
-    end: float
-    kind: Literal["probe", "step", "final"]
-    step: int  # how many steps' channels are gone
-    epochs_left: float
-    frozen: Frozen | None = None
-
-    def rate(self, progress: float) -> float:
-        """The learning rate once the share `progress` (0..1) of this request is done."""
-        return self.learning_rate + (self.end - self.learning_rate) * progress
+__all__ = ["IceResult", "IceRun", "IceStep", "ice"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +76,7 @@ class IceResult:
     steps: list[IceStep] = field(default_factory=list)
     fine_tunes: int = 0  # of steps, the probe included, the final one not
     epochs: float = 0.0  # trained, all together
-    effort: float = 0.0  # the same, less what frozen layers save: whole passes, forward and backward
+    epoch_equivalents: float = 0.0  # the same, less what frozen layers save: whole passes, forward and backward
     examples_read: int = 0  # by the trigger
     frozen: Frozen | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -104,74 +88,6 @@ class IceResult:
         return sum(shares) / len(shares) if shares else 0.0
 
 
-@dataclass(frozen=True)
-class Ice:
-    """The settings of a run; see `ice`. Raises TrainingError where one is out of range."""
-
-    ratio: float | None = None
-    budget: Budget | None = None
-    groups: Sequence[str] = ("*",)
-    steps: Steps = "block"
-    scope: Scope = "group"
-    round_to: int = 1
-    limit: float = 0.75
-    criterion: str = "group_norm"
-    criterion_batches: int = 8
-    threshold: float | None = 10.0
-    confidence: float | None = 0.95
-    calibrate: bool = True
-    calibration_batches: int = 4
-    freeze: float = 0.0
-    freezing: Literal["prefix", "published"] = "prefix"
-    probe_epochs: float = 0.5
-    curve: Curve = _DEFAULT_CURVE
-    epochs: float = 1.0
-    decay: bool = True
-    final_epochs: int = 2
-    final_decay: bool = True
-    final_factor: float = 2.0
-    patience: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "0 < threshold < 100": self.threshold is None or 0 < self.threshold < 100,
-            "0.5 <= confidence < 1": self.confidence is None or 0.5 <= self.confidence < 1,
-            "0 <= ratio < 1": self.ratio is None or 0 <= self.ratio < 1,
-            "0 <= freeze < 1": 0 <= self.freeze < 1,
-            "probe_epochs > 0": self.probe_epochs > 0,
-            "epochs > 0": self.epochs > 0,
-            "final_epochs >= 0": self.final_epochs >= 0,
-            "final_factor > 0": self.final_factor > 0,
-            "patience >= 1": self.patience is None or self.patience >= 1,
-            "calibration_batches >= 1": self.calibration_batches >= 1,
-            "criterion_batches >= 1": self.criterion_batches >= 1,
-            "round_to >= 1": self.round_to >= 1,
-            "0 < limit <= 1": 0 < self.limit <= 1,
-        }
-        broken = [rule for rule, holds in ranges.items() if not holds]
-        if broken:
-            names = [next(word for word in rule.split() if hasattr(self, word)) for rule in broken]
-            got = ", ".join(f"{name}={getattr(self, name)}" for name in names)
-            raise TrainingError(f"Expected {' and '.join(broken)}, but got {got}.")
-        if (self.ratio is None) == (self.budget is None):
-            raise TrainingError(f"Expected exactly one of ratio and budget, but got {self.ratio} and {self.budget}.")
-
-    def plan(self, structure: Structure, scores: Scores) -> tuple[Step, ...]:
-        """The steps for a dense network of this structure and these scores; errors as in `plan_steps`."""
-        return plan_steps(
-            structure,
-            scores,
-            ratio=self.ratio,
-            budget=self.budget,
-            groups=self.groups,
-            steps=self.steps,
-            scope=self.scope,
-            round_to=self.round_to,
-            limit=self.limit,
-        )
-
-
 def ice(
     model: torch.nn.Module,
     example_inputs: Any,
@@ -181,11 +97,12 @@ def ice(
     ratio: float | None = None,
     budget: Budget | None = None,
     validation: Loader | None = None,
-    calibration: Loader | Callable[[torch.nn.Module], object] | None = None,
+    calibration: Calibration | None = None,
     loader: Iterable[Any] | None = None,
-    loss: Callable[..., torch.Tensor] | None = None,
+    loss: Loss | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     on_step: Callable[[IceStep], object] | None = None,
+    seed: int = 0,
     **settings: Any,
 ) -> IceResult:
     """Prune the trained `model` in place, step by step, and fine-tune it by your own code, only when it must be.
@@ -221,7 +138,8 @@ def ice(
         freeze: the share of layers frozen after the probe (default 0: none); `probe_epochs` long (default 0.5).
         freezing: "prefix" or "published" (first and last layer always train; the published movement score).
         curve: the learning rate as a function of what remains; see `Curve`.
-        epochs, decay: of a step's fine-tune (default 1), and whether its rate runs to zero (default).
+        epochs, decay: of a step's fine-tune (default 1; 0: steps are never fine-tuned), and whether its rate runs to
+            zero (default).
         final_epochs, final_decay, final_factor: of the final fine-tune: 2 epochs from twice the curve's rate to zero; 0
             epochs: none.
         patience: end the final fine-tune after this many epochs without a better accuracy, and keep the best.
@@ -235,80 +153,76 @@ def ice(
 
         All of them before any training.
     """
-    unknown = sorted(set(settings) - set(Ice.__dataclass_fields__))
-    if unknown:
-        raise TrainingError(f"Expected settings out of {', '.join(Ice.__dataclass_fields__)}, but got {unknown}.")
-    run = _Run(Ice(ratio=ratio, budget=budget, **settings), unwrapped(model), example_inputs)
-    run.fine_tune, run.evaluate, run.optimizer = fine_tune, checked(evaluate), optimizer
-    run.loader, run.loss, run.calibration = loader, loss, calibration
-    if validation is not None:
-        run.right = lambda model: evaluate_batches(model, validation)
-    run.on_step = on_step
+    training = OwnTraining(fine_tune, evaluate, validation, calibration, loader, loss, optimizer)
+    chosen = validated(IceSettings, {"ratio": ratio, "budget": budget, **settings})
+    run = IceRun(chosen, unwrapped(model), example_inputs, training, seed=seed, on_step=on_step)
+    if run.result.dense_accuracy <= 1:
+        raise TrainingError(
+            "Expected evaluate(model) to return percent for a trained network, but got "
+            f"{run.result.dense_accuracy}; if it is a share, multiply it by 100."
+        )
     return run()
 
 
-class _Run:
-    """The state of one run."""
+class IceRun:
+    """One run, ready to be called: whatever can be wrong has shown by then, before any training.
 
-    fine_tune: Callable[[torch.nn.Module, FineTune], object]
-    evaluate: Callable[[torch.nn.Module], float]
-    optimizer: torch.optim.Optimizer | None = None
-    calibration: Loader | Callable[[torch.nn.Module], object] | None = None
-    right: Right | None = None
-    loader: Iterable[Any] | None = None
-    loss: Callable[..., torch.Tensor] | None = None
-    on_step: Callable[[IceStep], object] | None = None
+    Args:
+        clock: counts the run's seconds.
+        on_step: called after each step.
 
-    def __init__(self, settings: Ice, model: torch.nn.Module, example_inputs: Any) -> None:
+    Raises: as `ice`.
+    """
+
+    def __init__(
+        self,
+        settings: IceSettings,
+        model: torch.nn.Module,
+        example_inputs: Any,
+        training: Training,
+        *,
+        seed: int = 0,
+        clock: StageClock | None = None,
+        on_step: Callable[[IceStep], object] | None = None,
+    ) -> None:
+        check(settings.criterion, loader=training.batches, loss=training.loss)
         self.settings = settings
         self.model = model
-        self.example_inputs = example_inputs
-        self.clock = StageClock()
-        self.planned = 0  # steps
-        self.structure: Structure
-        self.result: IceResult
-        self._trigger: Trigger
+        self._example_inputs = example_inputs
+        self._training = training
+        self._seed = seed
+        self._on_step = on_step
+        self._clock = clock or StageClock()
+        self._before = self._clock.seconds()
+        with self._clock.stage("search"):
+            self.structure = trace(model, example_inputs)
+            self.steps = settings.plan(self.structure, self._scores(0, self.structure))
+        with self._clock.stage("evaluation"):
+            dense = training.evaluate(model)
+            self._trigger = self._make_trigger(dense)
+        self.result = IceResult(model, self.structure, dense, self.structure.macs(), self.structure.params())
 
     def __call__(self) -> IceResult:
-        before = self.clock.seconds()
-        steps = self._prepare()
-        self.planned = len(steps)
-        for number, step in enumerate(steps, start=1):
+        for number, step in enumerate(self.steps, start=1):
             self._remove(step, number)
             self._recalibrate()
-            with self.clock.stage("evaluation"):
+            with self._clock.stage("evaluation"):
                 decision = self._trigger(self.model)
             self._record(step, number, decision, *self._fine_tune_step(number, decision))
         self._finish()
-        after = self.clock.seconds()
-        self.result.seconds = {stage: spent - before.get(stage, 0.0) for stage, spent in after.items()}
+        after = self._clock.seconds()
+        self.result.seconds = {stage: spent - self._before.get(stage, 0.0) for stage, spent in after.items()}
         return self.result
 
-    def _prepare(self) -> tuple[Step, ...]:
-        """Whatever can be wrong shows here, before any training."""
-        settings = self.settings
-        check(settings.criterion, loader=self.loader, loss=self.loss)
-        with self.clock.stage("search"):
-            self.structure = trace(self.model, self.example_inputs)
-            steps = settings.plan(self.structure, self._scores(0, self.structure))
-        with self.clock.stage("evaluation"):
-            dense = self.evaluate(self.model)
-            if dense <= 1:
-                raise TrainingError(
-                    f"Expected evaluate(model) to return percent for a trained network, but got {dense}; if it is a "
-                    "share, multiply it by 100."
-                )
-            self._trigger = self._make_trigger(dense)
-        self.result = IceResult(self.model, self.structure, dense, self.structure.macs(), self.structure.params())
-        return steps
-
     def _make_trigger(self, dense: float) -> Trigger:
-        settings = self.settings
+        settings, correct = self.settings, self._training.correct_per_batch
+        if settings.epochs == 0:
+            return NeverFineTune()
         if settings.threshold is None:
-            return NoTrigger()
-        if self.right is None or settings.confidence is None:
-            return ExactTrigger(self.evaluate, dense, settings.threshold)
-        return SequentialTrigger(self.model, self.right, settings.threshold, settings.confidence)
+            return AlwaysFineTune()
+        if correct is None or settings.confidence is None:
+            return ExactTrigger(self._training.evaluate, dense, settings.threshold)
+        return SequentialTrigger(self.model, correct, settings.threshold, settings.confidence)
 
     def _scores(self, number: int, structure: Structure) -> Scores:
         settings = self.settings
@@ -316,28 +230,24 @@ class _Run:
             settings.criterion,
             self.model,
             structure,
-            loader=self.loader,
-            loss=self.loss,
+            loader=self._training.batches,
+            loss=self._training.loss,
             batches=settings.criterion_batches,
-            seed=settings.seed + number,
+            seed=self._seed + number,
         )
 
     def _remove(self, step: Step, number: int) -> None:
         """Take the step's channels out, of the optimizer's state too."""
-        with self.clock.stage("search"):
+        with self._clock.stage("search"):
             due = replace(self.structure, groups=tuple(self.structure[name] for name in step.counts))
             subnet = channels_to_keep(self.structure, self._scores(number, due), step)
-            prune(self.model, self.structure, subnet, optimizer=self.optimizer)
+            prune(self.model, self.structure, subnet, optimizer=self._training.optimizer)
             self.structure = after_removal(self.structure, subnet)
 
     def _recalibrate(self) -> None:
-        if not self.settings.calibrate or self.calibration is None:
-            return
-        with self.clock.stage("recalibration"):
-            if callable(self.calibration):
-                self.calibration(self.model)
-            else:
-                recalibrate(self.model, self.calibration, batches=self.settings.calibration_batches)
+        if self.settings.calibrate:
+            with self._clock.stage("recalibration"):
+                self._training.recalibrate(self.model, self.settings.calibration_batches)
 
     @property
     def _remaining(self) -> float:
@@ -350,10 +260,10 @@ class _Run:
         rate = settings.curve(self._remaining)
         if number == 1 and settings.freeze > 0:
             epochs = settings.epochs if decision.fire else settings.probe_epochs
-            self._freeze(lambda: self._ask("probe", number, epochs, rate, settings.decay))
+            self._freeze(lambda: self._request_training("probe", number, epochs, rate, settings.decay))
         elif decision.fire:
             epochs = settings.epochs
-            self._ask("step", number, epochs, rate, settings.decay)
+            self._request_training("step", number, epochs, rate, settings.decay)
         else:
             return 0.0, None
         self.result.fine_tunes += 1
@@ -362,15 +272,15 @@ class _Run:
     def _freeze(self, probe: Callable[[], None]) -> None:
         """Freeze the layers that the probe moves least."""
         settings, published = self.settings, self.settings.freezing == "published"
-        with self.clock.stage("probing"):
-            layers = layers_of(self.model, self.example_inputs)
+        with self._clock.stage("probing"):
+            layers = layers_of(self.model, self._example_inputs)
             before = weights_of(self.model, layers)
             probe()
             moved = movement(before, weights_of(self.model, layers), "published" if published else "distance")
             frozen = choose_frozen(layers, moved, settings.freeze, ends_train=published)
-            self.result.frozen = Frozen(self.model, self.example_inputs, layers, frozen)
+            self.result.frozen = Frozen(self.model, self._example_inputs, layers, frozen)
 
-    def _ask(
+    def _request_training(
         self,
         kind: Literal["probe", "step", "final"],
         number: int,
@@ -385,10 +295,10 @@ class _Run:
         frozen = self.result.frozen
         request = FineTune(epochs, start, end, kind, number, epochs if epochs_left is None else epochs_left, frozen)
         stage = "probing" if kind == "probe" else "fine-tuning"
-        with self.clock.stage(stage), frozen.applied(self.model) if frozen else nullcontext():
-            self.fine_tune(self.model, request)
+        with self._clock.stage(stage), frozen.applied(self.model) if frozen else nullcontext():
+            self._training.train_for(self.model, request)
         self.result.epochs += epochs
-        self.result.effort += epochs * (1 - (frozen.saved if frozen else 0.0))
+        self.result.epoch_equivalents += epochs * (1 - (frozen.saved if frozen else 0.0))
 
     def _record(
         self, step: Step, number: int, decision: Decision, fine_tuned: float, learning_rate: float | None
@@ -398,15 +308,15 @@ class _Run:
         done = IceStep(number, kept, macs, weights, decision, fine_tuned, learning_rate)
         self.result.steps.append(done)
         self.result.examples_read += decision.examples
-        if self.on_step is not None:
-            self.on_step(done)
+        if self._on_step is not None:
+            self._on_step(done)
 
     def _finish(self) -> None:
         """The final fine-tune, epoch by epoch, so that it can stop early."""
         settings, result = self.settings, self.result
         result.structure = self.structure
-        with self.clock.stage("evaluation"):
-            result.accuracy = self.evaluate(self.model)
+        with self._clock.stage("evaluation"):
+            result.accuracy = self._training.evaluate(self.model)
         if settings.final_epochs == 0:
             return
         result.accuracy_before_final = result.accuracy
@@ -415,10 +325,10 @@ class _Run:
         for epoch in range(settings.final_epochs):
             course = (epoch / settings.final_epochs, (epoch + 1) / settings.final_epochs)
             left = settings.final_epochs - epoch
-            self._ask("final", len(result.steps), 1.0, rate, settings.final_decay, course, left)
+            self._request_training("final", len(result.steps), 1.0, rate, settings.final_decay, course, left)
             if epoch + 1 == settings.final_epochs or settings.patience is not None:
-                with self.clock.stage("evaluation"):
-                    result.accuracy = self.evaluate(self.model)
+                with self._clock.stage("evaluation"):
+                    result.accuracy = self._training.evaluate(self.model)
                 if best.ends_with(result.accuracy):
                     break
         result.accuracy = best.restored(result.accuracy)

@@ -11,7 +11,7 @@ from torch import distributed
 from icycle.errors import TrainingError
 from icycle.structure import SubNetwork
 
-__all__ = ["first_rank_s", "flatten", "require_same_everywhere", "unflatten"]
+__all__ = ["broadcast_from_rank0", "flatten", "require_same_everywhere", "unflatten"]
 
 
 def flatten(subnet: SubNetwork) -> torch.Tensor:
@@ -24,9 +24,9 @@ def unflatten(keep: torch.Tensor, sizes: Mapping[str, int]) -> SubNetwork:
     return SubNetwork(dict(zip(sizes, keep.bool().split(list(sizes.values())), strict=True)))
 
 
-def first_rank_s(subnet: SubNetwork, device: torch.device) -> SubNetwork:
+def broadcast_from_rank0(subnet: SubNetwork, device: torch.device) -> SubNetwork:
     """Rank 0's sub-network, on every rank; `subnet` itself where there is one process."""
-    if not _many():
+    if not is_distributed():
         return subnet
     keep = flatten(subnet).to(device, torch.uint8)
     distributed.broadcast(keep, src=0)
@@ -39,7 +39,7 @@ def require_same_everywhere(what: str, text: str, device: torch.device) -> None:
     Raises:
         TrainingError: they differ; on every rank.
     """
-    if not _many():
+    if not is_distributed():
         return
     own = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
     hashes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(distributed.get_world_size())]
@@ -51,5 +51,5 @@ def require_same_everywhere(what: str, text: str, device: torch.device) -> None:
         )
 
 
-def _many() -> bool:
+def is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -1,0 +1,84 @@
+"""What the settings of several methods have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import ConfigDict, Field, ValidationError, WrapValidator, model_validator
+
+from icycle.errors import BudgetError, IcycleError, TrainingError
+from icycle.selection import Budget
+from icycle.training import Settings
+
+__all__ = ["STRICT", "BudgetSettings", "Checked", "Count", "Kept", "Positive", "Share", "validated"]
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Kept = Annotated[float, Field(gt=0, le=1)]
+
+Cost = Annotated[int | float, Field(gt=0)]
+S = TypeVar("S", bound=Settings)
+
+# For dataclasses that are settings: a key or a value that `Settings` would refuse is refused here, too.
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class BudgetSettings(Settings):
+    """Exactly one cost: a kept fraction (0.5) or an absolute count (60_000_000)."""
+
+    macs: Cost | None = None
+    params: Cost | None = None
+    activation_bytes: Cost | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_budget(cls, value: Any) -> Any:
+        return {value.name: value.value} if isinstance(value, Budget) else value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> BudgetSettings:
+        try:
+            self.build()
+        except BudgetError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def build(self) -> Budget:
+        return Budget(**self.model_dump())
+
+
+def _as_value_error(value: Any, handler: Callable[[Any], Any]) -> Any:
+    """What a dataclass finds wrong with itself becomes one of the recipe's faults."""
+    try:
+        return handler(value)
+    except IcycleError as error:
+        raise ValueError(str(error)) from error
+
+
+# `Annotated[Phases, Checked]`: a dataclass of the user's own code, with its own checks, as a section of a recipe.
+Checked = WrapValidator(_as_value_error)
+
+
+def validated(schema: type[S], values: Mapping[str, Any]) -> S:
+    """`schema(**values)` for a caller in Python.
+
+    Raises:
+        TrainingError: all that is wrong with the values.
+    """
+    try:
+        return schema(**values)
+    except ValidationError as error:
+        faults = "; ".join(_fault(schema, fault) for fault in error.errors(include_url=False))
+        raise TrainingError(f"Expected valid settings, but {faults}") from None
+
+
+def _fault(schema: type[Settings], fault: Mapping[str, Any]) -> str:
+    name = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        return f"'{name}' is none of {', '.join(schema.model_fields)}"
+    if fault["type"] == "value_error":
+        return ": ".join(filter(None, (name, str(fault["ctx"]["error"]))))
+    message = fault["msg"]
+    return f"{name}={fault['input']!r}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,170 @@
+"""ICE as a recipe's method, on the built-in training loop."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from icycle.engine import trace
+from icycle.errors import IcycleError
+from icycle.methods._built_in import BuiltInTraining
+from icycle.methods._registry import Context, Effort, Method, MethodResult, Removal, register
+from icycle.methods._settings import Checked, Share
+from icycle.methods._tunable import SearchSpace, TuneSettings
+from icycle.methods.ice._curve import Curve
+from icycle.methods.ice._ice import IceResult, IceRun, IceStep
+from icycle.methods.ice._prefix_cache import StoredPrefix
+from icycle.methods.ice._settings import IceSettings, StepwiseSettings
+from icycle.methods.ice._space import IceSpace
+from icycle.methods.ice._trigger import require_size
+from icycle.saliency import check, score
+from icycle.zoo import Data
+
+__all__ = ["IceMethod", "IcePublished", "Stepwise"]
+
+_MIB = 2**20
+
+
+class Stepwise(StepwiseSettings, Method):
+    """A method that removes channels in steps, from a trained network: `model.weights`, or it is trained first by the
+    recipe's `train` section."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Stepwise:
+        try:
+            check(self.criterion, loader=(), loss=lambda *_: None)
+        except IcycleError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def settings(self) -> IceSettings:
+        """The course of the run: the settings of the same names, and what the method fixes."""
+        own = {name: getattr(self, name) for name in type(self).model_fields if name in IceSettings.model_fields}
+        return IceSettings(**{**own, **self.fixed()})
+
+    def fixed(self) -> dict[str, Any]:
+        """The settings that make this method what it is."""
+        return {}
+
+    @property
+    def reuse_bytes(self) -> int:
+        """What the stored outputs of a frozen prefix may take."""
+        return 0
+
+    def prepare(self, context: Context) -> None:
+        """Train the network, unless it comes trained; whatever can be wrong with steps and data shows before."""
+        settings = self.settings()
+        structure = trace(context.model, context.example_inputs)
+        settings.plan(structure, score("random", context.model, structure))
+        if settings.epochs and settings.threshold is not None and settings.confidence is not None:
+            require_size(len(context.data.validation.images), settings.threshold, settings.confidence)
+        if not context.trained:
+            context.fit(context.trainer())
+
+    def run(self, context: Context) -> MethodResult:
+        training = BuiltInTraining(context, cache=StoredPrefix(context.data.train, self.reuse_bytes))
+        run = IceRun(
+            self.settings(),
+            context.model,
+            context.example_inputs,
+            training,
+            seed=context.seed,
+            clock=context.recorder.clock,
+            on_step=lambda step: _write(context, run, step),
+        )
+        result = run()
+        return MethodResult(result.accuracy, (_removal(result),), _details(result), _effort(result))
+
+
+@register
+class IceMethod(IceSettings, Stepwise):
+    """Prune a trained network step by step, and fine-tune it only when it must be."""
+
+    name: Literal["ice"] = "ice"
+    reuse_mib: Annotated[int, Field(ge=0)] = 1024
+    tune: TuneSettings | None = None
+
+    @field_validator("tune", mode="before")
+    @classmethod
+    def _trials_alone(cls, value: Any) -> Any:
+        """`tune: N` is short for N trials by the defaults; 0 for none."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return {"trials": value} if value else None
+        return value
+
+    @property
+    def reuse_bytes(self) -> int:
+        return self.reuse_mib * _MIB
+
+    @property
+    def tuning(self) -> TuneSettings | None:
+        return self.tune
+
+    def space(self, data: Data) -> SearchSpace:
+        return IceSpace(self, data)
+
+
+@register
+class IcePublished(Stepwise):
+    """ICE as published: its settings, no recalibration, a constant rate within a step, exact evaluation."""
+
+    name: Literal["ice-published"] = "ice-published"
+    curve: Annotated[Curve, Checked] = Curve(base=0.003, delta=7e-4, p=0.15, beta=50.0)
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    threshold: Annotated[float, Field(gt=0, lt=100)] = 1.0
+    freeze: Share = 0.5
+    final_epochs: Annotated[int, Field(ge=0)] = 1
+
+    def fixed(self) -> dict[str, Any]:
+        return {
+            "confidence": None,
+            "calibrate": False,
+            "freezing": "published",
+            "probe_epochs": 1.0,
+            "decay": False,
+            "final_decay": False,
+        }
+
+
+def _write(context: Context, run: IceRun, step: IceStep) -> None:
+    result = run.result
+    context.recorder.write(
+        "step",
+        **asdict(step),
+        of=len(run.steps),
+        macs_kept=step.macs / result.macs_before,
+        effort=asdict(_effort(result)),
+    )
+
+
+def _effort(result: IceResult) -> Effort:
+    return Effort(result.epoch_equivalents, result.examples_read, len(result.steps))
+
+
+def _removal(result: IceResult) -> Removal:
+    """All steps as one removal, from the dense network to what the final fine-tune begins with."""
+    final = result.accuracy if result.accuracy_before_final is None else result.accuracy_before_final
+    steps = sum(step.fine_tuned for step in result.steps)
+    return Removal(
+        epoch=steps,
+        macs_before=result.macs_before,
+        macs_after=result.structure.macs(),
+        accuracy_before=result.dense_accuracy,
+        accuracy_after=final,
+    )
+
+
+def _details(result: IceResult) -> dict[str, Any]:
+    frozen = result.frozen
+    return {
+        "steps": len(result.steps),
+        "fine-tunes of steps": result.fine_tunes,
+        "epochs of fine-tuning": round(result.epochs, 3),
+        "share of the validation split read per decision": round(result.share_read, 3),
+        "share of the layers frozen": round(frozen.share, 3) if frozen else 0.0,
+        "share of the multiplications in the frozen prefix": round(frozen.prefix_share, 3) if frozen else 0.0,
+        "cut of the frozen prefix": (frozen and frozen.cut) or "none",
+        "seconds": result.seconds,
+    }

@@ -1,0 +1,70 @@
+"""The settings of ICE and of what it is compared with; each is stated here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from icycle.methods._settings import BudgetSettings, Checked, Count, Kept, Positive, Share
+from icycle.methods.ice._curve import Curve
+from icycle.methods.ice._steps import Scope, Scores, Step, plan_steps
+from icycle.structure import Structure
+from icycle.training import Settings
+
+__all__ = ["IceSettings", "StepwiseSettings"]
+
+StepNames = Literal["group", "block", "all"] | tuple[tuple[str, ...], ...]
+
+
+class StepwiseSettings(Settings):
+    """What is removed, and when; the same for ICE and for all that it is compared with. See `icycle.ice`."""
+
+    ratio: Share | None = None
+    budget: BudgetSettings | None = None
+    groups: tuple[str, ...] = ("*",)
+    steps: StepNames = "block"
+    scope: Scope = "group"
+    round_to: Count = 1
+    limit: Kept = 0.75
+    criterion: str = "group_norm"
+    criterion_batches: Count = 8
+    calibration_batches: Count = 4
+    curve: Annotated[Curve, Checked] = Curve()
+
+    @model_validator(mode="after")
+    def _one_target(self) -> StepwiseSettings:
+        if (self.ratio is None) == (self.budget is None):
+            raise ValueError(f"Expected exactly one of ratio and budget, but got {self.ratio} and {self.budget}.")
+        return self
+
+    def plan(self, structure: Structure, scores: Scores) -> tuple[Step, ...]:
+        """The steps for a dense network of this structure and these scores; errors as in `plan_steps`."""
+        return plan_steps(
+            structure,
+            scores,
+            ratio=self.ratio,
+            budget=None if self.budget is None else self.budget.build(),
+            groups=self.groups,
+            steps=self.steps,
+            scope=self.scope,
+            round_to=self.round_to,
+            limit=self.limit,
+        )
+
+
+class IceSettings(StepwiseSettings):
+    """All that decides the course of a run; see `icycle.ice`."""
+
+    epochs: Annotated[float, Field(ge=0)] = 1.0
+    decay: bool = True
+    threshold: Annotated[float, Field(gt=0, lt=100)] | None = 10.0
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] | None = 0.95
+    calibrate: bool = True
+    freeze: Share = 0.0
+    freezing: Literal["prefix", "published"] = "prefix"
+    probe_epochs: Positive = 0.5
+    final_epochs: Annotated[int, Field(ge=0)] = 2
+    final_decay: bool = True
+    final_factor: Positive = 2.0
+    patience: Count | None = None

@@ -1,0 +1,128 @@
+"""What is tuned in ICE: the threshold, the share of frozen layers, the learning rate's curve, and the final epochs.
+
+Cost is counted in passes, not read off a clock, so that a rerun decides alike and a busy machine misleads nobody: a
+training example costs three (one forward, two backward; less what frozen layers save), one that is only looked at costs
+one. The baseline, which costs 1, trains for `epochs` after every step and evaluates the validation split each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from icycle.methods._registry import Effort
+from icycle.methods._tunable import Values
+from icycle.methods.ice._curve import Curve
+from icycle.methods.ice._trigger import size_needed
+from icycle.zoo import Data
+
+if TYPE_CHECKING:
+    import optuna
+
+    from icycle.methods.ice._methods import IceMethod
+
+__all__ = ["PAPERS_GRID", "IceSpace"]
+
+# Source: ICE-Pruning, arXiv 2505.07411, its settings for CIFAR-10; delta is written as a share of base.
+PAPERS_GRID: dict[str, list[float]] = {
+    "threshold": [0.5, 1.0, 1.5],
+    "freeze": [0.2, 0.5, 0.9],
+    "base": [0.001, 0.003, 0.005],
+    "delta_share": [0.15, 0.25],
+    "p": [0.1, 0.2],
+    "beta": [40.0, 60.0],
+}
+
+_LOWEST = {"threshold": 2.0, "freeze": 0.0, "base": 0.003, "delta_share": 0.0, "p": 0.1, "beta": 10.0}
+_HIGHEST = {"threshold": 60.0, "freeze": 0.6, "base": 0.1, "delta_share": 0.8, "p": 0.7, "beta": 60.0}
+_LEAST_FROZEN = 0.05  # a probe for less is not worth its time: nothing is frozen, and there is none
+_BY_FACTORS = frozenset({"threshold", "base", "beta"})
+
+
+class IceSpace:
+    """The search space of `method` on `data`; the threshold is one that the validation split can decide on."""
+
+    grid: Mapping[str, Sequence[float]] = PAPERS_GRID
+
+    def __init__(self, method: IceMethod, data: Data) -> None:
+        self._method = method
+        self._examples = len(data.train.images)
+        self._validation = len(data.validation.images)
+        self._calibration = method.calibration_batches * data.train.batch_size if method.calibrate else 0
+        self._lowest = {**_LOWEST, "threshold": _lowest_threshold(method.confidence, self._validation)}
+
+    @property
+    def first(self) -> Sequence[Values]:
+        """The method's own settings, and the same with so high a threshold that all recovery is left to the end."""
+        own = self.own_values()
+        return own, {**own, "threshold": _HIGHEST["threshold"]}
+
+    def own_values(self) -> Values:
+        """The method's settings as a trial's values, moved into the ranges."""
+        method, curve = self._method, self._method.curve
+        values = {
+            "threshold": method.threshold or _LOWEST["threshold"],
+            "freeze": method.freeze,
+            "base": curve.base,
+            "delta_share": curve.delta / curve.base,
+            "p": curve.p,
+            "beta": curve.beta,
+        }
+        within = {name: min(max(value, self._lowest[name]), _HIGHEST[name]) for name, value in values.items()}
+        return {**within, "final_epochs": method.final_epochs} if method.final_epochs > 1 else within
+
+    def suggest(self, trial: optuna.Trial) -> Values:
+        """Anything within the ranges; of the method's `final_epochs` fewer may do, but at least one."""
+        values: dict[str, float] = {
+            name: trial.suggest_float(name, lowest, _HIGHEST[name], log=name in _BY_FACTORS)
+            for name, lowest in self._lowest.items()
+        }
+        if self._method.final_epochs > 1:
+            values["final_epochs"] = trial.suggest_int("final_epochs", 1, self._method.final_epochs)
+        return values
+
+    def method(self, values: Values) -> IceMethod:
+        """The method with a trial's values, rounded to four digits, and nothing left to tune."""
+        short = {name: float(f"{value:.4g}") for name, value in values.items()}
+        if short["freeze"] < _LEAST_FROZEN:
+            short["freeze"] = 0.0
+        delta = float(f"{short['base'] * short['delta_share']:.4g}")
+        curve = Curve(base=short["base"], delta=delta, p=short["p"], beta=short["beta"])
+        changes = {"threshold": short["threshold"], "freeze": short["freeze"], "curve": curve, "tune": None}
+        if "final_epochs" in values:
+            changes["final_epochs"] = int(values["final_epochs"])
+        return self._method.model_copy(update=changes)
+
+    def trial(self, values: Values) -> IceMethod:
+        """Recalibrates on one batch; `cost` counts as many as a whole run would need."""
+        return self.method(values).model_copy(update={"calibration_batches": 1})
+
+    def cost(self, effort: Effort) -> float:
+        return self._passes(effort) / self._baseline(effort.steps)
+
+    def least_cost(self, values: Values, record: Mapping[str, Any]) -> float | None:
+        """What remains costs at least the final fine-tune, or, where layers may be frozen, its forward passes."""
+        if record["kind"] != "step":
+            return None
+        final, method = self.method(values).final_epochs, self._method
+        if method.patience is not None:
+            final = min(final, 1)
+        share = 1 / 3 if self.method(values).freeze > 0 else 1.0
+        done = Effort(**record["effort"])
+        at_least = Effort(done.epochs + share * final, done.examples_read, done.steps)
+        return self._passes(at_least) / self._baseline(record["of"])
+
+    def _passes(self, effort: Effort) -> float:
+        return 3 * self._examples * effort.epochs + effort.examples_read + effort.steps * self._calibration
+
+    def _baseline(self, steps: int) -> float:
+        return steps * (3 * self._examples * (self._method.epochs or 1.0) + self._validation)
+
+
+def _lowest_threshold(confidence: float | None, examples: int) -> float:
+    """The lowest threshold of the range (percentage points) that a split of so many examples can decide on."""
+    threshold, highest = _LOWEST["threshold"], _HIGHEST["threshold"]
+    while confidence is not None and threshold < highest and size_needed(threshold, confidence) > examples:
+        threshold = min(math.ceil(11 * threshold) / 10, highest)
+    return threshold
