@@ -59,16 +59,43 @@ def removed(subnet: SubNetwork, name: str) -> list[int]:
 # Budget
 
 
-def test_a_budget_is_exactly_one_fraction_or_count() -> None:
-    assert (Budget(macs=0.5).name, Budget(macs=0.5).value, str(Budget(macs=0.5))) == ("macs", 0.5, "50.0% of the macs")
-    assert (Budget(params=1000).target(4000), str(Budget(params=1000))) == (1000, "1,000 params")
-    assert Budget(macs=0.25).target(4000) == 1000
-    assert Budget(macs=1.0).target(4000) == Budget(macs=1).target(4000) == 4000
+def test_a_budget_is_a_fraction_or_a_count_of_each_cost() -> None:
+    assert (Budget(macs=0.5).names, str(Budget(macs=0.5))) == (("macs",), "50.0% of the macs")
+    assert (Budget(params=1000).allowed("params", 4000), str(Budget(params=1000))) == (1000, "1,000 params")
+    assert Budget(macs=0.25).allowed("macs", 4000) == 1000
+    assert Budget(macs=1.0).allowed("macs", 4000) == Budget(macs=1).allowed("macs", 4000) == 4000
+    both = Budget(latency=0.5, params=0.6, target="onnxruntime")
+    assert both.names == ("params", "latency")
+    assert str(both) == "60.0% of the params and 50.0% of the latency on onnxruntime"
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [("12.5 ms", 12.5), ("800us", 0.8), ("0.1 s", 100.0), ("2e-3 s", 2.0), ("5 \u00b5s", 0.005)],
+)
+def test_a_time_says_its_unit(text: str, milliseconds: float) -> None:
+    assert Budget(latency=text).allowed("latency", 30.0) == pytest.approx(milliseconds)
+    assert str(Budget(latency=text)) == f"{text} of latency on torch"
 
 
 @pytest.mark.parametrize(
     "values",
-    [{}, {"macs": 0.5, "params": 0.5}, {"macs": 0.0}, {"macs": 1.5}, {"macs": -3}, {"macs": True}, {"macs": "0.5"}],
+    [
+        {},
+        {"macs": 0.0},
+        {"macs": 1.5},
+        {"macs": -3},
+        {"macs": True},
+        {"macs": "0.5"},
+        {"latency": 12.5},
+        {"latency": 12},
+        {"latency": "12.5"},
+        {"latency": "0 ms"},
+        {"latency": "12 m"},
+        {"latency": 0.5, "batch": 0},
+        {"latency": 0.5, "threads": 1.5},
+        {"latency": 0.5, "precision": "int8"},
+    ],
 )
 def test_a_malformed_budget_is_an_error(values: dict) -> None:
     with pytest.raises(BudgetError, match=r"Expected"):
@@ -83,12 +110,55 @@ def test_a_budget_of_more_than_the_whole_network_is_an_error() -> None:
 
 def test_a_cost_that_was_not_measured_is_an_error_and_one_that_was_is_used() -> None:
     structure = chain([16, 16])
-    with pytest.raises(BudgetError, match="measure it on the device first"):
+    with pytest.raises(BudgetError, match="pass the model"):
         select(structure, random_scores(structure), Budget(latency=0.5))
     subnet = select(
         structure, random_scores(structure), Budget(latency=0.5), costs={"latency": structure.costs["macs"]}
     )
     assert subnet == select(structure, random_scores(structure), Budget(macs=0.5))
+
+
+def test_all_costs_of_a_budget_hold() -> None:
+    structure = make_structure([64, 64, 64], {(0, 1): 3, (1, 2): 5, (0,): 7}, {(0, 1): 1, (2,): 300})
+    scores = random_scores(structure)
+    for macs, params in ((0.5, 0.9), (0.9, 0.5), (0.6, 0.6)):
+        subnet = select(structure, scores, Budget(macs=macs, params=params))
+        kept = achieved(structure, subnet)
+        assert kept["macs"] <= macs + 0.006 and kept["params"] <= params + 0.006
+        assert kept["macs"] > macs - 0.01 or kept["params"] > params - 0.01  # and no more goes than must
+    with pytest.raises(BudgetError, match=r"smallest sub-network has [\d,]+ params"):
+        select(structure, scores, Budget(macs=0.9, params=0.05))
+
+
+class Stairs:
+    """A cost that grows with every eighth channel only, and is a tenth higher off the multiples of eight."""
+
+    def __init__(self, weights: list[float]) -> None:
+        self.weights = np.array(weights)
+
+    def per_group(self, counts: np.ndarray) -> np.ndarray:
+        return self.weights * (-(-counts // 8) * 8) * np.where(counts % 8, 1.1, 1.0)
+
+    def __call__(self, counts: np.ndarray) -> float:
+        return float(self.per_group(counts).sum())
+
+    def gradient(self, counts: np.ndarray) -> np.ndarray:
+        return self.weights
+
+    def sweep(self, counts: np.ndarray, group: int, values: np.ndarray) -> np.ndarray:
+        rest = self.per_group(counts).sum() - self.per_group(counts)[group]
+        return rest + self.weights[group] * (-(-values // 8) * 8) * np.where(values % 8, 1.1, 1.0)
+
+
+@pytest.mark.parametrize("fraction", [0.4, 0.55, 0.7, 0.9])
+@pytest.mark.parametrize("seed", range(5))
+def test_counts_settle_on_the_edges_of_the_steps(seed: int, fraction: float) -> None:
+    structure = chain([64, 40, 96, 32])
+    stairs = Stairs([1.0, 3.0, 0.5, 2.0])
+    subnet = select(structure, random_scores(structure, seed), Budget(latency=fraction), costs={"latency": stairs})
+    counts, full = subnet.counts(structure), np.array([64, 40, 96, 32])
+    assert (counts % 8 == 0).all()
+    assert abs(stairs(counts) / stairs(full) - fraction) < 0.02
 
 
 # The search

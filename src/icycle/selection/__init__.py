@@ -1,6 +1,7 @@
 """From scores to a sub-network: within a budget (`select`) or by a share of the channels (`select_ratio`)."""
 
 from icycle.selection._budget import Budget
+from icycle.selection._refine import CostFunction, SteppedCost
 from icycle.selection._select import achieved, select, select_ratio
 
-__all__ = ["Budget", "achieved", "select", "select_ratio"]
+__all__ = ["Budget", "CostFunction", "SteppedCost", "achieved", "select", "select_ratio"]

@@ -2,83 +2,160 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from numbers import Integral, Real
 
-from icycle.errors import BudgetError
-from icycle.structure import Cost
+import numpy as np
 
-__all__ = ["Budget"]
+from icycle.errors import BudgetError
+from icycle.selection._refine import CostFunction
+
+__all__ = ["Budget", "Tightest"]
+
+_COSTS = ("macs", "params", "activation_bytes", "memory", "latency")
+_PRECISIONS = ("float32", "bfloat16", "float16")
+_MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+_TIME = re.compile(r"\s*(?P<number>\d+(\.\d*)?(e-?\d+)?)\s*(?P<unit>us|µs|ms|s)\s*")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """One cost and how much of it to keep: a fraction (float in 0..1) or an absolute count (int above 1).
+    """How much of one or more costs to keep; all of them must hold.
 
-    `Budget(macs=0.5)` keeps half the multiply-accumulates, `Budget(params=250_000)` a quarter of a million
-    parameters. Each field names a cost of the structure; `latency` needs a measured one, given to `select` as
-    `costs={"latency": ...}`.
+    `Budget(macs=0.5)` keeps half the multiply-accumulates, `Budget(params=250_000)` a quarter of a million parameters,
+    `Budget(latency=0.5, params=0.6)` half the time and at most six tenths of the parameters. A number in 0..1 is a kept
+    fraction, an int above 1 a count; a time says its unit: `Budget(latency="12.5 ms")`.
+
+    Args:
+        macs, params, activation_bytes, memory: costs of the structure. `memory` is the largest number of bytes that
+            activations take at once, `activation_bytes` the sum over all that layers write.
+        latency: of one batch; a fraction of the dense network's, or a time such as "800 us", "12.5 ms", "0.1 s". It is
+            measured, so `select` needs the model.
+        target: where latency is measured: a name out of `icycle.latency.targets()`.
+        batch: examples in a batch; as in the traced example when omitted.
+        threads: of the processor; those that torch uses at present when omitted.
+        precision: "float32", "bfloat16" or "float16".
 
     Raises:
-        BudgetError: not exactly one field is given, or its value is out of range.
+        BudgetError: no cost is given, or a value is out of range.
     """
 
     macs: float | None = None
     params: float | None = None
     activation_bytes: float | None = None
-    latency: float | None = None
+    latency: float | str | None = None
+    memory: float | None = None
+    target: str = "torch"
+    batch: int | None = None
+    threads: int | None = None
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
-        given = self._given()
-        if len(given) != 1:
-            names = ", ".join(field.name for field in fields(self))
+        if not self.names:
             raise BudgetError(
-                f"Expected exactly one of {names}, but got {given or 'none'}; write Budget(macs=0.5), say."
+                f"Expected at least one of {', '.join(_COSTS)}, but got none; write Budget(macs=0.5), say."
             )
-        ((name, value),) = given.items()
-        if not _is_count(value) and not (isinstance(value, Real) and not isinstance(value, bool) and 0 < value <= 1):
-            raise BudgetError(
-                f"Expected {name} as a kept fraction (0 < float <= 1) or a count (int > 1), but got {value!r}."
-            )
-
-    def _given(self) -> dict[str, float]:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        for name in self.names:
+            _check_value(name, getattr(self, name))
+        for name in ("batch", "threads"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1):
+                raise BudgetError(f"Expected {name} as an int of at least 1, but got {value!r}.")
+        if self.precision not in _PRECISIONS:
+            raise BudgetError(f"Expected precision as one of {', '.join(_PRECISIONS)}, but got {self.precision!r}.")
 
     @property
-    def name(self) -> str:
-        """The name of the cost."""
-        return next(iter(self._given()))
+    def names(self) -> tuple[str, ...]:
+        """The costs that were given."""
+        return tuple(name for name in _COSTS if getattr(self, name) is not None)
 
-    @property
-    def value(self) -> float:
-        """The fraction or count that was asked for."""
-        return self._given()[self.name]
-
-    def cost_in(self, costs: Mapping[str, Cost]) -> Cost:
-        """The budget's cost out of `costs`."""
-        if self.name not in costs:
-            known = ", ".join(sorted(costs))
-            hint = "; measure it on the device first" if self.name == "latency" else ""
+    def allowed(self, name: str, full: float) -> float:
+        """How much of the cost `name` a sub-network may have, where the whole network has `full` (of latency:
+        milliseconds)."""
+        value = getattr(self, name)
+        if isinstance(value, str):
+            value = _milliseconds(value)
+        elif not _is_count(value):
+            return float(value) * full
+        if value > full and name != "latency":
             raise BudgetError(
-                f"Expected the cost {self.name!r} of the budget among {known}, but it is not there{hint}."
+                f"Expected a budget of at most the whole network's {full:,} {name}, but got {value:,}; "
+                f"give less, or a fraction such as {name}=0.5."
             )
-        return costs[self.name]
+        return float(value)
 
-    def target(self, full: int) -> float:
-        """What the sub-network may cost, where the whole network costs `full`."""
-        if not _is_count(self.value):
-            return self.value * full
-        if self.value > full:
-            raise BudgetError(
-                f"Expected a budget of at most the whole network's {full:,} {self.name}, but got {self.value:,}; "
-                f"give less, or a fraction such as {self.name}=0.5."
+    def costs_in(self, costs: Mapping[str, CostFunction]) -> dict[str, CostFunction]:
+        """The budget's costs out of `costs`."""
+        missing = [name for name in self.names if name not in costs]
+        if missing:
+            hint = (
+                "; a latency is measured: pass the model, icycle.select(structure, scores, budget, model=model)"
+                if missing[0] == "latency"
+                else ""
             )
-        return self.value
+            raise BudgetError(
+                f"Expected the cost {missing[0]!r} of the budget among {', '.join(sorted(costs))}, but it is not "
+                f"there{hint}."
+            )
+        return {name: costs[name] for name in self.names}
 
     def __str__(self) -> str:
-        return f"{self.value:,} {self.name}" if _is_count(self.value) else f"{self.value:.1%} of the {self.name}"
+        return " and ".join(self._words())
+
+    def _words(self) -> Iterator[str]:
+        for name in self.names:
+            value = getattr(self, name)
+            if isinstance(value, str):
+                amount = f"{value.strip()} of {name}"
+            elif _is_count(value):
+                amount = f"{value:,} {name}"
+            else:
+                amount = f"{value:.1%} of the {name}"
+            yield f"{amount} on {self.target}" if name == "latency" else amount
+
+
+class Tightest:
+    """Several costs as one: the largest share that any of them has of what it may be.
+
+    `allowed` maps each cost's name to how much of it a sub-network may have. The shares are floats; 1 just meets every
+    one of them.
+    """
+
+    def __init__(self, costs: Mapping[str, CostFunction], allowed: Mapping[str, float]) -> None:
+        self._costs = dict(costs)
+        self._allowed = dict(allowed)
+
+    def __call__(self, counts: np.ndarray) -> float:
+        return max(self._shares(counts).values())
+
+    def gradient(self, counts: np.ndarray) -> np.ndarray:
+        """That of the cost that binds."""
+        shares = self._shares(counts)
+        name = max(shares, key=shares.__getitem__)
+        return self._costs[name].gradient(counts) / self._allowed[name]
+
+    def _shares(self, counts: np.ndarray) -> dict[str, float]:
+        return {name: cost(counts) / self._allowed[name] for name, cost in self._costs.items()}
+
+
+def _check_value(name: str, value: object) -> None:
+    if name == "latency" and isinstance(value, str):
+        if _TIME.fullmatch(value) is None or _milliseconds(value) <= 0:
+            raise BudgetError(f"Expected latency as a time with its unit, such as '12.5 ms', but got {value!r}.")
+        return
+    if name != "latency" and _is_count(value):
+        return
+    if not (isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) <= 1):
+        other = "a time with its unit ('12.5 ms')" if name == "latency" else "a count (int > 1)"
+        raise BudgetError(f"Expected {name} as a kept fraction (0 < float <= 1) or {other}, but got {value!r}.")
+
+
+def _milliseconds(text: str) -> float:
+    found = _TIME.fullmatch(text)
+    assert found is not None  # checked when the budget was made
+    return float(found["number"]) * _MILLISECONDS[found["unit"]]
 
 
 def _is_count(value: object) -> bool:

@@ -11,7 +11,9 @@ import numpy as np
 from icycle.errors import BudgetError
 from icycle.structure import Group, Structure
 
-__all__ = ["Lattice"]
+__all__ = ["Lattice", "Settled"]
+
+_SAME = 1e-3  # costs that differ by a smaller share are the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,53 @@ class Lattice:
     def above(self, counts: np.ndarray) -> np.ndarray:
         """The next larger allowed counts, or the same where there is none."""
         return np.minimum((counts // self.step + 1) * self.step, self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Settled(Lattice):
+    """A lattice without those counts at which a cost with steps is no lower than at a larger count.
+
+    `allowed` has, for each group, a sorted int64 array that ends with the group's size.
+    """
+
+    allowed: tuple[np.ndarray, ...]
+
+    @classmethod
+    def on(cls, lattice: Lattice, costs_of: Callable[[int, np.ndarray], np.ndarray]) -> Settled:
+        """`costs_of(group number, counts)` is what the whole costs with each of those counts, the other groups being
+        as they are; float of the same shape."""
+        allowed = []
+        for group, (size, step, lowest) in enumerate(zip(lattice.size, lattice.step, lattice.lowest, strict=True)):
+            counts = np.unique(np.append(np.arange(lowest, size, step), size))
+            cost = costs_of(group, counts)
+            least_above = np.minimum.accumulate(cost[::-1])[::-1]  # of this count and all larger ones
+            worth = np.append(cost[:-1] < least_above[1:] * (1 - _SAME), True)
+            allowed.append(counts[worth])
+        return cls(lattice.size, lattice.step, np.array([counts[0] for counts in allowed]), tuple(allowed))
+
+    def nearest(self, kept: np.ndarray) -> np.ndarray:
+        return np.clip([_nearest(own, count) for own, count in zip(self.allowed, kept, strict=True)], *self._range)
+
+    def below(self, counts: np.ndarray) -> np.ndarray:
+        pairs = zip(self.allowed, counts, strict=True)
+        smaller = np.array([own[max(np.searchsorted(own, count) - 1, 0)] for own, count in pairs])
+        return np.where((smaller >= self.lowest) & (smaller < counts), smaller, counts)
+
+    def above(self, counts: np.ndarray) -> np.ndarray:
+        pairs = zip(self.allowed, counts, strict=True)
+        larger = np.array([own[min(np.searchsorted(own, count, side="right"), len(own) - 1)] for own, count in pairs])
+        return np.minimum(np.maximum(larger, counts), self.size)
+
+    @property
+    def _range(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.lowest, self.size
+
+
+def _nearest(allowed: np.ndarray, count: int) -> int:
+    place = int(np.searchsorted(allowed, count))
+    if place == len(allowed) or (place > 0 and count - allowed[place - 1] < allowed[place] - count):
+        place -= 1
+    return int(allowed[place])
 
 
 def _step(group: Group, round_to: int) -> int:

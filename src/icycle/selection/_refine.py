@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from icycle.selection._lattice import Lattice
 from icycle.selection._ranking import Ranking
 
-__all__ = ["CostFunction", "refine"]
+__all__ = ["CostFunction", "SteppedCost", "refine"]
 
 _REACH = 3  # a move takes a group up to this many steps up or down
 _PAIRED = 200  # single moves up to which pairs of them are tried too
@@ -19,9 +19,18 @@ _EXACT = 16  # moves of each round whose exact cost is computed
 class CostFunction(Protocol):
     """What selection asks of a cost; see `icycle.structure.Cost`."""
 
-    def __call__(self, counts: np.ndarray) -> int: ...
+    def __call__(self, counts: np.ndarray) -> float: ...
 
     def gradient(self, counts: np.ndarray) -> np.ndarray: ...
+
+
+@runtime_checkable
+class SteppedCost(CostFunction, Protocol):
+    """A cost that may stay the same, or fall, where a count grows."""
+
+    def sweep(self, counts: np.ndarray, group: int, values: np.ndarray) -> np.ndarray:
+        """The cost, float of the shape of `values`, with each of those counts in the place of the group's own."""
+        ...
 
 
 def refine(

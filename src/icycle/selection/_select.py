@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 
 from icycle.errors import BudgetError, StructureError
-from icycle.selection._budget import Budget
-from icycle.selection._lattice import Lattice
+from icycle.selection._budget import Budget, Tightest
+from icycle.selection._lattice import Lattice, Settled
 from icycle.selection._ranking import Ranking
-from icycle.selection._refine import CostFunction, refine
-from icycle.structure import Cost, Group, Structure, SubNetwork
+from icycle.selection._refine import CostFunction, SteppedCost, refine
+from icycle.structure import Group, Structure, SubNetwork
 
 __all__ = ["achieved", "select", "select_ratio"]
 
@@ -30,9 +30,10 @@ def select(
     min_keep: int = 1,
     cost_factor: bool = True,
     tolerance: float = 0.005,
-    costs: Mapping[str, Cost] | None = None,
+    costs: Mapping[str, CostFunction] | None = None,
 ) -> SubNetwork:
-    """The sub-network of the best channels whose cost is closest to the budget.
+    """The sub-network of the best channels whose cost is closest to the budget; of several costs, the one that is
+    closest to its part of the budget, or furthest above it.
 
     Source: One-Cycle Structured Pruning (arXiv 2501.13439), with the exact cost in place of copies of the model.
 
@@ -49,7 +50,8 @@ def select(
         tolerance: a threshold that lands within this share of the whole network's cost is taken as it is. Where none
             does (coarse steps), single groups are moved, at the least loss of scores, until the cost is as close as it
             gets.
-        costs: `structure.costs` unless given; a budget may name any of them.
+        costs: costs beside those of the structure that a budget may name. Of one that has steps (`icycle.latency`), a
+            group keeps only counts at which it costs less than at any larger count.
 
     Raises:
         BudgetError: the budget is out of reach within the limits (the message names the smallest cost), or a setting is
@@ -61,8 +63,10 @@ def select(
         raise BudgetError(
             f"Expected 0 < limit <= 1, limit_rate > 0 and tolerance >= 0, but got {limit}, {limit_rate}, {tolerance}."
         )
-    cost = budget.cost_in(structure.costs if costs is None else costs)
+    own = budget.costs_in({**structure.costs, **(costs or {})})
     full = np.array([group.size for group in structure.prunable], dtype=np.int64)
+    allowed = {name: budget.allowed(name, cost(full)) for name, cost in own.items()}
+    cost = Tightest(own, allowed)
     factor = _cost_factor(cost.gradient(full)) if cost_factor and len(full) else None
     ranking = Ranking(structure, scores, factor)
 
@@ -70,15 +74,42 @@ def select(
         return min(_limit(group.size, limit, limit_rate), ranking.removable[group.name])
 
     lattice = Lattice.of(structure, removable, round_to=round_to, min_keep=min_keep)
-    target, margin = budget.target(cost(full)), tolerance * cost(full)
-    smallest = cost(lattice.lowest)
-    if smallest > target + margin:
-        raise BudgetError(
-            f"Expected {budget} to be within reach, but the smallest sub-network has {smallest:,} {budget.name} "
-            f"({smallest / cost(full):.1%}); ask for at least that, or raise limit (now {limit}) or limit_rate (now "
-            f"{limit_rate}), or lower round_to (now {round_to}) or min_keep (now {min_keep})."
-        )
-    return ranking.subnetwork(_closest(ranking, lattice, cost, target, margin))
+    margin = tolerance * min(cost(full) / allowed[name] for name, cost in own.items())
+    stepped = [cost for cost in own.values() if isinstance(cost, SteppedCost)]
+    settled = _settled(lattice, stepped, full) if stepped else lattice
+    _require_reach(budget, own, allowed, settled.lowest, full, margin)
+    counts = _closest(ranking, settled, cost, 1.0, margin)
+    if stepped:  # which counts are worth having depends a little on the others
+        settled = _settled(lattice, stepped, counts)
+        counts = _closest(ranking, settled, cost, 1.0, margin)
+    return ranking.subnetwork(counts)
+
+
+def _settled(lattice: Lattice, stepped: Sequence[SteppedCost], counts: np.ndarray) -> Settled:
+    return Settled.on(lattice, lambda group, values: np.sum([cost.sweep(counts, group, values) for cost in stepped], 0))
+
+
+def _require_reach(
+    budget: Budget,
+    costs: Mapping[str, CostFunction],
+    allowed: Mapping[str, float],
+    lowest: np.ndarray,
+    full: np.ndarray,
+    margin: float,
+) -> None:
+    for name, cost in costs.items():
+        smallest, whole = cost(lowest), cost(full)
+        if smallest > allowed[name] * (1 + margin):
+            unit = " ms" if name == "latency" else ""
+            raise BudgetError(
+                f"Expected {budget} to be within reach, but the smallest sub-network has {_number(smallest)}{unit} "
+                f"{name} ({smallest / whole:.1%}); ask for at least that, or raise limit or limit_rate, or lower "
+                "round_to or min_keep."
+            )
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def select_ratio(
