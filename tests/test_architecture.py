@@ -25,6 +25,8 @@ ROOMS = [
     "artifacts",
     "engine",
     "testing",
+    "export",
+    "latency",
     "training",
     "zoo",
     "methods",
@@ -111,7 +113,9 @@ def test_what_does_not_need_torch_does_not_load_it(statement: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["timm", "transformers", "lightning", "optuna", "matplotlib", "sklearn"])
+@pytest.mark.parametrize(
+    "name", ["timm", "transformers", "lightning", "optuna", "matplotlib", "sklearn", "onnx", "onnxruntime", "openvino"]
+)
 def test_optional_packages_load_only_when_used(name: str) -> None:
     code = f"import sys, icycle; icycle.trace; icycle.prune; icycle.OneCycle; sys.exit({name!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -14,12 +14,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from icycle import errors, saliency, testing
+    from icycle import errors, export, latency, saliency, testing
     from icycle.artifacts import load, save
     from icycle.engine import trace
+    from icycle.latency import select
     from icycle.methods import Curve, FineTune, IceResult, OneCycle
     from icycle.methods.ice import ice
-    from icycle.selection import Budget, select
+    from icycle.selection import Budget
     from icycle.structure import Group, Slice, Structure, SubNetwork
     from icycle.surgery import prune
     from icycle.tracing import register_rule
@@ -37,7 +38,9 @@ __all__ = [
     "Structure",
     "SubNetwork",
     "errors",
+    "export",
     "ice",
+    "latency",
     "load",
     "prune",
     "register_rule",
@@ -63,7 +66,7 @@ _HOMES = {
     "prune": "surgery",
     "register_rule": "tracing",
     "save": "artifacts",
-    "select": "selection",
+    "select": "latency",
     "trace": "engine",
 }
 

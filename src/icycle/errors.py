@@ -10,7 +10,9 @@ __all__ = [
     "BudgetError",
     "CriterionError",
     "DataError",
+    "ExportError",
     "IcycleError",
+    "LatencyError",
     "RecipeError",
     "StructureError",
     "SubNetworkError",
@@ -47,6 +49,14 @@ class SurgeryError(IcycleError):
 
 class ArtifactError(IcycleError):
     """A saved model is missing, damaged, of another version or of another architecture."""
+
+
+class ExportError(IcycleError):
+    """A model cannot be written in a format, or the package for it is missing."""
+
+
+class LatencyError(IcycleError):
+    """A latency cannot be measured: an unknown target, or one that this machine does not have."""
 
 
 class RecipeError(IcycleError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError, WrapValidator, model_validator
@@ -26,19 +27,27 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class BudgetSettings(Settings):
-    """Exactly one cost: a kept fraction (0.5) or an absolute count (60_000_000)."""
+    """One or more costs, all of which must hold: a kept fraction (0.5), an absolute count (60_000_000), a time
+    ("12.5 ms"); and where latency is measured. See `icycle.Budget`."""
 
     macs: Cost | None = None
     params: Cost | None = None
     activation_bytes: Cost | None = None
+    latency: float | str | None = None
+    target: str = "torch"
+    batch: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1)] | None = None
+    precision: str = "float32"
 
     @model_validator(mode="before")
     @classmethod
     def _from_budget(cls, value: Any) -> Any:
-        return {value.name: value.value} if isinstance(value, Budget) else value
+        if not isinstance(value, Budget):
+            return value
+        return {key: item for key, item in asdict(value).items() if item is not None}
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> BudgetSettings:
+    def _consistent(self) -> BudgetSettings:
         try:
             self.build()
         except BudgetError as error:

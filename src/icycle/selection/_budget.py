@@ -14,7 +14,7 @@ from icycle.selection._refine import CostFunction
 
 __all__ = ["Budget", "Tightest"]
 
-_COSTS = ("macs", "params", "activation_bytes", "memory", "latency")
+_COSTS = ("macs", "params", "activation_bytes", "latency")
 _PRECISIONS = ("float32", "bfloat16", "float16")
 _MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 _TIME = re.compile(r"\s*(?P<number>\d+(\.\d*)?(e-?\d+)?)\s*(?P<unit>us|µs|ms|s)\s*")
@@ -29,8 +29,7 @@ class Budget:
     fraction, an int above 1 a count; a time says its unit: `Budget(latency="12.5 ms")`.
 
     Args:
-        macs, params, activation_bytes, memory: costs of the structure. `memory` is the largest number of bytes that
-            activations take at once, `activation_bytes` the sum over all that layers write.
+        macs, params, activation_bytes: costs of the structure.
         latency: of one batch; a fraction of the dense network's, or a time such as "800 us", "12.5 ms", "0.1 s". It is
             measured, so `select` needs the model.
         target: where latency is measured: a name out of `icycle.latency.targets()`.
@@ -46,7 +45,6 @@ class Budget:
     params: float | None = None
     activation_bytes: float | None = None
     latency: float | str | None = None
-    memory: float | None = None
     target: str = "torch"
     batch: int | None = None
     threads: int | None = None

@@ -16,7 +16,7 @@ from icycle.selection._ranking import Ranking
 from icycle.selection._refine import CostFunction, SteppedCost, refine
 from icycle.structure import Group, Structure, SubNetwork
 
-__all__ = ["achieved", "select", "select_ratio"]
+__all__ = ["achieved", "select", "select_ratio", "smallest"]
 
 
 def select(
@@ -70,10 +70,7 @@ def select(
     factor = _cost_factor(cost.gradient(full)) if cost_factor and len(full) else None
     ranking = Ranking(structure, scores, factor)
 
-    def removable(group: Group) -> int:
-        return min(_limit(group.size, limit, limit_rate), ranking.removable[group.name])
-
-    lattice = Lattice.of(structure, removable, round_to=round_to, min_keep=min_keep)
+    lattice = _lattice(structure, ranking, limit, limit_rate, round_to, min_keep)
     margin = tolerance * min(cost(full) / allowed[name] for name, cost in own.items())
     stepped = [cost for cost in own.values() if isinstance(cost, SteppedCost)]
     settled = _settled(lattice, stepped, full) if stepped else lattice
@@ -83,6 +80,30 @@ def select(
         settled = _settled(lattice, stepped, counts)
         counts = _closest(ranking, settled, cost, 1.0, margin)
     return ranking.subnetwork(counts)
+
+
+def smallest(
+    structure: Structure,
+    scores: Mapping[str, torch.Tensor],
+    *,
+    limit: float = 0.75,
+    limit_rate: float = 0.1,
+    round_to: int = 1,
+    min_keep: int = 1,
+) -> SubNetwork:
+    """The sub-network from which as many channels are gone as the limits of `select` allow."""
+    ranking = Ranking(structure, scores)
+    lattice = _lattice(structure, ranking, limit, limit_rate, round_to, min_keep)
+    return ranking.subnetwork(lattice.lowest)
+
+
+def _lattice(
+    structure: Structure, ranking: Ranking, limit: float, limit_rate: float, round_to: int, min_keep: int
+) -> Lattice:
+    def removable(group: Group) -> int:
+        return min(_limit(group.size, limit, limit_rate), ranking.removable[group.name])
+
+    return Lattice.of(structure, removable, round_to=round_to, min_keep=min_keep)
 
 
 def _settled(lattice: Lattice, stepped: Sequence[SteppedCost], counts: np.ndarray) -> Settled:

@@ -1,0 +1,95 @@
+"""From a torch model to an ONNX graph."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from icycle.errors import ExportError
+from icycle.tracing import copy_of, map_tensors, undisturbed
+
+__all__ = ["at_least_two", "onnx_model", "require"]
+
+_HINT = "pip install 'icycle[export]'"
+
+
+def require(*packages: str) -> None:
+    """Raise ExportError where a package that an export needs is not installed."""
+    import importlib.util
+
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ExportError(f"Expected the package {missing[0]}, but it is not installed; {_HINT}.")
+
+
+def onnx_model(model: nn.Module, inputs: Any, *, dynamic_batch: bool = True) -> bytes:
+    """`model`, in evaluation mode, as a serialised ONNX model.
+
+    `inputs` is a tensor, a tuple of positional or a dict of keyword arguments. With `dynamic_batch` the first
+    dimension of every input is free; of a single example two are made for it, as torch.export takes a 1 for fixed.
+    Raises ExportError where torch cannot export the model.
+    """
+    require("onnx", "onnxscript")
+    own = copy_of(model).eval()
+    if dynamic_batch:
+        inputs = at_least_two(inputs)
+    positional, keywords = ((), dict(inputs)) if isinstance(inputs, Mapping) else (_as_tuple(inputs), {})
+    try:
+        with undisturbed(model), _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                own,
+                positional,
+                kwargs=keywords,
+                dynamo=True,
+                verbose=False,
+                external_data=False,
+                dynamic_shapes=_dynamic(positional, keywords) if dynamic_batch else None,
+            )
+        assert program is not None
+        serialised: bytes = program.model_proto.SerializeToString()
+    except Exception as error:
+        raise ExportError(
+            f"Expected {type(model).__name__} to be exported to ONNX, but torch raised {type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0][:300]}"
+        ) from error
+    return serialised
+
+
+def at_least_two(inputs: Any) -> Any:
+    """The inputs, with every batch of one doubled."""
+    return map_tensors(inputs, lambda tensor: torch.cat((tensor, tensor)) if tensor.shape[:1] == (1,) else tensor)
+
+
+def _as_tuple(inputs: Any) -> tuple[Any, ...]:
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+
+
+def _dynamic(positional: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+    """The first dimension of every tensor, as torch.export wants it said."""
+
+    def free(tensor: torch.Tensor) -> Any:
+        return {0: torch.export.Dim.AUTO} if tensor.dim() else None
+
+    if keywords:
+        return {name: map_tensors(value, free) for name, value in keywords.items()}
+    return tuple(map_tensors(value, free) for value in positional)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's progress, and its advice to its own developers, are of no use to a user."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,274 @@
+"""Targets that run ONNX graphs: ONNX Runtime on the processor and with TensorRT, and OpenVINO.
+
+They fuse what torch runs one by one: normalisation goes into the convolution before it, and so do simple activations.
+So only the operations that such a runtime keeps are timed, each as a graph of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from icycle.export import onnx_model
+from icycle.latency._calls import Call, Tensor
+from icycle.latency._targets import Run, Setting, Target, register
+from icycle.latency._torch import random_tensor
+
+__all__ = ["graph_of"]
+
+Node = tuple[str, dict[str, Any]]  # ONNX operator, attributes
+
+_OPSET = 20
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+class _Runtime(Target):
+    """What the runtimes share: graphs from networks and from operations."""
+
+    packages: tuple[str, ...] = ()
+
+    def missing(self) -> str:
+        absent = [package for package in self.packages if not _version(package)]
+        return f"the package {absent[0]} is not installed (pip install 'icycle[export]')" if absent else ""
+
+    def versions(self) -> Mapping[str, str]:
+        return {package: _version(package) for package in self.packages}
+
+    def network(self, model: nn.Module, inputs: Any, setting: Setting) -> Run:
+        graph = onnx_model(model.cpu().to(torch.float32), inputs, dynamic_batch=False)
+        return self.graph(graph, _arrays(inputs), setting)
+
+    def operation(self, call: Call, sizes: Sequence[int], setting: Setting) -> Run | None:
+        made = graph_of(call, sizes)
+        return None if made is None else self.graph(*made, setting)
+
+    def overhead(self, setting: Setting) -> Run | None:
+        return self.graph(*_graph([("Identity", {})], [np.zeros((1, 1), np.float32)], (), ((1, 1),)), setting)
+
+    def graph(self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting) -> Run:
+        """Something that runs a serialised graph on `inputs`, in the order of the graph's."""
+        raise NotImplementedError
+
+
+@register
+class OnnxRuntime(_Runtime):
+    """ONNX Runtime on the processor, with all its optimisations."""
+
+    name = "onnxruntime"
+    packages: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
+    _provider = "CPUExecutionProvider"
+
+    def graph(self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting) -> Run:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = setting.threads, 1
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(graph, options, providers=[self._provider])
+        binding = session.io_binding()
+        for own, array in zip(session.get_inputs(), inputs, strict=True):
+            binding.bind_cpu_input(own.name, array)
+        for result in session.get_outputs():
+            binding.bind_output(result.name)
+
+        def run() -> None:
+            session.run_with_iobinding(binding)
+
+        return run
+
+
+@register
+class TensorRT(OnnxRuntime):
+    """TensorRT, through ONNX Runtime's provider for it."""
+
+    name = "tensorrt"
+    packages = ("onnx", "onnxscript", "onnxruntime-gpu", "tensorrt")
+    _provider = "TensorrtExecutionProvider"
+
+    def device(self) -> str:
+        return torch.cuda.get_device_name()
+
+    def missing(self) -> str:
+        absent = super().missing()
+        if absent:
+            return "the packages onnxruntime-gpu and tensorrt are not installed (docs/export.md)"
+        return "" if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
+@register
+class OpenVino(_Runtime):
+    """OpenVINO on the processor, set to low latency."""
+
+    name = "openvino"
+    packages = ("onnx", "onnxscript", "openvino")
+
+    def graph(self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting) -> Run:
+        import openvino
+
+        core = openvino.Core()
+        options = {
+            "INFERENCE_NUM_THREADS": setting.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": {"bfloat16": "bf16", "float16": "f16"}.get(setting.precision, "f32"),
+        }
+        request = core.compile_model(core.read_model(graph), "CPU", options).create_infer_request()
+        for place, array in enumerate(inputs):
+            request.set_input_tensor(place, openvino.Tensor(array))
+        return lambda: request.infer()
+
+
+def _arrays(inputs: Any) -> list[np.ndarray]:
+    found: list[np.ndarray] = []
+
+    def collect(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            found.append(value.detach().cpu().contiguous().numpy())
+        elif isinstance(value, Mapping):
+            for item in value.values():
+                collect(item)
+        elif isinstance(value, (tuple, list)):
+            for item in value:
+                collect(item)
+
+    collect(inputs)
+    return found
+
+
+# ---- operations as graphs of their own ----
+
+
+def graph_of(call: Call, sizes: Sequence[int]) -> tuple[bytes, list[np.ndarray]] | None:
+    """An operation at some sizes as a serialised graph, and its inputs; None where a runtime has no such operation."""
+    make = _NODES.get(call.name.split(".")[1].rstrip("_") if call.name.startswith("aten.") else "")
+    if make is None:
+        return None
+    arguments, keywords = call.at(sizes)
+    made = make(list(arguments), keywords)
+    if made is None:
+        return None
+    node, fed, weights = made
+    outputs = call.output_shapes(call.full if call.rigid else sizes)[:1]
+    return _graph([node], [_array(tensor) for tensor in fed], [_array(tensor) for tensor in weights], outputs)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return random_tensor(tensor, torch.float32).contiguous().numpy()
+
+
+def _graph(
+    nodes: Sequence[Node], fed: Sequence[np.ndarray], weights: Sequence[np.ndarray], outputs: Sequence[Sequence[int]]
+) -> tuple[bytes, list[np.ndarray]]:
+    """One node after the other; the first reads all inputs and weights."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    names = [f"x{place}" for place in range(len(fed))]
+    constants = [f"w{place}" for place in range(len(weights))]
+    read, made = [*names, *constants], []
+    for place, (operator, attributes) in enumerate(nodes):
+        made.append(helper.make_node(operator, read, [f"y{place}"], **attributes))
+        read = [f"y{place}"]
+    graph = helper.make_graph(
+        made,
+        "operation",
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
+            for name, array in zip(names, fed, strict=True)
+        ],
+        [helper.make_tensor_value_info(read[0], TensorProto.FLOAT, list(outputs[0]))],
+        [numpy_helper.from_array(array, name) for name, array in zip(constants, weights, strict=True)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)
+    return model.SerializeToString(), list(fed)
+
+
+Made = tuple[Node, list[Tensor], list[Tensor]]  # a node, what it is fed, its weights
+
+
+def _convolution(arguments: list[Any], keywords: Mapping[str, Any]) -> Made | None:
+    image, weight, bias, stride, padding, dilation, transposed, extra, groups = arguments[:9]
+    attributes: dict[str, Any] = {
+        "strides": list(stride),
+        "pads": [*padding, *padding],
+        "dilations": list(dilation),
+        "group": groups,
+    }
+    if transposed:
+        attributes["output_padding"] = list(extra)
+    wide = weight.sizes[1] * groups if transposed else weight.sizes[0]
+    # a normalisation that follows is folded into weight and bias, so there always is one
+    bias = Tensor((wide,), (0,), "float32") if bias is None else bias
+    return ("ConvTranspose" if transposed else "Conv", attributes), [image], [weight, bias]
+
+
+def _addmm(arguments: list[Any], keywords: Mapping[str, Any]) -> Made:
+    bias, x, weight = arguments[:3]
+    return ("Gemm", {}), [x], [weight, bias]
+
+
+def _product(arguments: list[Any], keywords: Mapping[str, Any]) -> Made:
+    return ("MatMul", {}), list(arguments[:2]), []
+
+
+def _weighted(arguments: list[Any], keywords: Mapping[str, Any]) -> Made:
+    return ("MatMul", {}), [arguments[0]], [arguments[1]]
+
+
+def _layer_norm(arguments: list[Any], keywords: Mapping[str, Any]) -> Made | None:
+    x, shape, weight, bias = arguments[:4]
+    if weight is None:
+        return None
+    return ("LayerNormalization", {"axis": -len(shape)}), [x], [weight] if bias is None else [weight, bias]
+
+
+def _softmax(arguments: list[Any], keywords: Mapping[str, Any]) -> Made:
+    return ("Softmax", {"axis": arguments[1]}), [arguments[0]], []
+
+
+def _pool(operator: str) -> Callable[[list[Any], Mapping[str, Any]], Made | None]:
+    def make(arguments: list[Any], keywords: Mapping[str, Any]) -> Made | None:
+        image, kernel, stride, padding, *_ = [*arguments, (), (0, 0)]
+        kernel, stride, padding = (tuple(value) * (3 - len(value)) for value in (kernel, stride or kernel, padding))
+        attributes = {"kernel_shape": list(kernel), "strides": list(stride), "pads": [*padding, *padding]}
+        return (operator, attributes), [image], []
+
+    return make
+
+
+def _like(operator: str, **attributes: Any) -> Callable[[list[Any], Mapping[str, Any]], Made | None]:
+    """An operation on tensors alone; of images those that runtimes put into the convolution before are left out."""
+
+    def make(arguments: list[Any], keywords: Mapping[str, Any]) -> Made | None:
+        operands = [value for value in arguments if isinstance(value, Tensor)]
+        fused = operator in ("Add", "Mul") and len(operands[0].sizes) == 4
+        return None if fused else ((operator, attributes), operands, [])
+
+    return make
+
+
+_NODES: dict[str, Callable[[list[Any], Mapping[str, Any]], Made | None]] = {
+    "convolution": _convolution,
+    "addmm": _addmm,
+    "mm": _weighted,
+    "bmm": _product,
+    "native_layer_norm": _layer_norm,
+    "_softmax": _softmax,
+    "_safe_softmax": _softmax,
+    "max_pool2d_with_indices": _pool("MaxPool"),
+    "avg_pool2d": _pool("AveragePool"),
+    "gelu": _like("Gelu"),
+    "add": _like("Add"),
+    "mul": _like("Mul"),
+    "sigmoid": _like("Sigmoid"),
+    "tanh": _like("Tanh"),
+}

@@ -1,0 +1,161 @@
+"""Selection under a latency: by prediction, then measured, and corrected until the budget is met."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from icycle import selection
+from icycle.errors import BudgetError, LatencyError
+from icycle.latency._measure import Latency
+from icycle.selection import Budget
+from icycle.structure import Structure, SubNetwork
+
+__all__ = ["Attempt", "Selector", "select"]
+
+_CLOSE = 0.03  # how far the measured latency may be from what was asked for, as a share of that
+_ATTEMPTS = 8
+
+Scores = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A sub-network that was measured: milliseconds as predicted, as measured, and as allowed."""
+
+    predicted: float
+    measured: float
+    allowed: float
+    subnet: SubNetwork
+
+    @property
+    def excess(self) -> float:
+        """How far above the budget, as a share of it; negative below."""
+        return self.measured / self.allowed - 1
+
+
+class Selector:
+    """Chooses sub-networks of one model within one budget, again and again.
+
+    Operations are measured once. Calling the selector takes the time of a search; `measured` also prunes copies of the
+    model and measures them. For a budget without a latency both are `icycle.selection.select`.
+
+    Args:
+        structure, budget: as in `select`.
+        model: needed where the budget has a latency; the model itself is left alone.
+        cache: where times of operations are kept.
+
+    Raises LatencyError (the target is not to be had), BudgetError (a latency without a model).
+    """
+
+    def __init__(
+        self, structure: Structure, budget: Budget, model: nn.Module | None = None, *, cache: Path | None = None
+    ) -> None:
+        self.structure = structure
+        self.budget = budget
+        self.attempts: tuple[Attempt, ...] = ()  # of the last call of `measured`
+        self.latency: Latency | None = None
+        if "latency" in budget.names:
+            if model is None:
+                budget.costs_in(structure.costs)  # raises, and says how to pass the model
+                raise LatencyError("Expected the model whose latency is to be measured, but got none; pass model=.")
+            self.latency = Latency(model, structure, budget, cache)
+
+    def __call__(self, scores: Scores, **settings: Any) -> SubNetwork:
+        """The best sub-network by the prediction; `settings` are those of `icycle.select`."""
+        if self.latency is None:
+            return selection.select(self.structure, scores, self.budget, **settings)
+        return self._predicted(scores, settings, self.latency.prediction, self._allowed)
+
+    def measured(self, scores: Scores, **settings: Any) -> SubNetwork:
+        """The best sub-network whose measured latency is within 3 % of the budget, or the closest below it.
+
+        Raises BudgetError where even the smallest sub-network within the limits takes longer; it says how long.
+        """
+        if self.latency is None:
+            return self(scores, **settings)
+        self.attempts = tuple[Attempt, ...]()
+        prediction = self.latency.prediction
+        for _ in range(_ATTEMPTS):
+            try:
+                subnet = self._predicted(scores, settings, prediction, self._allowed)
+            except BudgetError:
+                break
+            if subnet in [earlier.subnet for earlier in self.attempts]:
+                break
+            latest = self._attempt(subnet, prediction)
+            if abs(latest.excess) <= _CLOSE:
+                return subnet
+            prediction = prediction.scaled(latest.measured / latest.predicted)
+        return self._best_attempt(scores, settings)
+
+    @property
+    def _allowed(self) -> float:
+        assert self.latency is not None
+        return self.budget.allowed("latency", self.latency.dense)
+
+    def _predicted(self, scores: Scores, settings: Mapping[str, Any], prediction: Any, allowed: float) -> SubNetwork:
+        """In milliseconds, as the whole network's latency is known and need not be predicted."""
+        budget = replace(self.budget, latency=f"{allowed:.9f} ms")
+        costs = {**(settings.get("costs") or {}), "latency": prediction}
+        return selection.select(self.structure, scores, budget, **{**settings, "costs": costs})
+
+    def _attempt(self, subnet: SubNetwork, prediction: Any) -> Attempt:
+        assert self.latency is not None
+        predicted = prediction(subnet.counts(self.structure))
+        attempt = Attempt(predicted, self.latency.measure(subnet), self._allowed, subnet)
+        self.attempts = (*self.attempts, attempt)
+        return attempt
+
+    def _best_attempt(self, scores: Scores, settings: Mapping[str, Any]) -> SubNetwork:
+        """The closest that is not too slow; else the smallest of all, unless that is too slow itself."""
+        within = [earlier for earlier in self.attempts if earlier.excess <= _CLOSE]
+        if within:
+            return max(within, key=lambda earlier: earlier.measured).subnet
+        assert self.latency is not None
+        smallest = self._smallest(scores, settings)
+        attempt = self._attempt(smallest, self.latency.prediction)
+        if attempt.excess <= _CLOSE:
+            return smallest
+        dense = self.latency.dense
+        raise BudgetError(
+            f"Expected {self.budget} to be within reach ({attempt.allowed:.3f} of {dense:.3f} ms), but the smallest "
+            f"sub-network takes {attempt.measured:.3f} ms, measured ({attempt.measured / dense:.1%}); ask for at least "
+            "that, or raise limit or limit_rate, or lower round_to or min_keep."
+        )
+
+    def _smallest(self, scores: Scores, settings: Mapping[str, Any]) -> SubNetwork:
+        """What is left where as many channels go as the limits allow."""
+        own = {
+            name: value for name, value in settings.items() if name in ("limit", "limit_rate", "round_to", "min_keep")
+        }
+        return selection.smallest(self.structure, scores, **own)
+
+
+def select(
+    structure: Structure,
+    scores: Scores,
+    budget: Budget,
+    *,
+    model: nn.Module | None = None,
+    cache: Path | None = None,
+    **settings: Any,
+) -> SubNetwork:
+    """`icycle.selection.select`, with a budget that may have a latency: then the `model` is measured.
+
+    Each distinct operation is timed at a few widths (once: times are kept in `cache`), the sum is corrected by the
+    dense network and two narrow ones measured whole, and the sub-network chosen by this prediction is pruned from a
+    copy and measured. Where it is off by more than 3 % of the budget, the search goes on with a corrected prediction.
+
+    Raises also:
+        BudgetError: the latency is out of reach; the message has the smallest that can be had.
+        LatencyError: this machine does not have the target.
+    """
+    if "latency" not in budget.names or "latency" in (settings.get("costs") or {}):
+        return selection.select(structure, scores, budget, **settings)
+    return Selector(structure, budget, model, cache=cache).measured(scores, **settings)

@@ -1,0 +1,111 @@
+"""Where latency is measured: an open registry of targets.
+
+A target turns a network, or one operation at some sizes, into something that can be run again and again. Register one
+of your own with `@icycle.latency.register`.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from icycle.errors import LatencyError
+from icycle.latency._calls import Call
+from icycle.latency._timing import thread_count
+
+__all__ = ["Setting", "Target", "find_target", "register", "targets"]
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a target is to run: threads of the processor, and "float32", "bfloat16" or "float16"."""
+
+    threads: int
+    precision: str = "float32"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self.precision)
+        return dtype
+
+
+class Target:
+    """What every target says and does; the base class of those in the registry."""
+
+    name = ""
+    clock: Callable[[], float] = staticmethod(time.perf_counter)
+
+    def missing(self) -> str:
+        """Why this machine does not have the target, and what to install; "" where it does."""
+        return ""
+
+    def device(self) -> str:
+        """The device's name: times are kept for each."""
+        return processor()
+
+    def versions(self) -> Mapping[str, str]:
+        """Of the packages that times depend on."""
+        return {"torch": str(torch.__version__)}
+
+    def network(self, model: nn.Module, inputs: Any, setting: Setting) -> Run:
+        """Something that runs `model`, which is in evaluation mode, on `inputs` once and waits for the result."""
+        raise NotImplementedError
+
+    def operation(self, call: Call, sizes: Sequence[int], setting: Setting) -> Run | None:
+        """Something that runs one operation at these free sizes; None where the target does not run it on its own."""
+        raise NotImplementedError
+
+    def overhead(self, setting: Setting) -> Run | None:
+        """Something that takes as long as an operation does besides its work; None where that is nothing."""
+        return None
+
+    def running(self, setting: Setting) -> AbstractContextManager[None]:
+        """Is entered around all measurements."""
+        return thread_count(setting.threads) if setting.threads else nullcontext()
+
+
+_targets: dict[str, Target] = {}
+AnyTarget = TypeVar("AnyTarget", bound=type[Target])
+
+
+def register(target: AnyTarget) -> AnyTarget:
+    """Add a target, a class without arguments, under its `name`."""
+    _targets[target.name] = target()
+    return target
+
+
+def targets() -> dict[str, str]:
+    """Name -> "" where this machine has the target, else what is missing."""
+    return {name: target.missing() for name, target in _targets.items()}
+
+
+def find_target(name: str) -> Target:
+    """The target of that name; raises LatencyError where there is none, or this machine does not have it."""
+    if name not in _targets:
+        raise LatencyError(f"Expected a target out of {', '.join(sorted(_targets))}, but got {name!r}.")
+    target = _targets[name]
+    missing = target.missing()
+    if missing:
+        raise LatencyError(f"Expected this machine to have the target {name!r}, but {missing}.")
+    return target
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,331 @@
+"""Latency on a target whose times are known: predictions are exact, budgets met, and what is out of reach is shown."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import icycle
+from icycle.errors import BudgetError, LatencyError
+from icycle.latency import Call, Latency, Selector, Setting, Target, find_target, interleaved, register, targets
+from icycle.latency._cache import Cache
+from icycle.latency._calls import call_of
+from icycle.latency._table import measured_table
+from icycle.latency._timing import seconds_per_call
+from icycle.structure import Structure, SubNetwork
+
+STEP = 8  # the block of the made-up device
+
+
+class Stopwatch:
+    """A clock that work moves on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def block(size: int) -> int:
+    return math.ceil(size / STEP) * STEP
+
+
+def convolution_seconds(wide: int, out: int, positions: int) -> float:
+    """Blocks of eight channels, and a fifth more where the channels that go out do not fill them."""
+    return 1e-8 * positions * (wide if wide < STEP else block(wide)) * block(out) * (1.2 if out % STEP else 1.0)
+
+
+@register
+class MadeUp(Target):
+    """Only convolutions take time; a whole network takes `whole` times as long, depending on the sum."""
+
+    name = "made-up"
+
+    def __init__(self) -> None:
+        self.stopwatch = Stopwatch()
+        self.clock = self.stopwatch
+        self.whole: Callable[[float], float] = lambda seconds: seconds
+        self.timed = 0  # calls of `operation`
+
+    def versions(self) -> dict[str, str]:
+        return {}
+
+    def network(self, model: nn.Module, inputs: Any, setting: Setting) -> Callable[[], object]:
+        seconds = 0.0
+        side = inputs.shape[-1]
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                seconds += convolution_seconds(module.in_channels, module.out_channels, len(inputs) * side * side)
+        return self._taking(self.whole(seconds))
+
+    def operation(self, call: Call, sizes: Sequence[int], setting: Setting) -> Callable[[], object] | None:
+        if not call.name.startswith("aten.convolution"):
+            return None
+        self.timed += 1
+        (image, weight, *_), _ = call.at(sizes)
+        batch, _, height, width = image.shape
+        return self._taking(convolution_seconds(weight.shape[1], weight.shape[0], batch * height * width))
+
+    def _taking(self, seconds: float) -> Callable[[], object]:
+        def run() -> None:
+            self.stopwatch.now += seconds
+
+        return run
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MadeUp:
+    monkeypatch.setenv("ICYCLE_CACHE", str(tmp_path))
+    target = find_target("made-up")
+    assert isinstance(target, MadeUp)
+    target.whole, target.timed = (lambda seconds: seconds), 0
+    return target
+
+
+def chain(*widths: int) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for wide, out in itertools.pairwise((3, *widths)):
+        layers += [nn.Conv2d(wide, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10)).eval()
+
+
+def prepared(*widths: int, batch: int = 2) -> tuple[nn.Module, Structure, dict[str, torch.Tensor]]:
+    model = chain(*(widths or (64, 128, 64)))
+    structure = icycle.trace(model, torch.randn(batch, 3, 8, 8))
+    return model, structure, icycle.saliency.group_norm(model, structure)
+
+
+def true_milliseconds(counts: Sequence[int], batch: int = 2) -> float:
+    first, second, third = (int(count) for count in counts)
+    pairs = ((3, first), (first, second), (second, third))
+    return 1e3 * sum(convolution_seconds(wide, out, batch * 64) for wide, out in pairs)
+
+
+BUDGET = icycle.Budget(latency=0.5, target="made-up")
+
+
+# ---- prediction ----
+
+
+def test_the_prediction_of_random_sub_networks_is_exact(device: MadeUp) -> None:
+    model, structure, _ = prepared()
+    latency = Latency(model, structure, BUDGET)
+    for seed in range(20):
+        subnet = SubNetwork.random(structure, [0.1, 0.3, 0.5, 0.7][seed % 4], seed)
+        counts = subnet.counts(structure)
+        assert latency.prediction(counts) == pytest.approx(true_milliseconds(counts), rel=1e-6)
+        assert latency.measure(subnet) == pytest.approx(true_milliseconds(counts), rel=1e-6)
+
+
+def test_sweeps_and_gradients_are_those_of_the_prediction(device: MadeUp) -> None:
+    model, structure, _ = prepared()
+    prediction = Latency(model, structure, BUDGET).prediction
+    counts, values = np.array([64, 96, 40]), np.array([17, 24, 128])
+    swept = prediction.sweep(counts, 1, values)
+    assert swept == pytest.approx([prediction(np.array([64, value, 40])) for value in values])
+    assert prediction.gradient(counts)[1] == pytest.approx(
+        (prediction(counts) - prediction(np.array([64, 64, 40]))) / 32
+    )
+
+
+def test_the_batch_may_differ_from_the_traced_one(device: MadeUp) -> None:
+    model, structure, _ = prepared(batch=1)
+    latency = Latency(model, structure, icycle.Budget(latency=0.5, target="made-up", batch=16))
+    assert latency.dense == pytest.approx(true_milliseconds((64, 128, 64), batch=16))
+    assert latency.prediction(np.array([32, 40, 24])) == pytest.approx(true_milliseconds((32, 40, 24), batch=16))
+
+
+def test_what_a_whole_network_takes_beside_its_operations_is_learnt(device: MadeUp) -> None:
+    device.whole = lambda seconds: 2.5 * seconds + 1e-3
+    model, structure, _ = prepared()
+    prediction = Latency(model, structure, BUDGET).prediction
+    assert (prediction.slope, prediction.offset) == pytest.approx((2.5, 1.0))
+
+
+def test_operations_are_timed_once_and_kept_on_disk(device: MadeUp) -> None:
+    model, structure, _ = prepared()
+    Latency(model, structure, BUDGET).prediction  # noqa: B018
+    before = device.timed
+    assert before > 0
+    other = Latency(model, structure, BUDGET)
+    assert other.prediction(other.full) == pytest.approx(true_milliseconds((64, 128, 64)))
+    assert (
+        device.timed - before <= 3
+    )  # each distinct operation is made once more, to see whether it runs; none is timed
+
+
+# ---- selection ----
+
+
+@pytest.mark.parametrize("fraction", [0.35, 0.5, 0.8])
+def test_half_the_latency_when_half_is_asked(device: MadeUp, fraction: float) -> None:
+    model, structure, scores = prepared()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    subnet = icycle.select(structure, scores, icycle.Budget(latency=fraction, target="made-up"), model=model)
+    counts = subnet.counts(structure)
+    assert (counts % STEP == 0).all()
+    assert true_milliseconds(counts) / true_milliseconds((64, 128, 64)) == pytest.approx(fraction, rel=0.03)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_time_in_milliseconds(device: MadeUp) -> None:
+    model, structure, scores = prepared()
+    asked = 0.6 * true_milliseconds((64, 128, 64))
+    budget = icycle.Budget(latency=f"{asked:.6f} ms", target="made-up")
+    subnet = icycle.select(structure, scores, budget, model=model)
+    assert true_milliseconds(subnet.counts(structure)) == pytest.approx(asked, rel=0.03)
+
+
+def test_a_wrong_prediction_is_corrected_by_what_is_measured(device: MadeUp) -> None:
+    device.whole = lambda seconds: seconds**0.6  # no line fits that
+    model, structure, scores = prepared()
+    selector = Selector(structure, BUDGET, model)
+    subnet = selector.measured(scores)
+    assert selector.latency is not None
+    assert selector.latency.measure(subnet) / selector.latency.dense == pytest.approx(0.5, rel=0.03)
+    assert len(selector.attempts) > 1 and abs(selector.attempts[-1].excess) < abs(selector.attempts[0].excess)
+
+
+def test_what_is_out_of_reach_is_shown_with_the_smallest_latency(device: MadeUp) -> None:
+    model, structure, scores = prepared()
+    with pytest.raises(BudgetError, match="smallest sub-network takes") as error:
+        icycle.select(structure, scores, icycle.Budget(latency=0.05, target="made-up"), model=model)
+    smallest = true_milliseconds((16, 32, 16)) / true_milliseconds((64, 128, 64))
+    assert f"({smallest:.1%})" in str(error.value)
+
+
+def test_latency_and_parameters_both_hold(device: MadeUp) -> None:
+    model, structure, scores = prepared()
+    for latency, params in ((0.5, 0.9), (0.9, 0.4)):
+        budget = icycle.Budget(latency=latency, params=params, target="made-up")
+        subnet = icycle.select(structure, scores, budget, model=model)
+        assert structure.params(subnet) / structure.params() <= params + 0.01
+        assert true_milliseconds(subnet.counts(structure)) / true_milliseconds((64, 128, 64)) <= latency * 1.03
+
+
+def test_channels_that_cost_time_go_before_those_that_do_not(device: MadeUp) -> None:
+    """Equal scores: a channel of the first layer costs two of the second."""
+    model, structure, _ = prepared(64, 128)
+    same = {group.name: torch.linspace(1, 2, group.size) for group in structure.prunable}
+    counts = icycle.select(structure, same, BUDGET, model=model).counts(structure)
+    assert counts[0] / 64 < counts[1] / 128
+
+
+# ---- errors ----
+
+
+def test_a_latency_needs_a_model_and_a_target_that_is_there() -> None:
+    model, structure, scores = prepared()
+    with pytest.raises(BudgetError, match="pass the model"):
+        icycle.select(structure, scores, icycle.Budget(latency=0.5))
+    with pytest.raises(LatencyError, match="out of"):
+        icycle.select(structure, scores, icycle.Budget(latency=0.5, target="abacus"), model=model)
+    if targets()["cuda"]:
+        with pytest.raises(LatencyError, match="no CUDA device"):
+            icycle.select(structure, scores, icycle.Budget(latency=0.5, target="cuda"), model=model)
+
+
+# ---- tables ----
+
+
+@pytest.mark.parametrize(("step", "tail"), [(1, 1.0), (4, 1.0), (8, 1.5), (16, 1.0), (16, 2.0)])
+def test_a_table_finds_the_block_of_a_device_and_what_odd_sizes_cost(step: int, tail: float) -> None:
+    def seconds(sizes: tuple[int, ...]) -> float:
+        one, two = sizes
+        padded = math.ceil(one / step) * step
+        return 1e-6 * (5 + padded * (two + 3)) * (tail if one % step else 1.0)
+
+    table = measured_table((256, 128), (1, 1), seconds)
+    sizes = np.array([[one, two] for one in (64, 77, 96, 130, 200, 255, 256) for two in (32, 64, 100, 128)])
+    assert table(sizes) == pytest.approx([seconds((int(one), int(two))) for one, two in sizes], rel=1e-6)
+
+
+def test_sizes_that_come_in_units_are_measured_in_units() -> None:
+    asked = set()
+
+    def seconds(sizes: tuple[int, ...]) -> float:
+        asked.add(sizes[0])
+        return 1e-6 * sizes[0]
+
+    table = measured_table((12 * 64,), (64,), seconds)
+    assert all(size % 64 == 0 for size in asked)
+    assert table(np.array([[5 * 64]])) == pytest.approx([320e-6])
+
+
+def test_operations_are_repeated_at_other_widths() -> None:
+    """The number of groups and the shape of a norm follow the channels."""
+    model = nn.Sequential(
+        nn.Linear(4, 8), nn.Unflatten(1, (2, 4)), nn.Flatten(1), nn.LayerNorm(8), nn.Linear(8, 4)
+    ).eval()
+    structure = icycle.trace(model, torch.randn(2, 4))
+    full = np.array([group.size for group in structure.prunable])
+    calls = {call.name.split(".")[1]: call for call, _ in (call_of(one, full) for one in structure.operations)}
+    assert calls["native_layer_norm"].at([5])[0][1] == (5,)
+
+    depthwise = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 4, 1)).eval()
+    structure = icycle.trace(depthwise, torch.randn(2, 3, 4, 4))
+    (_, middle, _), full = structure.operations, np.array([16])
+    call, sizes = call_of(middle, full)
+    assert len(sizes) == 1 and call.at([6])[0][8] == 6  # groups
+
+
+# ---- timing ----
+
+
+def test_readings_in_turn_and_low_quantiles_withstand_noise() -> None:
+    clock = Stopwatch()
+    noise = itertools.cycle([0.0, 0.0, 0.0, 5.0])
+
+    def taking(seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            clock.now += seconds + next(noise) * seconds
+
+        return run
+
+    assert seconds_per_call(taking(1e-3), clock) == pytest.approx(1e-3)
+    one, two = interleaved([taking(1e-3), taking(2e-3)], clock, rounds=20)
+    assert len(one.readings) == len(two.readings) == 20
+    assert one.median == pytest.approx(1e-3)
+
+
+# ---- the cache ----
+
+
+def test_the_cache_keeps_conditions_apart_and_survives_damage(tmp_path: Path) -> None:
+    first, other = Cache(tmp_path, {"threads": "1"}), Cache(tmp_path, {"threads": "2"})
+    first.put("conv", (8, 16), 0.25)
+    first.write()
+    assert Cache(tmp_path, {"threads": "1"}).get("conv", (8, 16)) == 0.25
+    assert Cache(tmp_path, {"threads": "2"}).get("conv", (8, 16)) is None
+    late = Cache(tmp_path, {"threads": "1"})
+    first.put("conv", (8, 8), 0.125)
+    first.write()
+    late.put("pool", (8,), 0.5)
+    late.write()  # keeps what the first has written meanwhile
+    assert Cache(tmp_path, {"threads": "1"}).get("conv", (8, 8)) == 0.125
+    first.file.write_text("{")
+    assert Cache(tmp_path, {"threads": "1"}).get("conv", (8, 16)) is None
+    assert other.file != first.file
+
+
+# ---- real targets ----
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
+def test_a_real_target_measures_and_predicts(name: str, tmp_path: Path) -> None:
+    if targets()[name]:
+        pytest.skip(targets()[name])
+    model, structure, _ = prepared()
+    latency = Latency(model, structure, icycle.Budget(latency=0.5, target=name, threads=1), cache=tmp_path)
+    assert latency.dense > 0 and latency.prediction(latency.full) > 0
+    assert list(tmp_path.iterdir())
