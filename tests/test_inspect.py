@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import icycle
-from icycle.structure import explain
+from icycle.reasons import Kind, Reason
 from networks import IMAGE, Branches
 from test_cli import command
 
@@ -123,7 +123,7 @@ def test_the_tables_show_both_kinds_of_groups(
     shown = capsys.readouterr().out
     for words in ("0.c.weight[dim 0] out", "the code says 4", "aten::view", "inspected_network.py", "by design"):
         assert words in shown
-    assert re.search(r"MACs of convolutions and matrix products; \d+\.\d% would go", shown)
+    assert re.search(r"MACs and [\d,]+ parameters, of which \d+\.\d% and \d+\.\d% would go", shown)
 
 
 def test_an_input_shape_takes_the_place_of_example_inputs(
@@ -185,10 +185,8 @@ class Through(nn.Module):
     ],
 )
 def test_every_way_to_be_pinned_has_its_advice(function: Callable[[Tensor], Tensor], cause: str, advice: str) -> None:
-    """Advice is found by words of the reason: a reason that is worded anew must not lose it."""
-    group = icycle.trace(Through(function), torch.randn(2, 6))["first"]
-    found = explain(group)
-    assert not group.prunable
+    found = icycle.trace(Through(function), torch.randn(2, 6))["first"].pinned_by
+    assert found is not None
     assert cause in found.cause
     assert advice in found.advice
     assert found.source.startswith("test_inspect.py:")
@@ -197,11 +195,11 @@ def test_every_way_to_be_pinned_has_its_advice(function: Callable[[Tensor], Tens
 def test_what_was_not_used_says_so() -> None:
     model = Through(torch.relu)
     model.spare = nn.Linear(6, 12)
-    assert "example inputs that use it" in explain(icycle.trace(model, torch.randn(2, 6))["spare"]).advice
+    assert icycle.trace(model, torch.randn(2, 6))["spare"].pinned_by == Reason(Kind.UNUSED, "spare.weight")
 
 
 def test_the_code_that_traces_is_no_source_line() -> None:
     """In a model of torch's layers alone no line is the user's."""
     group = icycle.trace(nn.Sequential(nn.Linear(6, 12), nn.Softmax(1), nn.Linear(12, 2)), torch.randn(2, 6))["0"]
     assert group.reason == "every element takes part: aten::_softmax at 1"
-    assert explain(group).source == ""
+    assert group.pinned_by == Reason(Kind.ALL_TAKE_PART, "", "aten::_softmax", "1")

@@ -193,9 +193,7 @@ def test_mean_activation_averages_over_the_positions_of_a_channel() -> None:
     """A flattened convolution has one channel per position block; a packed projection, several positions per head."""
     model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
     index = np.arange(6).reshape(2, 3)
-    group = Group(
-        "heads", 2, True, "", True, "", (Slice("0.weight", 0, index, "out"), Slice("2.weight", 1, index, "in"))
-    )
+    group = Group("heads", 2, (Slice("0.weight", 0, index, "out"), Slice("2.weight", 1, index, "in")))
     structure = Structure((group,), {}, {}, (), "made by hand")
     data = torch.randn(5, 3)
     scores = saliency.mean_activation(model, structure, loader=[(data, None)])
@@ -365,7 +363,7 @@ def test_a_parametrised_weight_is_watched_at_its_layer() -> None:
     nn.utils.parametrizations.weight_norm(model[0])
     index = np.arange(4)[:, None]
     piece = Slice("0.parametrizations.weight.original1", 0, index, "out")
-    structure = Structure((Group("0", 4, True, "", True, "", (piece,)),), {}, {}, (), "made by hand")
+    structure = Structure((Group("0", 4, (piece,)),), {}, {}, (), "made by hand")
     data = torch.randn(5, 3)
     scores = saliency.mean_activation(model, structure, loader=[data])
     torch.testing.assert_close(scores["0"], model[0](data).relu().mean(dim=0).detach())
@@ -376,7 +374,7 @@ def test_scales_that_are_buffers_count_too() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), frozen_norm, nn.ReLU(), nn.Conv2d(4, 2, 1))
     index = np.arange(4)[:, None]
     pieces = (Slice("0.weight", 0, index, "out"), Slice("1.weight", 0, index, "scale"))
-    structure = Structure((Group("0", 4, True, "", True, "", pieces),), {}, {}, (), "made by hand")
+    structure = Structure((Group("0", 4, pieces),), {}, {}, (), "made by hand")
     expected = (model[0].weight.flatten(1).square().sum(1) / math.sqrt(3) + 1) / 2
     torch.testing.assert_close(saliency.group_norm(model, structure)["0"], expected.detach())
     batch = (torch.randn(2, 3, 4, 4), torch.zeros(2))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from icycle.axes import Polynomial
 from icycle.errors import BudgetError, CriterionError, StructureError
+from icycle.reasons import Kind, Reason
 from icycle.selection import Budget, achieved, select, select_ratio
 from icycle.structure import Cost, Group, Slice, Structure, SubNetwork
 
@@ -22,7 +23,7 @@ Terms = Mapping[tuple[int, ...], int]
 
 def make_group(name: str, size: int, wide: int = 1) -> Group:
     index = np.arange(size * wide).reshape(size, wide)
-    return Group(name, size, True, "", True, "", (Slice(f"{name}.weight", 0, index, "out"),))
+    return Group(name, size, (Slice(f"{name}.weight", 0, index, "out"),))
 
 
 def make_structure(sizes: list[int], macs: Terms, params: Terms | None = None, wide: int = 1) -> Structure:
@@ -351,9 +352,9 @@ def test_an_unreachable_budget_names_the_smallest() -> None:
 
 
 def test_no_prunable_group_is_an_error() -> None:
-    pinned = Group("g0", 4, False, "softmax over channels in 'head'", True, "", ())
+    pinned = Group("g0", 4, (), pinned_by=Reason(Kind.ALL_TAKE_PART, "", "aten::_softmax", "head"))
     structure = Structure((pinned,), {}, {"macs": Cost([Polynomial.constant(5)], {}, 0)}, (), "made by hand")
-    with pytest.raises(StructureError, match="softmax over channels in 'head'"):
+    with pytest.raises(StructureError, match="every element takes part: aten::_softmax at head"):
         select(structure, {}, Budget(macs=0.5))
 
 

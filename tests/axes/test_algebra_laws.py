@@ -33,6 +33,9 @@ from icycle.axes import (
     sum_of,
     unify,
 )
+from icycle.reasons import Kind, Place, Reason
+
+HERE = Place("aten::view", "block", "net.py:3")
 
 Element = frozenset[tuple[int, int]]  # atoms: (axis number, position)
 
@@ -98,7 +101,7 @@ def expressions(draw: st.DrawFn, size: int, pool: list[Axis], depth: int = 2) ->
     if shape == "product" and divisors:
         inner = draw(st.sampled_from(divisors))
         return product([draw(expressions(size // inner, pool, depth - 1)), draw(expressions(inner, pool, depth - 1))])
-    axis = Axis(size, pinned="drawn" if draw(st.integers(0, 9)) == 0 else None)
+    axis = Axis(size, pinned=Reason(Kind.OUTPUT) if draw(st.integers(0, 9)) == 0 else None)
     pool.append(axis)
     return axis
 
@@ -131,7 +134,7 @@ def test_unified_dimensions_keep_the_same_elements(pair: tuple[Dim, Dim], seed: 
     a, b = pair
     axes = original_axes(a, b)
     before_a, before_b = elements(a), elements(b)
-    unify(a, b, "test")
+    unify(a, b, HERE)
     choice = Choice(axes, random.Random(seed))
     assert choice.mask(before_a) == choice.mask(before_b)
 
@@ -146,7 +149,7 @@ def test_many_unifications_hold_together(several: list[tuple[Dim, Dim]], seed: i
         if a.size == b.size:
             equations.append((elements(resolve(a)), elements(resolve(b))))
             axes += original_axes(a, b)
-            unify(a, b, "test")
+            unify(a, b, HERE)
     choice = Choice(axes, random.Random(seed))
     for left, right in equations:
         assert choice.mask(left) == choice.mask(right)
@@ -157,7 +160,7 @@ def test_what_was_pinned_stays_whole(pair: tuple[Dim, Dim], seed: int) -> None:
     a, b = pair
     axes = original_axes(a, b)
     pinned = [axis for axis in axes if axis.pinned]
-    unify(a, b, "test")
+    unify(a, b, HERE)
     choice = Choice(axes, random.Random(seed))
     for axis in pinned:
         assert all(choice.mask(elements(axis)))
@@ -169,8 +172,8 @@ def test_unify_does_not_depend_on_the_side(size: int, data: st.DataObject) -> No
     a, b = data.draw(expressions(size, pool)), data.draw(expressions(size, pool))
     twins = {axis.created: Axis(axis.size, axis.pinned) for axis in pool}
     c, d = (_copied(dim, twins) for dim in (a, b))
-    unify(a, b, "test")
-    unify(d, c, "test")
+    unify(a, b, HERE)
+    unify(d, c, HERE)
     assert _free_sizes(a) == _free_sizes(c)
     assert _free_sizes(b) == _free_sizes(d)
 
@@ -189,39 +192,38 @@ def _copied(dim: Dim, twins: dict[int, Axis]) -> Dim:
 @given(pairs())
 def test_unify_again_changes_nothing(pair: tuple[Dim, Dim]) -> None:
     a, b = pair
-    unify(a, b, "test")
+    unify(a, b, HERE)
     before = (resolve(a), resolve(b), [(leaf.created, leaf.pinned) for leaf in leaves(a)])
-    unify(a, b, "again")
+    unify(a, b, HERE)
     assert before == (resolve(a), resolve(b), [(leaf.created, leaf.pinned) for leaf in leaves(a)])
 
 
 def test_inexactness_travels_with_unification() -> None:
     a, b = Axis(6), product([Axis(2), Axis(3)])
-    mark_inexact(a, "because")
-    unify(a, b, "test")
-    assert {leaf.inexact for leaf in leaves(b)} == {"because"}
+    mark_inexact(a, Reason(Kind.NOT_FINITE))
+    unify(a, b, HERE)
+    assert {leaf.inexact for leaf in leaves(b)} == {Reason(Kind.NOT_FINITE)}
 
 
 def test_different_sizes_pin_both_sides_and_say_why() -> None:
     a, b = Axis(3), Axis(4)
-    unify(a, b, "the caller")
+    unify(a, b, HERE)
     assert a.pinned == b.pinned
     assert a.pinned is not None
-    assert "the caller" in a.pinned
-    assert "3 and 4" in a.pinned
+    assert a.pinned == Reason(Kind.SIZES_DIFFER, "3 and 4", *HERE)
 
 
 def test_unify_refines_rather_than_pins() -> None:
     """Guards against an algebra that is right because it pins everything."""
     whole, rows, row = Axis(12), Axis(3), Axis(4)
-    unify(whole, product([rows, row]), "test")
+    unify(whole, product([rows, row]), HERE)
     assert resolve(whole) == Product(rows, row)
     parts = [Axis(5), Axis(7)]
     other = Axis(12)
-    unify(other, sum_of(parts), "test")
+    unify(other, sum_of(parts), HERE)
     assert list(leaves(other)) == parts
     fine, coarse = product([Axis(2), Axis(2), Axis(3)]), product([Axis(4), Axis(3)])
-    unify(fine, coarse, "test")
+    unify(fine, coarse, HERE)
     assert not any(leaf.pinned for leaf in leaves(coarse))
     assert resolve(coarse) == resolve(fine)
 
@@ -271,7 +273,7 @@ def test_a_reshape_keeps_the_same_elements(size: int, data: st.DataObject, seed:
     dims = [data.draw(expressions(part, [])) for part in data.draw(shapes_of(size))]
     axes, before = original_axes(*dims), tensor_elements(dims)
     shape = data.draw(shapes_of(size))
-    after = regroup(dims, shape, "test")
+    after = regroup(dims, shape, HERE)
     assert [dim.size for dim in after] == shape
     axes += original_axes(*after)
     choice = Choice(axes, random.Random(seed))
@@ -282,8 +284,8 @@ def test_a_reshape_keeps_the_same_elements(size: int, data: st.DataObject, seed:
 def test_there_and_back_again(size: int, data: st.DataObject) -> None:
     """Plain axes are regrouped, and regrouped back to what they have become."""
     dims = [Axis(part) for part in data.draw(shapes_of(size))]
-    there = regroup(dims, data.draw(shapes_of(size)), "there")
-    back = regroup(there, [dim.size for dim in dims], "back")
+    there = regroup(dims, data.draw(shapes_of(size)), HERE)
+    back = regroup(there, [dim.size for dim in dims], HERE)
     if not any(leaf.pinned for dim in dims for leaf in leaves(dim)):
         assert [resolve(dim) for dim in back] == [resolve(dim) for dim in dims]
 
@@ -291,8 +293,8 @@ def test_there_and_back_again(size: int, data: st.DataObject) -> None:
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6))
 def test_flatten_and_unflatten_pin_nothing(a: int, b: int, c: int) -> None:
     dims = [Axis(a), Axis(b), Axis(c)]
-    (flat,) = regroup(dims, [a * b * c], "flatten")
-    back = regroup([flat], [a, b, c], "unflatten")
+    (flat,) = regroup(dims, [a * b * c], HERE)
+    back = regroup([flat], [a, b, c], HERE)
     assert [dim.size for dim in back] == [a, b, c]
     assert all(size == 1 or dim is axis for size, dim, axis in zip((a, b, c), back, dims, strict=True))
     assert not any(dim.pinned for dim in dims)
@@ -300,11 +302,11 @@ def test_flatten_and_unflatten_pin_nothing(a: int, b: int, c: int) -> None:
 
 def test_an_impossible_reshape_pins_only_its_stretch() -> None:
     batch, rows, row = Axis(5), Axis(2), Axis(3)
-    after = regroup([batch, product([rows, row])], [5, 3, 2], "the caller")
+    after = regroup([batch, product([rows, row])], [5, 3, 2], HERE)
     assert [dim.size for dim in after] == [5, 3, 2]
     assert batch.pinned is None
     assert rows.pinned == row.pinned
-    assert "the caller" in str(rows.pinned)
+    assert rows.pinned == Reason(Kind.NO_REGROUPING, "[6] to [3, 2]", *HERE)
     assert is_pinned(after[1])
     assert is_pinned(after[2])
 
@@ -318,7 +320,7 @@ def test_balanced_dimensions_keep_equally_many(parts: list[int], seed: int) -> N
     second = sum_of(Axis(size) for size in reversed(parts))
     axes = original_axes(first, second)
     before = elements(first), elements(second)
-    balance([first, second], "test")
+    balance([first, second], HERE)
     choice = Choice(axes, random.Random(seed))
     assert sum(choice.mask(before[0])) == sum(choice.mask(before[1]))
     assert not is_pinned(first)
@@ -326,7 +328,7 @@ def test_balanced_dimensions_keep_equally_many(parts: list[int], seed: int) -> N
 
 def test_dimensions_without_equal_parts_are_pinned() -> None:
     first, second = sum_of([Axis(2), Axis(4)]), Axis(6)
-    balance([first, second], "test")
+    balance([first, second], HERE)
     assert is_pinned(first)
     assert is_pinned(second)
 
@@ -366,5 +368,5 @@ def test_quotients_undo_products(size: int, data: st.DataObject, seed: int) -> N
 def test_a_pinned_axis_counts_as_a_constant() -> None:
     axis = Axis(7)
     assert count(axis)({axis.created: 3}) == 3
-    pin(axis, "test")
+    pin(axis, Reason(Kind.OUTPUT))
     assert count(axis)({}) == 7

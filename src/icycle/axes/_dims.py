@@ -6,6 +6,8 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 
+from icycle.reasons import Kind, Reason
+
 __all__ = [
     "Axis",
     "Dim",
@@ -26,13 +28,19 @@ _creation = itertools.count()
 class Axis:
     """An independent dimension of `size` elements, until unification links it to something else.
 
-    `link` is None for a root; else the expression that this axis was found to be. `pinned` says why no element may be
-    removed (None: any may). `inexact` says why removing elements is not the same function as zeroing them (None: it
-    is)."""
+    It is in one of these states:
+    - linked: `link` is the expression that this axis was found to be, and nothing else of it counts any more;
+    - a pinned root: `pinned` says why no element may be removed;
+    - a free root: any element may be removed (but the last). Where `inexact` is None, removing elements is the same
+      function as zeroing them; else it says why not.
+
+    `created` numbers the axes in the order of their creation. It is an axis's identity outside of the algebra: the name
+    of its variable in polynomials, and which of two joined axes remains the root (the older one).
+    """
 
     __slots__ = ("created", "inexact", "link", "pinned", "size")
 
-    def __init__(self, size: int, pinned: str | None = None, inexact: str | None = None) -> None:
+    def __init__(self, size: int, pinned: Reason | None = None, inexact: Reason | None = None) -> None:
         self.size = int(size)
         self.link: Dim | None = None
         self.pinned = pinned
@@ -92,7 +100,7 @@ def sum_of(parts: Iterable[Dim]) -> Dim:
             continue
         flat.extend(part.operands if isinstance(part, Sum) else (part,))
     if not flat:
-        return Axis(0, pinned="empty")
+        return Axis(0, Reason(Kind.EMPTY))
     return flat[0] if len(flat) == 1 else Sum(*flat)
 
 
@@ -109,7 +117,7 @@ def product(factors: Iterable[Dim]) -> Dim:
         if factor.size != 1:
             flat.extend(factor.operands if isinstance(factor, Product) else (factor,))
     if not flat:
-        return last if last is not None else Axis(1, pinned="a single element")
+        return last if last is not None else Axis(1, Reason(Kind.SINGLE))
     if len(flat) == 1:
         return flat[0]
     head, *tail = flat
@@ -140,18 +148,18 @@ def leaves(dim: Dim) -> Iterator[Axis]:
             yield from leaves(operand)
 
 
-def pin(dim: Dim, why: str) -> None:
+def pin(dim: Dim, reason: Reason) -> None:
     """Forbid removal from every axis of `dim`; an axis that is pinned already keeps its first reason."""
     for axis in leaves(dim):
         if axis.pinned is None:
-            axis.pinned = why
+            axis.pinned = reason
 
 
-def mark_inexact(dim: Dim, why: str) -> None:
-    """Record for every axis of `dim` that removing is not the same function as zeroing."""
+def mark_inexact(dim: Dim, reason: Reason) -> None:
+    """Record for every axis of `dim` that removing is not the same function as zeroing; the first reason stays."""
     for axis in leaves(dim):
         if axis.inexact is None:
-            axis.inexact = why
+            axis.inexact = reason
 
 
 def is_pinned(dim: Dim) -> bool:

@@ -9,27 +9,28 @@ import math
 from collections.abc import Sequence
 
 from icycle.axes._dims import Axis, Dim, Product, Sum, is_pinned, leaves, pin, product, resolve, sum_of
+from icycle.reasons import NOWHERE, Kind, Place, Reason
 
 __all__ = ["balance", "cut", "factor", "regroup", "unify"]
 
 
-def unify(a: Dim, b: Dim, why: str) -> None:
-    """Make `a` and `b` one and the same; `why` is the reason given where they must be pinned instead."""
+def unify(a: Dim, b: Dim, where: Place) -> None:
+    """Make `a` and `b` one and the same; `where` becomes part of the reason should they have to be pinned instead."""
     a, b = resolve(a), resolve(b)
     if a is b or a == b:
         return
     if a.size != b.size:
-        _pin_both(a, b, f"{why}: sizes {a.size} and {b.size} differ")
+        _pin_both(a, b, Reason(Kind.SIZES_DIFFER, f"{a.size} and {b.size}", *where))
     elif isinstance(a, Axis) and isinstance(b, Axis):
         _join(a, b)
     elif isinstance(a, Axis):
-        _forward(a, b, why)
+        _forward(a, b, where)
     elif isinstance(b, Axis):
-        _forward(b, a, why)
+        _forward(b, a, where)
     elif isinstance(a, Sum) or isinstance(b, Sum):
-        _unify_sums(a, b, why)
+        _unify_sums(a, b, where)
     else:
-        _unify_products(a, b, why)
+        _unify_products(a, b, where)
 
 
 def _join(a: Axis, b: Axis) -> None:
@@ -39,9 +40,9 @@ def _join(a: Axis, b: Axis) -> None:
     root.inexact = root.inexact or other.inexact
 
 
-def _forward(axis: Axis, expression: Dim, why: str) -> None:
+def _forward(axis: Axis, expression: Dim, where: Place) -> None:
     if any(leaf is axis for leaf in leaves(expression)):
-        pin(expression, f"{why}: a dimension would contain itself")
+        pin(expression, Reason(Kind.CONTAINS_ITSELF, "", *where))
         return
     axis.link = expression
     for leaf in leaves(expression):
@@ -49,7 +50,7 @@ def _forward(axis: Axis, expression: Dim, why: str) -> None:
         leaf.inexact = leaf.inexact or axis.inexact
 
 
-def _unify_sums(a: Dim, b: Dim, why: str) -> None:
+def _unify_sums(a: Dim, b: Dim, where: Place) -> None:
     """Cut both sides at each other's boundaries, and unify piece by piece."""
     left, right = [a], [b]
     while left and right:
@@ -60,11 +61,11 @@ def _unify_sums(a: Dim, b: Dim, why: str) -> None:
             pieces = cut(y, x.size)
             if pieces is None:
                 for rest in (x, y, *left, *right):
-                    pin(rest, f"{why}: no common cut")
+                    pin(rest, Reason(Kind.NO_CUT, "", *where))
                 return
             y, rest = pieces
             right.append(rest)
-        unify(x, y, why)
+        unify(x, y, where)
 
 
 def _next_part(stack: list[Dim]) -> Dim:
@@ -76,7 +77,7 @@ def _next_part(stack: list[Dim]) -> Dim:
     return dim
 
 
-def _unify_products(a: Product, b: Product, why: str) -> None:
+def _unify_products(a: Product, b: Product, where: Place) -> None:
     """Refine both sides to common factors, innermost first."""
     left: list[Dim] = list(a.operands)
     right: list[Dim] = list(b.operands)
@@ -86,26 +87,26 @@ def _unify_products(a: Product, b: Product, why: str) -> None:
             x, y, left, right = y, x, right, left
         split = factor(x, y.size) if x.size > y.size else None
         if x.size > y.size and split is None:
-            _pin_both(product(left), product(right), f"{why}: no common factors")
+            _pin_both(product(left), product(right), Reason(Kind.NO_FACTORS, "", *where))
             return
         left.pop()
         right.pop()
         if split is not None:
             outer, x = split
             left.append(outer)
-        unify(x, y, why)
+        unify(x, y, where)
 
 
-def _pin_both(a: Dim, b: Dim, why: str) -> None:
-    pin(a, why)
-    pin(b, why)
+def _pin_both(a: Dim, b: Dim, reason: Reason) -> None:
+    pin(a, reason)
+    pin(b, reason)
 
 
 def cut(dim: Dim, at: int) -> tuple[Dim, Dim] | None:
     """The first `at` elements of `dim` and the others; None where the cut would go through a row of a product."""
     dim = resolve(dim)
     if at in (0, dim.size):
-        empty = Axis(0, pinned="empty")
+        empty = Axis(0, Reason(Kind.EMPTY))
         return (empty, dim) if at == 0 else (dim, empty)
     if isinstance(dim, Axis):
         first, second = (Axis(size, dim.pinned, dim.inexact) for size in (at, dim.size - at))
@@ -114,7 +115,8 @@ def cut(dim: Dim, at: int) -> tuple[Dim, Dim] | None:
     if isinstance(dim, Sum):
         return _cut_sum(dim, at)
     if is_pinned(dim):
-        return Axis(at, "part of a pinned dimension"), Axis(dim.size - at, "part of a pinned dimension")
+        why = next(leaves(dim)).pinned
+        return Axis(at, why), Axis(dim.size - at, why)
     return _cut_product(dim, at)
 
 
@@ -131,7 +133,7 @@ def _cut_product(dim: Product, at: int) -> tuple[Dim, Dim] | None:
     parts = cut(product(tail), at % row) if single is not None else None
     if single is None or parts is None:
         return None
-    pin(single[0], "a row that is cut")
+    pin(single[0], Reason(Kind.ROW_APART))
     return sum_of((product((pieces[0], *tail)), parts[0])), sum_of((parts[1], product((single[1], *tail))))
 
 
@@ -150,7 +152,7 @@ def _cut_sum(dim: Sum, at: int) -> tuple[Dim, Dim] | None:
     raise ValueError(f"cannot cut {dim} beyond its end")
 
 
-def balance(dims: Sequence[Dim], why: str) -> None:
+def balance(dims: Sequence[Dim], where: Place) -> None:
     """Make every one of `dims` keep equally many elements, though not at the same places.
 
     Their parts are matched by size, the largest first; where that fails the dimensions are pinned.
@@ -161,9 +163,9 @@ def balance(dims: Sequence[Dim], why: str) -> None:
         if [part.size for part in a] == [part.size for part in b]:
             for x, y in zip(a, b, strict=True):
                 if not (is_pinned(x) and is_pinned(y)):
-                    unify(x, y, why)
+                    unify(x, y, where)
         else:
-            _pin_both(first, other, f"{why}: no equal parts")
+            _pin_both(first, other, Reason(Kind.NO_EQUAL_PARTS, "", *where))
 
 
 def _parts(dim: Dim) -> tuple[Dim, ...]:
@@ -177,7 +179,7 @@ def factor(dim: Dim, inner: int) -> tuple[Dim, Dim] | None:
     if dim.size % inner:
         return None
     if inner == 1 or inner == dim.size:
-        single = Axis(1, pinned="a single element")
+        single = Axis(1, Reason(Kind.SINGLE))
         return (dim, single) if inner == 1 else (single, dim)
     if isinstance(dim, Axis):
         rows, row = (Axis(size, dim.pinned, dim.inexact) for size in (dim.size // inner, inner))
@@ -205,7 +207,7 @@ def _factor_sum(dim: Sum, inner: int) -> tuple[Dim, Dim] | None:
         outers.append(pieces[0])
         rows.append(pieces[1])
     for row in rows[1:]:
-        unify(rows[0], row, "parts of a concatenation are split into equal rows")
+        unify(rows[0], row, NOWHERE)
     return sum_of(resolve(outer) for outer in outers), resolve(rows[0])
 
 
@@ -250,7 +252,7 @@ def _factor_product(dim: Product, inner: int) -> tuple[Dim, Dim] | None:
     return product(rest), product(taken)
 
 
-def regroup(dims: Sequence[Dim], sizes: Sequence[int], why: str) -> tuple[Dim, ...]:
+def regroup(dims: Sequence[Dim], sizes: Sequence[int], where: Place) -> tuple[Dim, ...]:
     """The dimensions of a tensor after a reshape from `dims` to `sizes` (none of them -1).
 
     Dimensions are matched in the smallest stretches that hold equally many elements, so that a stretch which cannot be
@@ -258,13 +260,13 @@ def regroup(dims: Sequence[Dim], sizes: Sequence[int], why: str) -> tuple[Dim, .
     """
     if 0 in sizes:
         for dim in dims:
-            pin(dim, f"{why}: an empty tensor")
-        return tuple(Axis(size, why) for size in sizes)
+            pin(dim, Reason(Kind.EMPTY_TENSOR, "", *where))
+        return tuple(Axis(size, Reason(Kind.EMPTY_TENSOR, "", *where)) for size in sizes)
     result: list[Dim] = []
     source, target = list(dims), list(sizes)
     while source or target:
         have, want = _stretch(source, target)
-        result.extend(_regroup_stretch(have, want, why))
+        result.extend(_regroup_stretch(have, want, where))
     return tuple(result)
 
 
@@ -283,7 +285,7 @@ def _stretch(source: list[Dim], target: list[int]) -> tuple[list[Dim], list[int]
     return have, want
 
 
-def _regroup_stretch(have: list[Dim], want: list[int], why: str) -> list[Dim]:
+def _regroup_stretch(have: list[Dim], want: list[int], where: Place) -> list[Dim]:
     if [dim.size for dim in have] == want:
         return have
     if not want:  # only dimensions of one element are left, and dropped
@@ -294,8 +296,8 @@ def _regroup_stretch(have: list[Dim], want: list[int], why: str) -> list[Dim]:
         pieces = factor(rest, size)
         if pieces is None:
             for dim in have:
-                pin(dim, f"{why}: sizes {[dim.size for dim in have]} cannot be regrouped as {want}")
-            return [Axis(size, f"{why}: regrouped from a pinned dimension") for size in want]
+                pin(dim, Reason(Kind.NO_REGROUPING, f"{[dim.size for dim in have]} to {want}", *where))
+            return [Axis(size, Reason(Kind.REGROUPED, "", *where)) for size in want]
         rest, inner = pieces
         found.insert(0, inner)
     return [rest, *found]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,11 +12,12 @@ from icycle.cli._model import InputShape, ModelName, load_model
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from icycle.reasons import Reason
     from icycle.structure import Group, Structure
 
 __all__ = ["inspect"]
 
-_COSTS = {"macs": "MACs of convolutions and matrix products", "params": "parameters"}
+_COSTS = ("macs", "params")
 
 
 def inspect(
@@ -39,7 +39,7 @@ def inspect(
     for table in (_prunable(structure), _pinned(structure)):
         if table.row_count:
             console.print(table)
-    for line in _summary(structure):
+    for line in structure.totals():
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -58,31 +58,13 @@ def _pinned(structure: Structure) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    from icycle.structure import explain
-
     columns = ("group", "size", "why it stays", "operation, module, source line", "what you could change")
     table = Table(*columns, title="pinned", title_justify="left")
     for group in structure.groups:
-        if not group.prunable:
-            found = explain(group)
-            place = [part for part in (found.operation, found.module, found.source) if part]
-            table.add_row(group.name, str(group.size), escape(found.cause), "\n".join(place), escape(found.advice))
+        if group.pinned_by is not None:
+            why = group.pinned_by
+            table.add_row(group.name, str(group.size), escape(why.cause), escape(str(why.place)), escape(why.advice))
     return table
-
-
-def _summary(structure: Structure) -> Iterator[str]:
-    prunable = sum(group.size for group in structure.prunable)
-    yield (
-        f"{len(structure.prunable)} prunable groups of {prunable:,} channels, "
-        f"{len(structure.groups) - len(structure.prunable)} pinned"
-    )
-    for cost, words in _COSTS.items():
-        share = structure.prunable_share(cost)
-        yield f"{structure.cost(cost):,} {words}; {share:.1%} would go with all but one channel of every prunable group"
-    for name, count in structure.unknown_operations.items():
-        times = "once" if count == 1 else f"{count} times"
-        yield f"no rule for {name}, met {times}: what it touches is pinned (docs/rules.md says how to register one)"
-    yield from structure.notes
 
 
 def _members(group: Group) -> list[str]:
@@ -100,10 +82,6 @@ def _record(structure: Structure) -> dict[str, Any]:
 
 
 def _group_record(group: Group) -> dict[str, Any]:
-    import dataclasses
-
-    from icycle.structure import explain
-
     return {
         "name": group.name,
         "size": group.size,
@@ -111,6 +89,10 @@ def _group_record(group: Group) -> dict[str, Any]:
         "exact": group.exact,
         "inexact_reason": group.inexact_reason,
         "reason": group.reason,
-        "pinned_by": None if group.prunable else dataclasses.asdict(explain(group)),
+        "pinned_by": None if group.pinned_by is None else _reason_record(group.pinned_by),
         "members": _members(group),
     }
+
+
+def _reason_record(reason: Reason) -> dict[str, str]:
+    return {name: getattr(reason, name) for name in ("cause", "operation", "module", "source", "advice")}

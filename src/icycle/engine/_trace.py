@@ -11,7 +11,8 @@ from torch import nn
 from icycle.axes import is_pinned, pin
 from icycle.engine._dry_run import dry_run
 from icycle.errors import TraceError
-from icycle.structure import Structure, SubNetwork, build, channel_axes
+from icycle.reasons import Kind, Reason
+from icycle.structure import Structure, SubNetwork, build
 from icycle.surgery import make_plan
 from icycle.tracing import Trace, shadow_of, trace_model
 
@@ -44,7 +45,7 @@ def _prove(shadow: nn.Module, example_inputs: Any, found: Trace, structure: Stru
     """Remove a different share of every group on a shadow; where that goes wrong, pin the axes at fault."""
     subnet = _trial(structure)
     plan = make_plan(shadow, structure, subnet)
-    free = [axis for axis in channel_axes(found) if axis.pinned is None]
+    free = [axis for axis in found.channel_axes() if axis.pinned is None]
     counts = {axis.created: int(kept.sum()) for axis, kept in zip(free, subnet.keep.values(), strict=True)}
     fault = dry_run(shadow, example_inputs, found, plan, counts)
     if fault is None:
@@ -55,7 +56,8 @@ def _prove(shadow: nn.Module, example_inputs: Any, found: Trace, structure: Stru
     if all(is_pinned(dim) for dim in touched):
         touched = [dim for dims in found.dims.values() for dim in dims]
     for dim in touched:
-        pin(dim, f"the dry run gave {fault.problem}: {fault.steps[-1].where}")
+        pin(dim, Reason(Kind.DRY_RUN, fault.problem, *fault.steps[-1].place))
+    found.settle()
     return False
 
 

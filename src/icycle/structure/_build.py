@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from icycle.axes import Axis, Dim, Polynomial, count, leaves
+from icycle.axes import Axis, Polynomial, count, leaves
 from icycle.structure._cost import Cost
+from icycle.structure._group import Group, Slice
 from icycle.structure._layout import fingerprint, freeze, positions
 from icycle.structure._operations import frozen_operations
-from icycle.structure._structure import Attribute, Example, Group, Rewrite, Slice, Structure
+from icycle.structure._structure import Attribute, Example, Rewrite, Structure
 from icycle.tracing import Dims, Edit, Trace
 
-__all__ = ["build", "channel_axes"]
-
-_NEVER = 10**9  # the place of what was not used, behind all that was
+__all__ = ["build"]
 
 
 def build(trace: Trace) -> Structure:
-    """Freeze what is known now; the trace may be refined and built again."""
-    trace.pin_all_but(channel_axes(trace))
-    attributes = trace.attributes()  # settles the sizes: it may pin and join axes
-    axes = channel_axes(trace)
+    """Freeze what a settled trace knows now; the trace is only read."""
+    axes = trace.channel_axes()
     numbers = {axis.created: number for number, axis in enumerate(axis for axis in axes if axis.pinned is None)}
     layouts = {name: tuple(freeze(dim, numbers) for dim in dims) for name, dims in trace.dims.items()}
     costs = {
@@ -34,14 +31,14 @@ def build(trace: Trace) -> Structure:
         groups=tuple(_group(axis, names[axis.created], slices[axis.created]) for axis in axes),
         layouts=layouts,
         costs=costs,
-        attributes=tuple(Attribute(*key, value.renamed(numbers)) for key, value in attributes.items()),
+        attributes=tuple(Attribute(*key, value.renamed(numbers)) for key, value in trace.attributes().items()),
         rewrites=rewrites,
         fingerprint=fingerprint(layouts),
         caches=trace.caches,
         operations=tuple(frozen_operations(trace.runs[0][1], numbers)),
         example=Example(trace.inputs, trace.meta, trace.hooks, trace.output_shapes),
         notes=(*trace.notes, *_notes(rewrites)),
-        unknown_operations=dict(trace.tracer.unknown),
+        unknown_operations=dict(trace.unknown_operations),
     )
 
 
@@ -71,40 +68,10 @@ def _term(factor: int, dims: Dims) -> Polynomial:
     return term
 
 
-def channel_axes(trace: Trace) -> list[Axis]:
-    """The root axes that make up channel dimensions of parameters, front to back: in the order in which the run used
-    what produces them, or else what consumes them."""
-    places: dict[int, tuple[bool, int, int, int]] = {}
-    found: dict[int, Axis] = {}
-    order = trace.order()
-    for number, (name, _, dim, role) in enumerate(_channel_dims(trace)):
-        own = [axis for axis in leaves(dim) if axis.size > 1]
-        some_free = any(axis.pinned is None for axis in own)
-        for place, axis in enumerate(own):
-            if some_free and axis.pinned is not None:
-                continue  # a fixed factor or part of a dimension whose other axes can be pruned
-            key = (role != "out", order.get(id(dim), _NEVER), number, place)
-            places[axis.created] = min(places.get(axis.created, key), key)
-            if name not in trace.buffers:
-                found[axis.created] = axis
-    return sorted(found.values(), key=lambda axis: places[axis.created][1:])
-
-
-def _channel_dims(trace: Trace) -> Iterator[tuple[str, int, Dim, str]]:
-    """Every dimension of a parameter or buffer that holds channels: its name, position, expression and role."""
-    for name, dims in trace.dims.items():
-        for position, dim in enumerate(dims):
-            role = trace.role(dim)
-            if not role:  # no operation said; torch's weights are (out, in, ...)
-                role = ("out", "in")[position] if len(dims) > 1 and position < 2 else "other"
-            if role not in ("kernel", "index"):
-                yield name, position, dim, role
-
-
 def _slices(trace: Trace, axes: list[Axis]) -> Mapping[int, tuple[Slice, ...]]:
     numbers = {axis.created: number for number, axis in enumerate(axes)}
     found: dict[int, list[Slice]] = {axis.created: [] for axis in axes}
-    for name, position, dim, role in _channel_dims(trace):
+    for name, position, dim, role in trace.channel_dims():
         own = {axis.created: axis for axis in leaves(dim) if axis.created in numbers}
         layout = freeze(dim, numbers) if own else None
         for created, axis in own.items():
@@ -129,13 +96,4 @@ def _names(axes: list[Axis], slices: Mapping[int, tuple[Slice, ...]]) -> dict[in
 
 
 def _group(axis: Axis, name: str, slices: tuple[Slice, ...]) -> Group:
-    free = axis.pinned is None
-    return Group(
-        name=name,
-        size=axis.size,
-        prunable=free,
-        reason=axis.pinned or "",
-        exact=free and axis.inexact is None,
-        inexact_reason=axis.inexact or "",
-        slices=slices,
-    )
+    return Group(name=name, size=axis.size, slices=slices, pinned_by=axis.pinned, inexact_by=axis.inexact)

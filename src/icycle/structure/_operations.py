@@ -42,7 +42,7 @@ def frozen_operations(steps: tuple[Step, ...], groups: Mapping[int, int]) -> Ite
     for step in steps:
         arguments, keywords = (_frozen(part, groups) for part in step.arguments)
         outputs = tuple(_sizes(dims, groups) for dims in step.outputs if dims is not None)
-        yield Operation(str(step.operation), step.where, arguments, keywords, outputs)
+        yield Operation(str(step.operation), str(step.place), arguments, keywords, outputs)
 
 
 def _frozen(value: Any, groups: Mapping[int, int]) -> Any:

@@ -13,49 +13,13 @@ from icycle.axes import Polynomial
 from icycle.errors import StructureError
 from icycle.structure._cost import Cost
 from icycle.structure._describe import table
+from icycle.structure._group import Group
 from icycle.structure._layout import Layout
 from icycle.structure._operations import Operation
 from icycle.structure._subnetwork import SubNetwork
 from icycle.tracing import Caches, Edit
 
-__all__ = ["Attribute", "Example", "Group", "Rewrite", "Slice", "Structure"]
-
-
-@dataclass(frozen=True, eq=False)
-class Slice:
-    """Where the channels of a group lie in one dimension of one parameter or buffer.
-
-    `index` is int64 of shape (size, m): row c holds the m positions along `dim` that belong to channel c. `role` is
-    "out" or "in" for a weight that produces or consumes the channels, "scale" and "shift" for what multiplies and is
-    added, "state" and "variance" for running statistics, "other" for anything else.
-    """
-
-    parameter: str
-    dim: int
-    index: np.ndarray = field(repr=False)
-    role: str
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Channels that stand or fall together: removing channel c removes row c of every slice.
-
-    `reason` says why the group is not prunable ("" where it is); `exact` is True where removing channels gives the same
-    function as zeroing their parameters, and `inexact_reason` says why not where it is False.
-    """
-
-    name: str
-    size: int
-    prunable: bool
-    reason: str
-    exact: bool
-    inexact_reason: str
-    slices: tuple[Slice, ...]
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """The names of the parameters and buffers that hold the group's channels."""
-        return tuple(dict.fromkeys(piece.parameter for piece in self.slices))
+__all__ = ["Attribute", "Example", "Rewrite", "Structure"]
 
 
 @dataclass(frozen=True)
@@ -141,8 +105,27 @@ class Structure:
         return 1 - self.costs[name](least) / max(self.cost(name), 1)
 
     def table(self) -> str:
-        """A row per group, front to back: its size, whether it can be removed from, its parameters or why it stays."""
-        return table(self)
+        """A row per group, front to back (its size, whether it can be removed from, its parameters or why it stays),
+        then `totals`."""
+        return "\n".join((*table(self.groups), *self.totals()))
+
+    def totals(self) -> tuple[str, ...]:
+        """How much is prunable, what had no rule, and the notes: a line each."""
+        channels = sum(group.size for group in self.prunable)
+        macs, params = (f"{self.prunable_share(name):.1%}" for name in ("macs", "params"))
+        unknown = (
+            f"no rule for {name}, met {'once' if count == 1 else f'{count} times'}: what it touches is pinned "
+            "(docs/rules.md says how to register one)"
+            for name, count in self.unknown_operations.items()
+        )
+        return (
+            f"{len(self.prunable)} prunable groups of {channels:,} channels, "
+            f"{len(self.groups) - len(self.prunable)} pinned",
+            f"{self.macs():,} MACs and {self.params():,} parameters, of which {macs} and {params} would go if one "
+            "channel were left in every prunable group",
+            *unknown,
+            *self.notes,
+        )
 
     def __str__(self) -> str:
         return self.table()

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from icycle.axes import Dim, Polynomial, count, is_pinned, leaves, mark_inexact, pin, unify
+from icycle.reasons import Kind, Place, Reason
 from icycle.tracing._code import Edit, Site, find_edit
 from icycle.tracing._sizes import AttributeKey, FromAttribute, FromDim, Operation, Origin, evaluate, operands, solve
 
@@ -26,7 +27,7 @@ class Condition:
 
     origin: Origin
     dim: Dim | None
-    where: str
+    where: Place
     site: Site | None = None
     number: float = -1
 
@@ -124,7 +125,7 @@ class Conditions:
             return False
         if condition.dim is None and not _divides(condition.origin):
             for part in involved:
-                mark_inexact(part, f"its size is used as a number: {condition.where}")
+                mark_inexact(part, Reason(Kind.SIZE_AS_NUMBER, "", *condition.where))
             return False
         if condition.dim is not None and not isinstance(condition.origin, Operation):
             end = involved[-1]
@@ -133,7 +134,7 @@ class Conditions:
                 if count(end) == count(condition.dim):
                     return True
         for part in involved:
-            pin(part, f"its size is computed from others in a way that does not follow a removal: {condition.where}")
+            pin(part, Reason(Kind.COMPUTED_SIZE, "", *condition.where))
         return True
 
     def sized(self) -> list[Dim]:

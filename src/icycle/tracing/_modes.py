@@ -12,9 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from icycle.axes import product
 from icycle.tracing._meta import SHORTCUTS
+from icycle.tracing._recorder import Recorder
 from icycle.tracing._registry import FUNCTION_RULES
 from icycle.tracing._sizes import FromDim, TracedInt
-from icycle.tracing._tracer import Call, Tracer, flat_tensors
+from icycle.tracing._tracer import flat_tensors
 
 __all__ = ["Functions", "Observer", "Operations", "TorchFunction"]
 
@@ -27,52 +28,51 @@ _SHAPE_GETTERS = {torch.Tensor.shape.__get__, torch.Tensor.size}  # type: ignore
 class Functions(TorchFunctionMode):
     """Sees calls of torch functions from Python, and shows those that have a rule of their own to the observer.
 
-    Given a tracer, it also gives out sizes that remember their dimension, and keeps the call for the rules.
+    Given a recorder, it also gives out sizes that remember their dimension, and tells the recorder of every call.
     """
 
-    def __init__(self, operations: Operations, tracer: Tracer | None = None) -> None:
+    def __init__(self, operations: Operations, recorder: Recorder | None = None) -> None:
         super().__init__()
         self._operations = operations
-        self._tracer = tracer
+        self._recorder = recorder
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", None) or resolve_name(func) or ""
         if f"torch::{name}" in FUNCTION_RULES:
             return self._operations.as_one(TorchFunction(name), func, args, kwargs)
-        if self._tracer is None:
+        if self._recorder is None:
             return func(*args, **kwargs)
         if func in _SHAPE_GETTERS:
             return self._sizes(func(*args, **kwargs), args, kwargs)
         if name in _COUNTS:
             return self._count(func(*args, **kwargs), args[0])
         if name in _READERS and isinstance(args[0], torch.Tensor):
-            self._tracer.read(args[0], name)
+            self._recorder.read(args[0], name)
         calculation = _ARITHMETIC.get(name.strip("_"))
         if calculation is not None:
             for place, value in enumerate(args):
                 if isinstance(value, TracedInt):
                     value.report(calculation, 1 - place if name.startswith("__r") else place)
         if name == "scaled_dot_product_attention" and kwargs.get("scale") is None and len(args) < 7:
-            self._tracer.use_as_scale(args[0] if args else kwargs["query"])
-        outer = self._tracer.call
-        self._tracer.call = Call(name, tuple(args), kwargs)
+            self._recorder.use_as_scale(args[0] if args else kwargs["query"])
+        outer = self._recorder.enter(name, tuple(args), kwargs)
         try:
             return func(*args, **kwargs)
         finally:
-            self._tracer.call = outer
+            self._recorder.leave(outer)
 
     def _count(self, result: int, tensor: torch.Tensor) -> int:
         known = getattr(tensor, "_icycle", None)
-        if known is None or self._tracer is None:
+        if known is None or self._recorder is None:
             return result
-        return TracedInt(result, FromDim(product(known.dims), self._tracer.use))
+        return TracedInt(result, FromDim(product(known.dims), self._recorder.use))
 
     def _sizes(self, result: Any, args: Any, kwargs: Any) -> Any:
         known = getattr(args[0], "_icycle", None)
-        if known is None or self._tracer is None:
+        if known is None or self._recorder is None:
             return result
-        use = self._tracer.use
+        use = self._recorder.use
         if isinstance(result, torch.Size):
             sizes = zip(result, known.dims, strict=True)
             return torch.Size([TracedInt(size, FromDim(dim, use)) for size, dim in sizes])

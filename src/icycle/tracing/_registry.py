@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from icycle.errors import TraceError
-
-if TYPE_CHECKING:
-    from icycle.tracing._tracer import Tracer
+from icycle.tracing._tracer import Tracer
 
 __all__ = ["AUTOGRAD_RULES", "FUNCTION_RULES", "Rule", "find_rule", "register"]
 
-Rule = Callable[["Tracer", Any, tuple[Any, ...], dict[str, Any], Any], None]
+Rule = Callable[[Tracer, Any, tuple[Any, ...], dict[str, Any], Any], None]
 """A rule takes (tracer, operation, arguments, keyword arguments, result) after the operation has run, relates the
 dimensions of the operands, and gives every tensor in the result its dimensions with `tracer.give`."""
 

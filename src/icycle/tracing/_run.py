@@ -15,15 +15,15 @@ from torch import nn
 
 from icycle.tracing._functions import autograd_functions_as_one
 from icycle.tracing._modes import Functions, Observer, Operations
-from icycle.tracing._tracer import Tracer
+from icycle.tracing._recorder import Recorder
 
 __all__ = ["call_with", "map_tensors", "output_tensors", "run_shadow", "shadow_inputs", "undisturbed"]
 
 
-def run_shadow(shadow: nn.Module, inputs: Any, observe: Observer, meta: bool, tracer: Tracer | None = None) -> Any:
-    """The shadow's output, every operation shown to `observe`; with a tracer, sizes remember their dimension."""
+def run_shadow(shadow: nn.Module, inputs: Any, observe: Observer, meta: bool, recorder: Recorder | None = None) -> Any:
+    """The shadow's output, every operation shown to `observe`; with a recorder, sizes remember their dimension."""
     operations = Operations(observe, meta)
-    with torch.no_grad(), autograd_functions_as_one(operations), Functions(operations, tracer), operations:
+    with torch.no_grad(), autograd_functions_as_one(operations), Functions(operations, recorder), operations:
         return call_with(shadow, inputs)
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "following_paths",
     "has_foreign_hooks",
     "named_tensors",
+    "remember_attributes",
     "reusable",
     "shadow_of",
     "tensor_dicts",
@@ -37,7 +38,7 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 Caches = frozenset[tuple[str, str]]  # (module path, attribute) of dicts in which modules keep results
 
 
-def shadow_of(model: nn.Module, meta: bool, caches: Caches, hooks: bool = False, used: Used | None = None) -> nn.Module:
+def shadow_of(model: nn.Module, meta: bool, caches: Caches, hooks: bool = False) -> nn.Module:
     """A copy of `model` that shares no state with it and copies no weight; its `caches` are empty.
 
     With `meta`, floating-point tensors become tensors on the meta device; else aliases of the real ones. Integer
@@ -62,7 +63,6 @@ def shadow_of(model: nn.Module, meta: bool, caches: Caches, hooks: bool = False,
                 del registry[key]
     for path, name in caches:
         setattr(shadow.get_submodule(path), name, {})
-    _remember_attributes(shadow, used)
     return shadow
 
 
@@ -122,8 +122,9 @@ class _CopyTensors(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _remember_attributes(shadow: nn.Module, used: Used | None) -> None:
-    """Replace the integer attributes of every module, also inside tuples and lists, by ints that know their name."""
+def remember_attributes(shadow: nn.Module, used: Used) -> None:
+    """Replace the integer attributes of every module, also inside tuples and lists, by ints that know their name, and
+    tell `used` when they serve as numbers."""
     for path, module in shadow.named_modules():
         for name, value in vars(module).items():
             if type(value) is int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,32 +13,45 @@ from torch import nn
 import icycle.tracing.rules  # noqa: F401  (registers the rules)
 from icycle.axes import Axis, Dim, Polynomial, count, leaves, pin
 from icycle.errors import TraceError
+from icycle.reasons import Kind, Reason
 from icycle.tracing._conditions import Conditions, Rewrite
+from icycle.tracing._recorder import Recorder, Step
 from icycle.tracing._run import map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
 from icycle.tracing._shadow import (
     Caches,
     following_paths,
     has_foreign_hooks,
     named_tensors,
+    remember_attributes,
     reusable,
     shadow_of,
     tensor_dicts,
 )
 from icycle.tracing._sizes import AttributeKey
-from icycle.tracing._tracer import Dims, Info, Step, Tracer
+from icycle.tracing._tracer import Dims, Info
 
 __all__ = ["Trace", "trace_model"]
 
 
-@dataclass
+_UNUSED = 10**9  # the place of what was not used, behind all that was
+
+
+@dataclass(frozen=True)
 class Trace:
-    """Everything that a run found out. The dimensions are live: pinning one and freezing again gives a new
-    structure."""
+    """Everything that a run found out.
+
+    The dimensions are live: whoever learns more of them (a dry run) pins axes and calls `settle`, and a structure can
+    be built anew.
+    """
 
     dims: Mapping[str, Dims]  # parameter or buffer -> its dimensions
     buffers: frozenset[str]
     runs: tuple[tuple[bool, tuple[Step, ...]], ...]  # (in training mode, its operations), in order
-    tracer: Tracer = field(repr=False)
+    costs: Mapping[str, Sequence[tuple[int, Dims]]]  # cost name -> terms: a factor, and the dimensions it goes with
+    roles: Mapping[int, str]  # id of a parameter's own dimension -> the part it plays, "" where no operation said
+    order: Mapping[int, int]  # id of a parameter's own dimension -> when it was first used
+    unknown_operations: Mapping[str, int]  # without a rule -> how often they ran
+    conditions: Conditions = field(repr=False)
     shadow: nn.Module = field(repr=False)  # what was run, as it was before
     meta: bool
     hooks: bool  # whether the model's hooks were left on the shadow
@@ -47,39 +60,52 @@ class Trace:
     caches: Caches  # what was emptied or found to be filled
     notes: tuple[str, ...]
 
-    @property
-    def costs(self) -> dict[str, list[tuple[int, Dims]]]:
-        """Cost name -> terms: a factor, and the dimensions whose sizes it is multiplied with."""
-        parameters = [(1, dims) for name, dims in self.dims.items() if name not in self.buffers]
-        return {**self.tracer.costs, "params": parameters}
-
-    def role(self, dim: Dim) -> str:
-        """The part that a parameter's own dimension plays ("" where no operation said)."""
-        return self.tracer.roles.get(id(dim), "")
-
-    def order(self) -> dict[int, int]:
-        """id of a parameter's own dimension -> when it was first used."""
-        return {id(dim): place for place, dim in reversed(list(enumerate(self.tracer.used)))}
-
-    def pin_all_but(self, axes: Iterable[Axis]) -> None:
-        """Pin every axis that sizes or costs depend on and that is not among `axes`: no parameter has it."""
-        known = {id(axis) for axis in axes}
+    def settle(self) -> None:
+        """Draw the conclusions from all that is known by now: pins what no parameter has, and what cannot follow the
+        sizes in the code. Reading a trace, as below, changes nothing any more."""
+        known = {id(axis) for axis in self.channel_axes()}
         costed = (dim for terms in self.costs.values() for _, dims in terms for dim in dims)
-        for dim in (*self.tracer.conditions.sized(), *costed):
+        for dim in (*self.conditions.sized(), *costed):
             for axis in leaves(dim):
                 if id(axis) not in known:
-                    axis.pinned = axis.pinned or "no parameter has these channels"
+                    pin(axis, Reason(Kind.NO_PARAMETER))
+        self.conditions.settle()
+
+    def channel_axes(self) -> list[Axis]:
+        """The root axes that make up channel dimensions of parameters, front to back: in the order in which the run
+        used what produces them, or else what consumes them."""
+        places: dict[int, tuple[bool, int, int, int]] = {}
+        found: dict[int, Axis] = {}
+        for number, (name, _, dim, role) in enumerate(self.channel_dims()):
+            own = [axis for axis in leaves(dim) if axis.size > 1]
+            some_free = any(axis.pinned is None for axis in own)
+            for place, axis in enumerate(own):
+                if some_free and axis.pinned is not None:
+                    continue  # a fixed factor or part of a dimension whose other axes can be pruned
+                key = (role != "out", self.order.get(id(dim), _UNUSED), number, place)
+                places[axis.created] = min(places.get(axis.created, key), key)
+                if name not in self.buffers:
+                    found[axis.created] = axis
+        return sorted(found.values(), key=lambda axis: places[axis.created][1:])
+
+    def channel_dims(self) -> Iterator[tuple[str, int, Dim, str]]:
+        """Every dimension of a parameter or buffer that holds channels: its name, position, expression and role."""
+        for name, dims in self.dims.items():
+            for position, dim in enumerate(dims):
+                role = self.roles.get(id(dim), "")
+                if not role:  # no operation said; torch's weights are (out, in, ...)
+                    role = ("out", "in")[position] if len(dims) > 1 and position < 2 else "other"
+                if role not in ("kernel", "index"):
+                    yield name, position, dim, role
 
     @property
     def rewrites(self) -> tuple[Rewrite, ...]:
-        """What must change in the code of modules, once `attributes` has settled the sizes."""
-        return self.tracer.conditions.rewrites
+        """What must change in the code of modules, as last settled."""
+        return self.conditions.rewrites
 
     def attributes(self) -> dict[AttributeKey, Polynomial]:
-        """The integer attributes that follow counts."""
-        conditions = self.tracer.conditions
-        conditions.settle()
-        return {key: count(dim) for key, dim in conditions.attributes.items()} | conditions.solved
+        """The integer attributes that follow counts, as last settled."""
+        return {key: count(dim) for key, dim in self.conditions.attributes.items()} | self.conditions.solved
 
 
 def trace_model(model: nn.Module, example_inputs: Any, head_width: bool = False) -> Trace:
@@ -113,66 +139,71 @@ def _describe(inputs: Any) -> str:
 
 
 def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, hooks: bool, caches: Caches) -> Trace:
-    tracer = Tracer(head_width)
-    shadow = shadow_of(model, meta, caches, hooks, tracer.use)
-    tracer.conditions = Conditions(head_width, dict(shadow.named_modules()))
+    shadow = shadow_of(model, meta, caches, hooks)
+    recorder = Recorder(shadow, head_width)
+    remember_attributes(shadow, recorder.use)
     constant = tensor_dicts(shadow)
-    dims = _own_axes(shadow, tracer)
+    dims = {name: recorder.own(name, tensor) for name, tensor in named_tensors(shadow)}
     buffers = frozenset(name for name, _ in model.named_buffers())
     notes: list[str] = []
-    with reusable(shadow), following_paths(shadow, tracer.paths):
-        shapes, steps = _run(shadow, example_inputs, tracer, meta, training=False)
+    with reusable(shadow), following_paths(shadow, recorder.paths):
+        shapes, steps = _run(shadow, example_inputs, recorder, meta, training=False)
         runs = [(False, steps)]
-        unused = [name for name in _unused(tracer, dims) if name not in buffers]
+        unused = [name for name in _unused(recorder, dims) if name not in buffers]
         if unused:  # an auxiliary head, say, that only runs in training mode
             try:
-                runs.append((True, _run(shadow, example_inputs, tracer, meta, training=True)[1]))
+                runs.append((True, _run(shadow, example_inputs, recorder, meta, training=True)[1]))
             except Exception as error:
                 first_line = str(error).split("\n")[0]
                 notes.append(f"not run by the example, so left as they are: {', '.join(unused[:3])} ({first_line})")
         filled = tensor_dicts(shadow) - constant
-    for name in _unused(tracer, dims):
+    for name in _unused(recorder, dims):
         for dim in dims[name]:
-            pin(dim, f"{name} was not used on the example inputs")
-    tracer.conditions.settle()
-    inputs = shadow_inputs(example_inputs, meta, False, lambda tensor: True)
+            pin(dim, Reason(Kind.UNUSED, name))
     if hooks:
         notes.append("it does not run without the hooks on its modules, so they saw tensors without data")
-    return Trace(dims, buffers, tuple(runs), tracer, shadow, meta, hooks, inputs, shapes, caches | filled, tuple(notes))
-
-
-def _own_axes(shadow: nn.Module, tracer: Tracer) -> dict[str, Dims]:
-    """Give every parameter and buffer axes of its own; nothing is removed from those that hold integers."""
-    dims: dict[str, Dims] = {}
-    for name, tensor in named_tensors(shadow):
-        integer = None if tensor.is_floating_point() or tensor.is_complex() else f"{name} holds integers"
-        dims[name] = tuple(Axis(size, pinned=integer) for size in tensor.shape)
-        tracer.roles.update({id(dim): "index" if integer else "" for dim in dims[name]})
-        tracer.give(tensor, dims[name], [True] * tensor.dim())
-    return dims
+    recorder.conditions.settle()  # what it joins or pins decides which axes are channels
+    found = Trace(
+        dims=dims,
+        buffers=buffers,
+        runs=tuple(runs),
+        costs={**recorder.costs, "params": [(1, own) for name, own in dims.items() if name not in buffers]},
+        roles=recorder.roles,
+        order={id(dim): place for place, dim in reversed(list(enumerate(recorder.used)))},
+        unknown_operations=recorder.unknown,
+        conditions=recorder.conditions,
+        shadow=shadow,
+        meta=meta,
+        hooks=hooks,
+        inputs=shadow_inputs(example_inputs, meta, False, lambda tensor: True),
+        output_shapes=shapes,
+        caches=caches | filled,
+        notes=tuple(notes),
+    )
+    found.settle()
+    return found
 
 
 def _run(
-    shadow: nn.Module, example_inputs: Any, tracer: Tracer, meta: bool, training: bool
+    shadow: nn.Module, example_inputs: Any, recorder: Recorder, meta: bool, training: bool
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[Step, ...]]:
-    """Run in one mode: the shapes of the outputs, which are pinned, and the operations. Costs are eval mode's."""
-    tracer.steps, tracer.paths[:] = [], []
-    tracer.counting = not training
+    """Run in one mode: the shapes of the outputs, which are pinned, and the operations."""
+    recorder.begin(training)
     shadow.train(training)
     inputs = shadow_inputs(example_inputs, meta, training, _input_info)
-    outputs = list(output_tensors(run_shadow(shadow, inputs, tracer.record, meta, tracer)))
+    outputs = list(output_tensors(run_shadow(shadow, inputs, recorder.record, meta, recorder)))
     for tensor in outputs:
-        for dim in tracer.dims(tensor):
-            pin(dim, "an output of the model")
-    return tuple(tuple(int(size) for size in tensor.shape) for tensor in outputs), tuple(tracer.steps)
+        for dim in recorder.dims(tensor):
+            pin(dim, Reason(Kind.OUTPUT))
+    return tuple(tuple(int(size) for size in tensor.shape) for tensor in outputs), tuple(recorder.steps)
 
 
-def _unused(tracer: Tracer, dims: Mapping[str, Dims]) -> list[str]:
+def _unused(recorder: Recorder, dims: Mapping[str, Dims]) -> list[str]:
     """The parameters and buffers that no operation has read."""
-    used = {id(dim) for dim in tracer.used}
+    used = {id(dim) for dim in recorder.used}
     return [name for name, own in dims.items() if own and not any(id(dim) in used for dim in own)]
 
 
 def _input_info(tensor: torch.Tensor) -> Info:
-    dims = tuple(Axis(size, "an input of the model") for size in tensor.shape)
-    return Info(dims, [False] * tensor.dim(), fed=True)
+    dims = tuple(Axis(size, Reason(Kind.INPUT)) for size in tensor.shape)
+    return Info(dims, [False] * tensor.dim(), depends_on_input=True)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from icycle.axes import factor
+from icycle.reasons import Kind
 from icycle.tracing._registry import register
 from icycle.tracing._tracer import Tracer, flat_tensors
 
@@ -17,7 +18,7 @@ def along_one_dimension(tracer: Tracer, operation: Any, args: Any, kwargs: Any, 
     info = tracer.info(args[0])
     dim = args[1] if len(args) > 1 else kwargs["dim"]
     if info.dims:
-        tracer.pin(info.dims[dim], "every element takes part")
+        tracer.pin(info.dims[dim], Kind.ALL_TAKE_PART)
     keeps_zero = "cum" in operation.name()
     tracer.give(result, info.dims, [keeps_zero and flag for flag in info.zero])
 
@@ -37,11 +38,11 @@ def attention(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: An
         rows = factor(q, q.size // k.size) if q.size != k.size else None
         tracer.unify(k, rows[0] if rows is not None else q)
         if rows is not None:
-            tracer.pin(rows[1], "query heads per key-value head")
+            tracer.pin(rows[1], Kind.PARTS, "query heads per key-value head")
     tracer.unify(query.dims[-1], key.dims[-1])
     tracer.unify(key.dims[-2], value.dims[-2])
     for dim in (query.dims[-2], key.dims[-2], *(() if tracer.head_width else (query.dims[-1], value.dims[-1]))):
-        tracer.pin(dim, "the width inside an attention head, or a dimension of positions")
+        tracer.pin(dim, Kind.HEAD_WIDTH)
     tracer.cost("macs", 1, (*query.dims, key.dims[-2]))
     tracer.cost("macs", 1, (*query.dims[:-1], value.dims[-2], value.dims[-1]))
     out, *others = flat_tensors(result)

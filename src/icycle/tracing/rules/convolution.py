@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from icycle.axes import Dim, factor, pin, product
+from icycle.axes import Dim, factor, product
+from icycle.reasons import Kind
 from icycle.tracing._registry import register
 from icycle.tracing._tracer import Tracer
 
@@ -19,10 +20,10 @@ def convolution(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: 
     )
     image, kernel = tracer.info(x), tracer.dims(weight)
     for dim in image.dims[2:]:
-        tracer.pin(dim, "a spatial dimension")
+        tracer.pin(dim, Kind.SPATIAL)
     for dim in kernel[2:]:
         tracer.role(dim, "kernel")
-        tracer.pin(dim, "the kernel")
+        tracer.pin(dim, Kind.KERNEL)
     tracer.role(kernel[0], "in" if transposed else "out")
     tracer.role(kernel[1], "out" if transposed else "in")
     channels = _relate(tracer, image.dims[1], kernel[0], kernel[1], groups, transposed)
@@ -32,7 +33,7 @@ def convolution(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: 
     spatial = x.shape[2:] if transposed else result.shape[2:]
     tracer.cost("macs", math.prod(spatial) * math.prod(weight.shape[2:]), (image.dims[0], *kernel[:2]))
     tracer.cost("activation_bytes", math.prod(result.shape[2:]) * result.element_size(), (image.dims[0], channels))
-    dims = (image.dims[0], channels, *tracer.fixed(result.shape[2:], "a spatial dimension"))
+    dims = (image.dims[0], channels, *tracer.fixed(result.shape[2:], Kind.SPATIAL))
     tracer.give(result, dims, [image.zero[0] and bias is None, True] + [False] * (result.dim() - 2))
 
 
@@ -44,7 +45,7 @@ def _relate(tracer: Tracer, channels: Dim, first: Dim, second: Dim, groups: int,
     image, rows = factor(channels, channels.size // groups), factor(first, first.size // groups)
     if image is None or rows is None:
         for dim in (channels, first, second):
-            pin(dim, f"channels cannot be split into {groups} groups: {tracer.where}")
+            tracer.pin(dim, Kind.NO_GROUPS, groups)
         return tracer.fixed([second.size * groups if transposed else first.size])[0]
     tracer.unify(image[0], rows[0])
     call = tracer.call

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from icycle.axes import Axis, Dim
+from icycle.reasons import Kind
 from icycle.tracing._registry import register
 from icycle.tracing._tracer import Info, Tracer, flat_tensors
 
@@ -62,7 +63,7 @@ def _relate(tracer: Tracer, name: str, args: Any, infos: list[Info], out: torch.
         zeros = [entry is not None and entry[1] for entry in aligned]
         zero.append(_is_zero(name, args, zeros))
         if (name in _SINGULAR and zeros[0]) or (name == "div" and any(zeros[1:])):
-            tracer.inexact(found[0][0], "not finite at zero")
+            tracer.inexact(found[0][0], Kind.NOT_FINITE)
     if len(infos) > 1:
         _set_roles(tracer, name, infos)
     tracer.give(out, dims, zero)
@@ -116,7 +117,7 @@ def unrelated(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: An
     """Operations that mix positions: all is pinned."""
     for tensor in flat_tensors((args, kwargs)):
         for dim in tracer.dims(tensor):
-            tracer.pin(dim, "positions are mixed")
+            tracer.pin(dim, Kind.MIXED)
     for out in flat_tensors(result):
         tracer.give(out, tracer.fixed(out.shape), [False] * out.dim())
 
@@ -128,7 +129,7 @@ def unrelated(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: An
 def factory(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
     """A new tensor has the dimensions from which its sizes were read; what the code says literally is pinned."""
     name = operation.name().split("::")[1].split(".")[0]
-    dims = tracer.fixed(result.shape, "a new tensor")
+    dims = tracer.fixed(result.shape, Kind.NEW)
     call = tracer.call
     if call is not None and call.name == name and name in _UNIFORM:
         sizes = call.variadic(1 if name.startswith("new_") else 0, "size")

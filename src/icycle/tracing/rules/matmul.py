@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from icycle.axes import Dim
+from icycle.reasons import Kind
 from icycle.tracing._registry import register
 from icycle.tracing._tracer import Tracer
 
@@ -15,7 +16,7 @@ def _contract(tracer: Tracer, a: torch.Tensor, b: torch.Tensor, left: Dim, right
     """Couple contracted dimensions; between two activations, the sum over removed terms must be zero to be exact."""
     tracer.unify(left, right)
     if not (tracer.info(a).zero[axis[0]] or tracer.info(b).zero[axis[1]]):
-        tracer.inexact(left, "a sum over terms that are not zero")
+        tracer.inexact(left, Kind.SUM_NOT_ZERO)
 
 
 def _roles(tracer: Tracer, tensor: torch.Tensor, contracted: int) -> None:
@@ -87,9 +88,9 @@ def bmm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Te
     tracer.unify(left.dims[0], right.dims[0])
     _contract(tracer, a, b, left.dims[2], right.dims[1], (2, 1))
     fused = tracer.call is not None and tracer.call.name == "scaled_dot_product_attention"
-    if not tracer.head_width and (fused or (left.fed and right.fed)):
+    if not tracer.head_width and (fused or (left.depends_on_input and right.depends_on_input)):
         for dim in (left.dims[1], left.dims[2], right.dims[2]):
-            tracer.pin(dim, "the width inside an attention head")
+            tracer.pin(dim, Kind.HEAD_WIDTH)
     dims = (left.dims[0], left.dims[1], right.dims[2])
     zero = [left.zero[0] or right.zero[0], left.zero[1], right.zero[2]]
     if "baddbmm" in operation.name():
@@ -114,7 +115,7 @@ def trilinear(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: to
             tracer.role(dim, "in" if place in args[6] else "out")
             tracer.unify(entries[0][0], dim)
         if place in args[6] and not any(zero for _, zero in entries):
-            tracer.inexact(entries[0][0], "a sum over terms that are not zero")
+            tracer.inexact(entries[0][0], Kind.SUM_NOT_ZERO)
     kept = [entries for place, entries in enumerate(aligned) if place not in args[6]]
     tracer.give(result, [entries[0][0] for entries in kept], [any(zero for _, zero in entries) for entries in kept])
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from icycle.axes import Axis, Dim, factor
+from icycle.axes import Dim, factor
+from icycle.reasons import Kind
 from icycle.tracing._registry import register
 from icycle.tracing._tracer import Call, Tracer, flat_tensors
 
@@ -37,7 +38,7 @@ def batch_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: A
     out, *statistics = flat_tensors(result)
     if mean is None:
         for dim in (info.dims[0], *info.dims[2:]):
-            tracer.inexact(dim, "normalised over its elements")
+            tracer.inexact(dim, Kind.NORMALISED, "elements")
     zero = [False] * out.dim()
     zero[1] = weight is not None or info.zero[1]
     tracer.cost("activation_bytes", out.element_size(), info.dims)
@@ -56,7 +57,7 @@ def layer_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: A
     inner = info.dims[-len(shape) :]
     _affine(tracer, inner, weight, bias)
     for dim in inner:
-        tracer.inexact(dim, "normalised over its channels")
+        tracer.inexact(dim, Kind.NORMALISED, "channels")
     call = tracer.call
     if call is not None and "norm" in call.name:
         given = call.argument(1, "normalized_shape", ())
@@ -79,7 +80,7 @@ def rms_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: tor
     inner = info.dims[-len(shape) :]
     _affine(tracer, inner, weight, None)
     for size, dim in zip(shape, inner, strict=True):
-        tracer.inexact(dim, "normalised over its channels")
+        tracer.inexact(dim, Kind.NORMALISED, "channels")
         tracer.constrain(size, dim)
     tracer.cost("activation_bytes", result.element_size(), info.dims)
     tracer.give(result, info.dims, info.zero)
@@ -88,9 +89,8 @@ def rms_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: tor
 def _statistics(tracer: Tracer, dims: tuple[Dim, ...], other: torch.Tensor) -> tuple[Dim, ...]:
     if len(dims) != other.dim():
         return tracer.fixed(other.shape)
-    return tuple(
-        dim if dim.size == size else Axis(size, "a statistic") for dim, size in zip(dims, other.shape, strict=True)
-    )
+    fresh = tracer.fixed(other.shape, Kind.STATISTIC)
+    return tuple(dim if dim.size == new.size else new for dim, new in zip(dims, fresh, strict=True))
 
 
 @register("native_group_norm", "group_norm")
@@ -100,18 +100,18 @@ def group_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: A
     groups = args[6]
     info = tracer.info(x)
     for dim in info.dims[2:]:
-        tracer.pin(dim, "a spatial dimension")
+        tracer.pin(dim, Kind.SPATIAL)
     _affine(tracer, (info.dims[1],), weight, bias)
     rows = factor(info.dims[1], info.dims[1].size // groups)
     if rows is None:
-        tracer.pin(info.dims[1], f"channels cannot be split into {groups} groups")
+        tracer.pin(info.dims[1], Kind.NO_GROUPS, groups)
     else:
         call = tracer.call
         known = call is not None and call.name == "group_norm"
         given = call.argument(1, "num_groups", groups) if known and call is not None else groups
         tracer.constrain(given, rows[0])
         if rows[1].size > 1:
-            tracer.inexact(rows[1], "normalised over the channels of a group")
+            tracer.inexact(rows[1], Kind.NORMALISED, "channels within a group")
     out, *statistics = flat_tensors(result)
     zero = [False] * out.dim()
     zero[1] = weight is not None or info.zero[1]
@@ -132,7 +132,7 @@ def weight_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: 
     if norms.dims[dim].size == info.dims[dim].size:
         tracer.unify(info.dims[dim], norms.dims[dim])
         tracer.role(norms.dims[dim], "scale")
-    tracer.inexact(info.dims[dim], "the direction of a zero weight is undefined")
+    tracer.inexact(info.dims[dim], Kind.ZERO_DIRECTION)
     out, *others = flat_tensors(result)
     tracer.give(out, info.dims, info.zero)
     for other in others:

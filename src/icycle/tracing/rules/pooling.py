@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from icycle.axes import Axis, Dim, factor, product, sum_of
+from icycle.reasons import Kind
 from icycle.tracing._registry import register
 from icycle.tracing._sizes import TracedInt
 from icycle.tracing._tracer import Tracer, flat_tensors
@@ -38,9 +39,9 @@ def spatial(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any)
     info = tracer.info(args[0])
     leading = info.dims[:-rank]
     for dim in info.dims[-rank:]:
-        tracer.pin(dim, "a spatial dimension")
+        tracer.pin(dim, Kind.SPATIAL)
     for out in flat_tensors(result):
-        dims = (*leading, *tracer.fixed(out.shape[-rank:], "a spatial dimension"))
+        dims = (*leading, *tracer.fixed(out.shape[-rank:], Kind.SPATIAL))
         tracer.give(out, dims, [*info.zero[:-rank], *[False] * rank])
 
 
@@ -56,7 +57,7 @@ def constant_pad(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result:
         low, high = padding[2 * pair : 2 * pair + 2]
         place = len(dims) - 1 - pair
         if low < 0 or high < 0:
-            tracer.pin(dims[place], "cut by a negative padding")
+            tracer.pin(dims[place], Kind.NEGATIVE_PADDING)
             dims[place] = tracer.fixed(result.shape[place : place + 1])[0]
         elif low or high:
             before, after = (_pad(tracer, size) for size in given[2 * pair : 2 * pair + 2])
@@ -68,7 +69,7 @@ def constant_pad(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result:
 def _pad(tracer: Tracer, size: Any) -> Dim:
     """New elements, as many as the code says or computes."""
     if not isinstance(size, TracedInt):
-        return tracer.fixed([size], "padding")[0]
+        return tracer.fixed([size], Kind.PADDING)[0]
     dim = Axis(int(size))
     tracer.constrain(size, dim)
     return dim
@@ -81,8 +82,8 @@ def unfold_image(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result:
     if "im2col" in operation.name():
         kernel = args[1][0] * args[1][1]
         for dim in info.dims[-2:]:
-            tracer.pin(dim, "a spatial dimension")
-        channels = product((info.dims[-3], *tracer.fixed([kernel], "the kernel")))
+            tracer.pin(dim, Kind.SPATIAL)
+        channels = product((info.dims[-3], *tracer.fixed([kernel], Kind.KERNEL)))
         dims = (*info.dims[:-3], channels, *tracer.fixed(result.shape[-1:]))
         zero = [*info.zero[:-3], info.zero[-3], False]
     else:
@@ -90,7 +91,7 @@ def unfold_image(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result:
         rows = factor(info.dims[-2], kernel)
         channel = tracer.fixed([result.shape[-3]])[0] if rows is None else rows[0]
         for dim in (info.dims[-1], info.dims[-2] if rows is None else rows[1]):
-            tracer.pin(dim, "a spatial dimension")
+            tracer.pin(dim, Kind.SPATIAL)
         dims = (*info.dims[:-2], channel, *tracer.fixed(result.shape[-2:]))
         zero = [*info.zero[:-2], info.zero[-2], False, False]
     tracer.give(result, dims, zero)

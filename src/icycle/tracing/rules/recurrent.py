@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from icycle.axes import Dim, factor, sum_of
+from icycle.reasons import Kind
 from icycle.tracing._registry import register
 from icycle.tracing._tracer import Tracer, flat_tensors
 
@@ -82,9 +83,9 @@ class _Cell:
         """`rows` are the gates one after the other, each with all hidden units."""
         pieces = factor(rows, rows.size // self._gates)
         if pieces is None:
-            self._tracer.pin(rows, "not made of gates")
+            self._tracer.pin(rows, Kind.NO_ROWS, "gates")
             return
-        self._tracer.pin(pieces[0], "the gates")
+        self._tracer.pin(pieces[0], Kind.PARTS, "gates")
         if self.hidden is None:
             self.hidden = pieces[1]
         self._tracer.unify(self.hidden, pieces[1])

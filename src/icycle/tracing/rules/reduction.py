@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from icycle.reasons import Kind
 from icycle.tracing._registry import register
 from icycle.tracing._tracer import Tracer, flat_tensors
 from icycle.tracing.rules.elementwise import elementwise
@@ -42,12 +43,12 @@ def _reduced(name: str, args: Any, kwargs: Any, rank: int) -> set[int]:
 
 def _check(tracer: Tracer, name: str, dim: Any, zero: bool) -> None:
     if name in ("argmax", "argmin", "median", "nanmedian", "mode", "logsumexp", "prod", "max", "min"):
-        tracer.pin(dim, "elements are compared or their number matters")
+        tracer.pin(dim, Kind.COMPARED)
     elif name in ("sum", "nansum", "norm", "linalg_vector_norm", "count_nonzero"):
         if not zero:
-            tracer.inexact(dim, "a sum over terms that are not zero")
+            tracer.inexact(dim, Kind.SUM_NOT_ZERO)
     else:
-        tracer.inexact(dim, f"{name} over its channels")
+        tracer.inexact(dim, Kind.MOMENT, name)
 
 
 @register("sort", "topk", "argsort", "kthvalue", "msort")
@@ -60,7 +61,7 @@ def ordering(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any
     place = (numbers[1:2] if "topk" in name or "kth" in name else numbers[:1]) or [kwargs.get("dim", -1)]
     position = place[0] % rank if rank else 0
     if rank:
-        tracer.pin(info.dims[position], "elements are ordered by value")
+        tracer.pin(info.dims[position], Kind.ORDERED)
     for out in flat_tensors(result):
         dims = (
             [info.dims[i] if i != position else tracer.fixed([size])[0] for i, size in enumerate(out.shape)]

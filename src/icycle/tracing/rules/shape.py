@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from icycle.axes import Axis, Dim, balance, cut, factor, is_pinned, product, resolve, sum_of
+from icycle.axes import Axis, Dim, balance, cut, factor, is_pinned, leaves, product, regroup, resolve, sum_of
+from icycle.reasons import Kind
 from icycle.tracing._registry import register
 from icycle.tracing._sizes import FromDim, Literal, Operation, TracedInt, origin_of
-from icycle.tracing._tracer import Info, Tracer, flat_tensors
+from icycle.tracing._tracer import Dims, Info, Tracer, flat_tensors
 
 
 @register("view", "_unsafe_view", "reshape", "_reshape_copy", "_reshape_alias", "view_copy")
@@ -21,9 +22,28 @@ def view(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.T
     if "dtype" in operation._overloadname and result.shape == args[0].shape:
         tracer.give(result, info.dims, info.zero, info)
         return
-    dims = tracer.view(info.dims, result.shape, _given_sizes(tracer, result))
+    dims = _reshaped(tracer, info.dims, result.shape, _given_sizes(tracer, result))
     clean = all(flag for flag, dim in zip(info.zero, info.dims, strict=True) if not is_pinned(dim))
     tracer.give(result, dims, [clean] * len(dims), info)
+
+
+def _reshaped(tracer: Tracer, dims: Sequence[Dim], sizes: Sequence[int], given: Sequence[Any] | None) -> Dims:
+    """The dimensions after a reshape; `given` are the sizes as the caller wrote them, None inside torch's own code.
+
+    Torch's own code computes its sizes from the tensors, so what it merges stays right; where it splits an axis, the
+    constant it used is unknown, and the axis is pinned.
+    """
+    before = [axis for dim in dims for axis in leaves(dim)]
+    after = regroup(dims, sizes, tracer.place)
+    if given is None:
+        for axis in before:
+            if not isinstance(resolve(axis), Axis):
+                tracer.pin(axis, Kind.UNKNOWN_SPLIT)
+        return after
+    for place, (size, dim) in enumerate(zip(given, after, strict=True)):
+        if size != -1:
+            tracer.constrain(size, dim, None if -1 in given else (place, len(given)))
+    return after
 
 
 def _given_sizes(tracer: Tracer, result: torch.Tensor) -> list[Any] | None:
@@ -112,7 +132,7 @@ def _repeated(tracer: Tracer, size: int, given: Any) -> Dim:
     if given is not None:
         tracer.constrain(given, dim)
     elif tracer.call is not None and tracer.call.name in _REPEATERS:
-        tracer.pin(dim, "repeated")
+        tracer.pin(dim, Kind.REPEATED)
     return dim  # else torch's own code reads the size from what it then combines this with
 
 
@@ -148,7 +168,7 @@ def restride(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: tor
     torchs = tracer.call is None or tracer.call.name != "as_strided_"
     if not (torchs and sizes == [dim.size for dim in info.dims] and [strides[place] for place in whole] == dense):
         for dim in info.dims:
-            tracer.pin(dim, "elements are taken by their place in memory")
+            tracer.pin(dim, Kind.MEMORY)
         tracer.give(result, tracer.fixed(result.shape), [False] * result.dim())
 
 
@@ -179,7 +199,7 @@ def stack(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.
     dims = list(infos[0].dims)
     zero = [all(info.zero[place] for info in infos) for place in range(len(dims))]
     place = (args[1] if len(args) > 1 else 0) % result.dim()
-    dims.insert(place, tracer.fixed([len(infos)], "stacked")[0])
+    dims.insert(place, tracer.fixed([len(infos)], Kind.STACKED)[0])
     zero.insert(place, False)
     tracer.give(result, dims, zero)
 
@@ -197,7 +217,7 @@ def slice_(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch
     if (start, stop) == (0, size) and step in (None, 1):
         pass
     elif step not in (None, 1):
-        tracer.pin(dims[place], "every n-th element is taken")
+        tracer.pin(dims[place], Kind.EVERY_NTH)
         dims[place] = tracer.fixed([result.shape[place]])[0]
     else:
         dims[place] = _piece(tracer, dims[place], start, max(start, stop), place, result.dim())
@@ -255,7 +275,7 @@ def _piece(tracer: Tracer, dim: Dim, start: int, stop: int, place: int, rank: in
     pieces = cut(dim, stop)
     front = cut(pieces[0], start) if pieces is not None else None
     if pieces is None or front is None:
-        tracer.pin(dim, "cut inside a row")
+        tracer.pin(dim, Kind.CUT_ROW)
         return tracer.fixed([stop - start])[0]
     if start:
         _constrain_bound(tracer, given_start, front[0], start, front[1], pieces[1], size)
@@ -269,7 +289,7 @@ def _constrain_bound(
 ) -> None:
     """Tie the bound to what lies before it, or, counted from the end, to what lies after."""
     if given is None:
-        tracer.pin(before, f"the code cuts at {value}")
+        tracer.pin(before, Kind.LITERAL_CUT, value)
     elif given < 0:
         tracer.constrain(-given, after if rest is None else sum_of((resolve(after), resolve(rest))))
     else:
@@ -319,18 +339,18 @@ def _parts(tracer: Tracer, dim: Dim, sizes: list[int]) -> list[Dim]:
         return _equal_parts(tracer, dim, sizes, None)
     if name in ("split", "unsafe_split") and given is not None and len(set(sizes)) == 1:
         return _equal_parts(tracer, dim, sizes, given)
-    tracer.pin(dim, "split at unknown sizes")
+    tracer.pin(dim, Kind.UNKNOWN_SIZES)
     return list(tracer.fixed(sizes))
 
 
 def _equal_parts(tracer: Tracer, dim: Dim, sizes: list[int], given: Any) -> list[Dim]:
     rows = factor(dim, sizes[0])
     if rows is not None:
-        tracer.pin(rows[0], "the number of parts")
+        tracer.pin(rows[0], Kind.PARTS, "parts")
         parts = [rows[1]] * len(sizes)
     else:
         parts = _cut_at(tracer, dim, sizes)
-        balance(parts, f"parts of equal size: {tracer.where}")
+        balance(parts, tracer.place)
     if given is not None:
         tracer.constrain(given, parts[0])
     return parts
@@ -349,7 +369,7 @@ def _cut_at(tracer: Tracer, dim: Dim, sizes: list[int]) -> list[Dim]:
     for size in sizes:
         pieces = cut(rest, size)
         if pieces is None:
-            tracer.pin(dim, "cut inside a row")
+            tracer.pin(dim, Kind.CUT_ROW)
             return list(tracer.fixed(sizes))
         parts.append(pieces[0])
         rest = pieces[1]
@@ -371,7 +391,7 @@ def unbind(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) 
     """One tensor per element: the code expects their number."""
     info = tracer.info(args[0])
     place = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % len(info.dims)
-    tracer.pin(info.dims[place], "taken apart element by element")
+    tracer.pin(info.dims[place], Kind.TAKEN_APART)
     for piece in flat_tensors(result):
         _drop(tracer, piece, info, place)
 
@@ -381,7 +401,7 @@ def select(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch
     """One element by its number."""
     info = tracer.info(args[0])
     place = args[1] % len(info.dims)
-    tracer.pin(info.dims[place], "an element is taken by its number")
+    tracer.pin(info.dims[place], Kind.NUMBERED)
     _drop(tracer, result, info, place)
 
 
@@ -395,7 +415,7 @@ def reorder(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torc
     info = tracer.info(args[0])
     named = args[2] if "roll" in operation.name() and len(args) > 2 else args[1]
     for dim in named if isinstance(named, (tuple, list)) else [named]:
-        tracer.pin(info.dims[dim], "elements change places")
+        tracer.pin(info.dims[dim], Kind.CHANGE_PLACES)
     tracer.give(result, info.dims, info.zero)
 
 
@@ -405,7 +425,7 @@ def embedding(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: to
     rows, width = tracer.dims(args[0])
     tracer.role(rows, "in")
     tracer.role(width, "out")
-    tracer.pin(rows, "rows are chosen by index")
+    tracer.pin(rows, Kind.INDEXED)
     index = tracer.dims(args[1])
     tracer.give(result, (*index, width), [False] * len(index) + [True])
 
@@ -423,17 +443,17 @@ def index(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.
         if any(tensor.dtype == torch.bool for _, tensor in indices):
             places = list(range(len(info.dims)))
     for place in places:
-        tracer.pin(info.dims[place], "chosen by index")
+        tracer.pin(info.dims[place], Kind.INDEXED)
     for tensor in flat_tensors(args[1:]):
         for dim in tracer.dims(tensor):
-            tracer.pin(dim, "an index")
+            tracer.pin(dim, Kind.INDEX)
     if len(places) == len(info.dims):
         tracer.give(result, tracer.fixed(result.shape), [False] * result.dim())
         return
     adjacent = places == list(range(places[0], places[-1] + 1))
     front = places[0] if adjacent else 0
     kept = [place for place in range(len(info.dims)) if place not in places]
-    fresh = tracer.fixed(result.shape[front : front + width], "chosen by index")
+    fresh = tracer.fixed(result.shape[front : front + width], Kind.INDEXED)
     dims = [info.dims[place] for place in kept]
     zero = [info.zero[place] for place in kept]
     dims[front:front] = fresh
@@ -447,19 +467,19 @@ def pixel_shuffle(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result
     info = tracer.info(args[0])
     *leading, channels, _, _ = info.dims
     for dim in info.dims[-2:]:
-        tracer.pin(dim, "a spatial dimension")
+        tracer.pin(dim, Kind.SPATIAL)
     square = args[1] ** 2
     if "unshuffle" in operation.name():
-        new = product((channels, *tracer.fixed([square], "pixels")))
+        new = product((channels, *tracer.fixed([square], Kind.PIXELS)))
     else:
         rows = factor(channels, square)
         if rows is None:
-            tracer.pin(channels, "not made of rows of pixels")
+            tracer.pin(channels, Kind.NO_ROWS, "rows of pixels")
             rows = tracer.fixed([channels.size // square, square])  # type: ignore[assignment]
         assert rows is not None
-        tracer.pin(rows[1], "pixels")
+        tracer.pin(rows[1], Kind.PIXELS)
         new = rows[0]
-    dims = (*leading, new, *tracer.fixed(result.shape[-2:], "a spatial dimension"))
+    dims = (*leading, new, *tracer.fixed(result.shape[-2:], Kind.SPATIAL))
     tracer.give(result, dims, [*info.zero[:-2], False, False])
 
 
@@ -470,10 +490,10 @@ def channel_shuffle(tracer: Tracer, operation: Any, args: Any, kwargs: Any, resu
     channels = info.dims[1]
     rows = factor(channels, channels.size // args[1])
     if rows is None:
-        tracer.pin(channels, "cannot be split into groups")
+        tracer.pin(channels, Kind.NO_ROWS, "equal groups")
         new: Dim = tracer.fixed([channels.size])[0]
     else:
-        tracer.pin(rows[0], "the number of groups")
+        tracer.pin(rows[0], Kind.PARTS, "groups")
         new = product((rows[1], rows[0]))
     tracer.give(result, (info.dims[0], new, *info.dims[2:]), info.zero)
 
@@ -483,7 +503,7 @@ def unfold(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch
     """Windows along one dimension, which is pinned; a last dimension holds the window."""
     info = tracer.info(args[0])
     place = args[1] % len(info.dims)
-    tracer.pin(info.dims[place], "cut into windows")
+    tracer.pin(info.dims[place], Kind.WINDOWS)
     dims = list(info.dims)
     dims[place] = tracer.fixed(result.shape[place : place + 1])[0]
     tracer.give(result, [*dims, *tracer.fixed(result.shape[-1:])], [*info.zero, False])

@@ -1,0 +1,166 @@
+"""Sees every operation of a run: has its rule applied, and keeps what a trace is made of."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from icycle.axes import Axis, Dim, pin
+from icycle.reasons import Kind, Place, Reason
+from icycle.tracing._code import site_here, user_frame
+from icycle.tracing._conditions import Condition, Conditions
+from icycle.tracing._operands import without_tensors
+from icycle.tracing._registry import find_rule
+from icycle.tracing._sizes import FromDim, TracedInt
+from icycle.tracing._tracer import Call, Dims, Tracer, flat, flat_tensors
+
+__all__ = ["Recorder", "Step"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of a run: the ATen operation, the place it ran at, the dimensions it touched, and its (positional,
+    keyword) arguments with an `Operand` for every tensor."""
+
+    operation: Any
+    place: Place
+    inputs: tuple[Dims, ...]
+    outputs: tuple[Dims | None, ...]
+    arguments: tuple[Any, Any] = ((), {})
+
+
+class Recorder(Tracer):
+    """The tracer that the rules get, together with what only the run itself does with it."""
+
+    def __init__(self, shadow: nn.Module, head_width: bool) -> None:
+        super().__init__(Conditions(head_width, dict(shadow.named_modules())), head_width)
+        self.paths: list[str] = []  # of the modules that are running, innermost last
+        self.steps: list[Step] = []  # of this run
+        self.used: list[Dim] = []  # the parameters' own dimensions, in the order in which they were used
+        self.unknown: Counter[str] = Counter()  # operations without a rule
+
+    @property
+    def conditions(self) -> Conditions:
+        """What sizes in the model's code demand."""
+        return self._conditions
+
+    @property
+    def roles(self) -> Mapping[int, str]:
+        """id of a parameter's own dimension -> the part it plays."""
+        return self._roles
+
+    @property
+    def costs(self) -> Mapping[str, list[tuple[int, Dims]]]:
+        """Cost name -> terms: a factor, and the dimensions whose sizes it is multiplied with."""
+        return self._costs
+
+    def own(self, name: str, tensor: torch.Tensor) -> Dims:
+        """Axes of its own for a parameter or buffer; nothing is removed from those that hold integers."""
+        floating = tensor.is_floating_point() or tensor.is_complex()
+        integers = None if floating else Reason(Kind.INTEGERS, name)
+        dims = tuple(Axis(size, integers) for size in tensor.shape)
+        self._roles.update({id(dim): "" if floating else "index" for dim in dims})
+        self.give(tensor, dims, [True] * tensor.dim())
+        return dims
+
+    def begin(self, training: bool) -> None:
+        """Start another run; costs are those of eval mode."""
+        self.steps, self.paths[:] = [], []
+        self._counting = not training
+
+    def enter(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        """A torch function is being called; returns what `leave` wants."""
+        outer, self.call = self.call, Call(name, args, kwargs)
+        return outer
+
+    def leave(self, outer: Call | None) -> None:
+        """The call of a torch function has ended."""
+        self.call = outer
+
+    def record(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Apply the rule of an operation that has just run."""
+        name = operation.name().split(".")[0]
+        tensors = list(flat_tensors((args, kwargs)))
+        results = list(flat_tensors(result))
+        followed = any(hasattr(tensor, "_icycle") for tensor in tensors)
+        if not followed and not (results and not tensors and self._sized_factory()):
+            return  # constants
+        self.place = self._here(name)
+        if not results:
+            self._pin_all(tensors, Kind.VALUES_READ)
+            return
+        inputs = tuple(self.dims(tensor) for tensor in tensors)
+        arguments = without_tensors((args, kwargs), self.dims)
+        depends_on_input = any(self.info(tensor).depends_on_input for tensor in tensors)
+        self._note_use(inputs)
+        rule = find_rule(operation)
+        if rule is None:
+            self.unknown[name] += 1
+            self._pin_all(tensors, Kind.NO_RULE, name)
+            for tensor in results:
+                self.give(tensor, self.fixed(tensor.shape), [False] * tensor.dim())
+        else:
+            rule(self, operation, args, kwargs, result)
+        if depends_on_input:
+            _mark_dependent(results)
+        outputs = tuple(tensor._icycle.dims if hasattr(tensor, "_icycle") else None for tensor in results)
+        self.steps.append(Step(operation, self.place, inputs, outputs, arguments))
+
+    def read(self, tensor: torch.Tensor, how: str) -> None:
+        """Values leave torch: nothing of the tensor may go."""
+        self.place = self._here(f"torch::{how}")
+        self._pin_all([tensor], Kind.VALUES_READ)
+
+    def use(self, size: TracedInt, calculation: str, operand: int) -> None:
+        """A size serves as a number: an operand (0: left, 1: right) of a calculation whose result is not followed."""
+        site = site_here(self._path, operand, calculation=calculation)
+        self._conditions.all.append(Condition(size.origin, None, self._here("a calculation"), site, int(size)))
+
+    def use_as_scale(self, query: torch.Tensor) -> None:
+        """A fused attention takes its scale from the width of a head."""
+        width = self.dims(query)[-1]
+        site = site_here(self._path, keyword="scale")
+        where = self._here("the scale of an attention")
+        self._conditions.all.append(Condition(FromDim(width), None, where, site, width.size**-0.5))
+
+    @property
+    def _path(self) -> str:
+        return self.paths[-1] if self.paths else ""
+
+    def _here(self, operation: str) -> Place:
+        frame = user_frame(sys._getframe(2))
+        source = "" if frame is None else f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+        return Place(operation, self._path, source)
+
+    def _sized_factory(self) -> bool:
+        return self.call is not None and any(
+            isinstance(size, TracedInt) for size in flat((self.call.args, self.call.kwargs))
+        )
+
+    def _pin_all(self, tensors: Iterable[torch.Tensor], why: Kind, detail: str = "") -> None:
+        reason = self._reason(why, detail)
+        for tensor in tensors:
+            for dim in self.dims(tensor):
+                pin(dim, reason)
+
+    def _note_use(self, inputs: tuple[Dims, ...]) -> None:
+        for dims in inputs:
+            for dim in dims:
+                if id(dim) in self._roles:
+                    self.used.append(dim)
+
+
+def _mark_dependent(results: Iterable[torch.Tensor]) -> None:
+    """Mark results that depend on the inputs, and the tensors that they are views of."""
+    for tensor in results:
+        known = getattr(tensor, "_icycle", None)
+        while known is not None and not known.depends_on_input:
+            known.depends_on_input = True
+            known = known.base
