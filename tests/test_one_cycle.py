@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,7 +79,13 @@ def gone(model: nn.Module, structure: icycle.Structure, subnet: SubNetwork) -> d
 
 def test_the_log_shrink_grows_quadratically_over_the_sparsity_phase() -> None:
     phases = Phases(sparsity_start=0.2, sparsity_end=0.6, shrink=8.0)
-    assert [round(phases.shrunk_by(progress), 9) for progress in (0.0, 0.2, 0.4, 0.6, 0.9)] == [0, 0, 2, 8, 8]
+    assert [round(phases.shrunk_by(progress, 0.2), 9) for progress in (0.0, 0.2, 0.4, 0.6, 0.9)] == [0, 0, 2, 8, 8]
+    by_itself = Phases(sparsity_end=0.6, ramp=0.2, shrink=8.0)
+    assert [round(by_itself.shrunk_by(progress, 0.1), 9) for progress in (0.1, 0.2, 0.3, 0.5)] == [0, 2, 8, 8]
+    assert by_itself.shrunk_by(0.5, None) == 0
+    assert (by_itself.search_end, by_itself.removal_after(0.1), by_itself.removal_after(0.5)) == (
+        pytest.approx(0.4), pytest.approx(0.3), 0.6,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -91,6 +98,8 @@ def test_the_log_shrink_grows_quadratically_over_the_sparsity_phase() -> None:
         {"lag": 0.0},
         {"threshold": 0.0},
         {"threshold": 1.5},
+        {"plateau": 0.96},
+        {"ramp": 0.0},
         {"shrink": -1.0},
         {"shrink": math.nan},
     ],
@@ -213,6 +222,16 @@ def test_the_search_is_stable_only_once_a_whole_window_says_so() -> None:
     assert reached == [False, False, False, True, True, True]
 
 
+def test_the_indicator_has_stopped_rising_once_no_new_best_has_come_for_long() -> None:
+    stability = Stability(lag=0.1, window=0.0, rise=0.1)
+    found = [(0,), (1,), (1, 2), (1, 2), (1, 2), (1, 2)]  # J: -, 0, 1/2, 1, 1, 1
+    stopped = []
+    for number, kept in enumerate(found):
+        stability.add(number / 10, subnet_of(*kept))
+        stopped.append(stability.stopped_rising(0.2))
+    assert stopped == [False, False, False, False, False, True]
+
+
 def test_searches_far_apart_compare_with_the_last_that_is_old_enough() -> None:
     stability = Stability(lag=0.05, window=0.05)
     for number in range(4):
@@ -237,11 +256,14 @@ def test_two_calls_prune_a_network_within_its_training() -> None:
     assert moments == ["before", "after"]
     assert pruner.removal_progress is not None
     assert 0.15 <= pruner.removal_progress <= 0.36
+    assert pruner.report.reason in ("stable", "deadline")
+    assert len(pruner.report.curve) == pruner.report.searches - 1  # the first search is before the run
+    assert 0 < (pruner.report.first_to_final or 0) <= 1
     assert pruner.removal_epoch == int(pruner.removal_progress * 8)
     assert icycle.trace(model, EXAMPLE).macs() / dense == pytest.approx(0.5, abs=0.01)
     assert pruner.report.achieved["macs"] == pytest.approx(0.5, abs=0.01)
     assert pruner.report.asked == "50.0% of the macs"
-    assert pruner.report.searches >= 8
+    assert pruner.report.searches >= 3
     assert all(seconds > 0 for seconds in pruner.report.seconds.values())
     assert (
         pruner.subnet.counts(pruner.structure).sum() < SubNetwork.full(pruner.structure).counts(pruner.structure).sum()
@@ -249,21 +271,102 @@ def test_two_calls_prune_a_network_within_its_training() -> None:
     assert sum(cross_entropy(model(inputs), labels).item() for inputs, labels in batches) / len(batches) < 0.5
 
 
-def test_a_stable_search_ends_the_wait_before_the_deadline() -> None:
+def still_and_restless(seed: int = 0) -> tuple[Any, Any]:
+    """A criterion whose ranking is settled, and one that draws a new one every time."""
+    dice = torch.Generator().manual_seed(seed)
+
+    def restless(model: nn.Module, structure: icycle.Structure) -> dict[str, torch.Tensor]:
+        return {group.name: torch.rand(group.size, generator=dice) for group in structure.prunable}
+
+    return icycle.saliency.group_norm, restless
+
+
+def test_a_settled_ranking_does_not_wait_and_one_that_keeps_changing_waits_for_the_deadline() -> None:
+    phases = Phases(monitor_start=0.1, sparsity_end=0.7, lag=0.1, window=0.1, ramp=0.1)
+    ends = []
+    for criterion in still_and_restless():
+        pruner = OneCycle(
+            make_model(), EXAMPLE, budget=HALF, epochs=10, steps_per_epoch=10, phases=phases, criterion=criterion
+        )
+        assert pruner.indicator is None
+        idle(pruner, 10, 10)
+        ends.append((pruner.report.reason, pruner.report.shrink_start, pruner.removal_progress))
+    # searches from 0.1, the first similarity at 0.2, a whole window of it at 0.3; then the ramp
+    assert ends[0] == ("stable", pytest.approx(0.3), pytest.approx(0.4))
+    assert ends[1] == ("deadline", pytest.approx(0.6), pytest.approx(0.7))
+
+
+def test_a_low_plateau_is_no_reason_to_settle_and_a_high_one_is() -> None:
+    _, restless = still_and_restless()
+    reasons = []
+    for plateau in (0.8, 0.1):
+        phases = Phases(monitor_start=0, sparsity_end=0.9, plateau=plateau, patience=0.2)
+        pruner = OneCycle(
+            make_model(), EXAMPLE, budget=HALF, epochs=10, steps_per_epoch=20, phases=phases, criterion=restless
+        )
+        idle(pruner, 10, 20)
+        reasons.append(pruner.report.reason)
+    assert reasons == ["deadline", "stable"]
+
+
+@pytest.mark.parametrize("shrink", [0.0, 3.0])
+def test_the_shrink_changes_no_ranking_where_nothing_else_moves_the_weights(shrink: float) -> None:
+    """It goes along with the search here; the worst of the channels that stay would be re-ranked were it seen."""
+    found: list[dict[str, torch.Tensor]] = []
+
+    def criterion(model: nn.Module, structure: icycle.Structure) -> dict[str, torch.Tensor]:
+        found.append(icycle.saliency.group_norm(model, structure))
+        return found[-1]
+
+    phases = Phases(monitor_start=0, sparsity_start=0, sparsity_end=0.5, lag=0.9, shrink=shrink)
     model = make_model()
-    phases = Phases(monitor_start=0.1, sparsity_start=0.1, sparsity_end=0.9, lag=0.1, window=0.1)
-    pruner = OneCycle(model, EXAMPLE, budget=HALF, epochs=10, steps_per_epoch=10, phases=phases)
-    assert pruner.indicator is None
-    idle(pruner, 10, 10)  # nothing moves, so nothing changes
-    assert pruner.indicator == 1.0
-    assert pruner.removal_progress == pytest.approx(0.3)
+    before = weights(model)
+    pruner = OneCycle(
+        model, EXAMPLE, budget=HALF, epochs=10, steps_per_epoch=10, phases=phases, criterion=criterion,
+        on_removal=lambda moment: faded.append(any(not torch.equal(w, before[n]) for n, w in weights(model).items())),
+    )  # fmt: skip
+    faded: list[bool] = []
+    idle(pruner, 10, 10)
+    assert len(found) > 20
+    for scores in found:
+        for name, values in scores.items():
+            torch.testing.assert_close(values, found[0][name], rtol=1e-5, atol=0)
+    assert faded[0] == (shrink > 0)
+
+
+def test_undoing_the_shrink_gives_back_what_it_took_and_leaves_the_weights_to_the_bit() -> None:
+    model = make_model()
+    structure = icycle.trace(model, EXAMPLE)
+    before = weights(model)
+    shrink = Shrink()
+    for seed in range(3):  # marks that change
+        shrink.mark(model, structure, SubNetwork.random(structure, 0.5, seed=seed))
+        shrink.advance(1.0)
+    after = weights(model)
+    with shrink.undone(model):
+        for name, value in weights(model).items():
+            torch.testing.assert_close(value, before[name])
+    assert all(torch.equal(value, after[name]) for name, value in weights(model).items())
+    assert any(not torch.equal(value, before[name]) for name, value in after.items())
 
 
 def test_the_deadline_removes_what_never_settled() -> None:
     pruner = OneCycle(make_model(), EXAMPLE, budget=HALF, epochs=10, steps_per_epoch=10, phases=NEVER_STABLE)
     idle(pruner, 10, 10)
     assert pruner.removal_progress == pytest.approx(0.5)
+    assert pruner.report.reason == "deadline"
     assert pruner.indicator is None
+
+
+def test_a_run_is_counted_in_steps_of_the_optimizer() -> None:
+    """With gradients of two batches accumulated an epoch of 20 batches has 10 steps."""
+    pruner = OneCycle(make_model(), EXAMPLE, budget=HALF, epochs=4, phases=NEVER_STABLE)
+    for epoch in range(4):
+        pruner.start_epoch(epoch)
+        for batch in range(20):
+            if batch % 2:
+                pruner.after_step()
+    assert pruner.removal_progress == pytest.approx(0.5)
 
 
 def test_the_steps_of_an_epoch_are_learnt_in_the_first() -> None:
@@ -329,11 +432,15 @@ def test_batch_norm_is_recalibrated_after_the_removal() -> None:
     assert len(seen) == 1
 
 
-def test_averaged_copies_lose_the_same_channels() -> None:
+def test_averaged_copies_lose_the_same_channels_and_are_recalibrated() -> None:
     model = make_model()
     average = copy.deepcopy(model)
-    pruner = OneCycle(model, EXAMPLE, budget=HALF, epochs=2, steps_per_epoch=4, phases=NEVER_STABLE, averaged=[average])
+    pruner = OneCycle(
+        model, EXAMPLE, budget=HALF, epochs=2, steps_per_epoch=4, phases=NEVER_STABLE, averaged=[average],
+        recalibrate=make_batches(),
+    )  # fmt: skip
     idle(pruner, 2, 4)
+    assert average[1].running_mean.any()  # type: ignore[union-attr, operator]
     assert [value.shape for value in average.state_dict().values()] == [v.shape for v in model.state_dict().values()]
 
 
@@ -378,10 +485,11 @@ def saved_and_read(state: dict, folder: Path) -> dict:
     return {**values, **load_file(folder / "state")}
 
 
+@pytest.mark.parametrize("sparsity_start", [None, 0.1])
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
-def test_a_resumed_run_ends_like_an_uninterrupted_one(stop: int, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_like_an_uninterrupted_one(stop: int, sparsity_start: float | None, tmp_path: Path) -> None:
     batches, epochs = make_batches(), 8
-    phases = Phases(sparsity_end=0.5)
+    phases = Phases(sparsity_end=0.5, sparsity_start=sparsity_start)
 
     def begin() -> tuple[nn.Module, torch.optim.Optimizer, OneCycle]:
         model = make_model()
@@ -410,6 +518,8 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(stop: int, tmp_path: Path)
     assert resumed.removal_progress == pruner.removal_progress
     assert resumed.removal_epoch == pruner.removal_epoch
     assert resumed.report.searches == pruner.report.searches
+    assert resumed.report.curve == pruner.report.curve
+    assert resumed.report.reason == pruner.report.reason
     for name, value in weights(again).items():
         torch.testing.assert_close(value, weights(model)[name], rtol=1e-4, atol=1e-5)
 

@@ -50,7 +50,7 @@ class Progress:
         self._bar.update(self._task, description=description, total=record["epochs"], completed=0)
 
     def _show_search(self, record: Record) -> None:
-        stability = "" if record["stability"] is None else f"  stability {record['stability']:.3f}"
+        stability = "" if record["indicator"] is None else f"  indicator {record['indicator']:.3f}"
         self._search = f"{stability}  sub-network {record['macs_kept']:.1%} of the MACs"
 
     def _show_epoch(self, record: Record) -> None:

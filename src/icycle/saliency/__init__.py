@@ -7,12 +7,13 @@ batch norm for `bn_scale`, say) scores +inf, which selection reads as "leave it 
 
 from icycle.saliency._activations import activation_entropy, mean_activation
 from icycle.saliency._gradients import taylor
-from icycle.saliency._registry import CRITERIA, Criterion, check, criterion, score
+from icycle.saliency._registry import CRITERIA, Criterion, Scores, check, criterion, score
 from icycle.saliency._weights import bn_scale, geometric_median, group_norm, l1, l2, random
 
 __all__ = [
     "CRITERIA",
     "Criterion",
+    "Scores",
     "activation_entropy",
     "bn_scale",
     "check",

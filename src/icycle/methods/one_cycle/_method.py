@@ -3,43 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any, Literal
 
+from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, Method, MethodResult, Removal, register
-from icycle.methods._settings import BudgetSettings, Checked, Count, Kept
-from icycle.methods.one_cycle._one_cycle import OneCycle, Phases
-from icycle.training import Trainer
+from icycle.methods._removal import RemovalLog, RemovalSettings
+from icycle.methods._settings import Checked
+from icycle.methods.one_cycle._one_cycle import OneCycle, OneCycleReport
+from icycle.methods.one_cycle._phases import Phases
+from icycle.saliency import Scores
+from icycle.structure import Structure
 
 __all__ = ["OneCycleMethod"]
 
 
 @register
-class OneCycleMethod(Method):
-    """Train from scratch, and remove the channels beyond the budget once the search for them has settled."""
+class OneCycleMethod(RemovalSettings, Method):
+    """Train, from scratch or from the weights given, and remove the channels beyond the budget within the run, once the
+    search for them has settled."""
 
     name: Literal["one-cycle"] = "one-cycle"
-    budget: BudgetSettings
-    round_to: Count = 1
-    limit: Kept = 0.75
     phases: Annotated[Phases, Checked] = Phases()
-    calibration_batches: Count = 10
 
     def run(self, context: Context) -> MethodResult:
-        trainer = context.trainer()
-        hooks = _OneCycleHooks(self, context, trainer)
-        accuracy = context.fit(trainer, hooks)
-        return MethodResult(validation_accuracy=accuracy, removals=tuple(hooks.removals))
+        training = BuiltInTraining(context)
+        hooks = _Hooks(self, context, training)
+        accuracy = context.fit(training.trainer, hooks)
+        recalibrated = _recalibrated_accuracy(context, training, self.calibration_batches)
+        return MethodResult(accuracy, tuple(hooks.removals), _details(hooks.report, recalibrated))
 
 
-class _OneCycleHooks:
+class _Hooks:
     """Passes the loop's hooks on to `OneCycle`, and records its searches and its removal."""
 
-    def __init__(self, method: OneCycleMethod, context: Context, trainer: Trainer) -> None:
+    def __init__(self, method: OneCycleMethod, context: Context, training: BuiltInTraining) -> None:
         self._context = context
-        self._trainer = trainer
-        self._accuracy_before = 0.0
+        self._trainer = trainer = training.trainer
+        self._log = RemovalLog(context, training, method.calibration_batches)
         self._recorded_searches = 0
-        self.removals: list[Removal] = []
+
+        def criterion(_: Any, structure: Structure) -> Scores:
+            return method.scores(context, training, structure)
+
         with context.recorder.clock.stage("search"):
             self._pruner = OneCycle(
                 context.model,
@@ -48,12 +54,23 @@ class _OneCycleHooks:
                 epochs=context.train.epochs,
                 optimizer=trainer.optimizer,
                 steps_per_epoch=trainer.steps_per_epoch,
-                recalibrate=lambda _: trainer.recalibrate(context.data.calibration, batches=method.calibration_batches),
+                recalibrate=partial(training.recalibrate, batches=method.calibration_batches),
+                criterion=criterion,
                 round_to=method.round_to,
                 limit=method.limit,
+                limit_rate=method.limit_rate,
+                cost_factor=method.cost_factor,
                 phases=method.phases,
                 on_removal=self._measure,
             )
+
+    @property
+    def removals(self) -> list[Removal]:
+        return self._log.removals
+
+    @property
+    def report(self) -> OneCycleReport:
+        return self._pruner.report
 
     def start_epoch(self, epoch: int) -> None:
         self._pruner.start_epoch(epoch)
@@ -69,33 +86,47 @@ class _OneCycleHooks:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         own = {key: value for key, value in state.items() if key != "removals"}
         self._pruner.load_state_dict(own)
-        self.removals = [Removal(**removal) for removal in state["removals"]]
+        self._log.removals = [Removal(**removal) for removal in state["removals"]]
 
     def _measure(self, moment: Literal["before", "after"]) -> None:
-        """Read the validation accuracy on both sides of the removal."""
         if moment == "before":
             self._record_search()
-            self._accuracy_before = self._trainer.evaluate(self._context.data.validation)
+            self._log.before()
             return
-        self._trainer.lay_out()
-        structure = self._pruner.structure
-        removal = Removal(
-            epoch=self._trainer.step / self._trainer.steps_per_epoch,
-            macs_before=structure.macs(),
-            macs_after=structure.macs(self._pruner.subnet),
-            accuracy_before=self._accuracy_before,
-            accuracy_after=self._trainer.evaluate(self._context.data.validation),
-        )
-        self.removals.append(removal)
-        self._context.record_removal(removal)
+        structure, epoch = self._pruner.structure, self._trainer.step / self._trainer.steps_per_epoch
+        self._log.after(epoch, structure.macs(), structure.macs(self._pruner.subnet))
 
     def _record_search(self) -> None:
-        if self._pruner.report.searches == self._recorded_searches:
+        if self.report.searches == self._recorded_searches:
             return
-        self._recorded_searches = self._pruner.report.searches
+        self._recorded_searches = self.report.searches
         self._context.recorder.write(
             "search",
             epoch=self._trainer.step / self._trainer.steps_per_epoch,
-            stability=self._pruner.indicator,
-            macs_kept=self._pruner.report.achieved["macs"],
+            indicator=self._pruner.indicator,
+            shrinking=self.report.shrink_start is not None,
+            macs_kept=self.report.achieved["macs"],
         )
+
+
+def _recalibrated_accuracy(context: Context, training: BuiltInTraining, batches: int) -> float:
+    """The accuracy at the end as it is read at the removal, with recalibrated statistics; the model keeps its own."""
+    own = {name: buffer.clone() for name, buffer in context.model.named_buffers()}
+    training.recalibrate(context.model, batches)
+    accuracy = training.evaluate(context.model)
+    for name, buffer in context.model.named_buffers():
+        buffer.copy_(own[name])
+    return accuracy
+
+
+def _details(report: OneCycleReport, recalibrated: float) -> dict[str, Any]:
+    indicators = [value for _, value in report.curve if value is not None]
+    return {
+        "why the removal came": report.reason or "it never came",
+        "shrink from, share of the run": report.shrink_start,
+        "indicator at the removal": indicators[-1] if indicators else None,
+        "similarity of the first sub-network to the final one": report.first_to_final,
+        "validation accuracy at the end, recalibrated": recalibrated,
+        "searches": report.searches,
+        "indicator by progress": [list(point) for point in report.curve],
+    }

@@ -1,15 +1,17 @@
 """One-cycle structured pruning: pre-training, pruning and fine-tuning inside one ordinary training run.
 
-1. Train from scratch, with the ordinary optimizer and learning-rate schedule.
+1. Train with the ordinary optimizer and learning-rate schedule, from scratch or from weights that are there
 2. Again and again, score every channel and choose the sub-network that meets the budget       `_search`
-3. Compare it with the one chosen a while before: has the search become stable?                 `Stability`
-4. Until it has, the weights of the channels that would go shrink a little after every step     `Shrink`
-5. Then, or at the deadline, these channels are removed, and training goes on to its end        `_remove`
+3. Compare it with the one chosen a while before: how stable is the search?                     `Stability`
+4. Once it has settled, or its time is over, the weights of the channels that will go shrink
+   a little after every step                                                                    `Shrink`
+5. Then these channels are removed, and training goes on to its end                             `_remove`
 
 Source: "One-Cycle Structured Pruning via Stability-Driven Subnetwork Search", arXiv 2501.13439. Where its released
 code and its idea part, this follows the idea: the shrink acts on the weights and not through a loss term without a
-gradient, the search reads exact costs and copies no model, times are fractions of the run, and the optimizer lives
-through the removal.
+gradient; it follows the search, or is undone while channels are ranked, so that it cannot make the stability by which
+the search is judged; the search reads exact costs and copies no model; times are fractions of the run; the optimizer
+lives through the removal.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from icycle.engine import trace
 from icycle.errors import TrainingError
 from icycle.methods._distributed import broadcast_from_rank0, flatten, require_same_everywhere, unflatten
 from icycle.methods._run_clock import RunClock, unwrapped
-from icycle.methods._settings import STRICT
+from icycle.methods.one_cycle._phases import Phases
 from icycle.methods.one_cycle._shrink import Shrink
 from icycle.methods.one_cycle._stability import Stability
 from icycle.saliency import group_norm
@@ -37,56 +39,12 @@ from icycle.structure import Structure, SubNetwork
 from icycle.surgery import prune
 from icycle.training import Loader, recalibrate
 
-__all__ = ["OneCycle", "OneCycleReport", "Phases"]
+__all__ = ["Criterion", "OneCycle", "OneCycleReport"]
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
+_TAKEN = "taken."  # the state's keys of what the shrink took from each parameter
 
 Criterion = Callable[[torch.nn.Module, Structure], Mapping[str, torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class Phases:
-    """When a run searches, shrinks and removes. Times are fractions of the run, so 12 epochs and 300 share one setting.
-
-    Raises:
-        TrainingError: a value is out of range.
-    """
-
-    __pydantic_config__ = STRICT
-
-    monitor_start: float = 0.05  # searches begin
-    sparsity_start: float = 0.05  # the marked channels begin to shrink
-    sparsity_end: float = 0.35  # the deadline: the removal happens now if the search has not settled before
-    checks: int = 200  # searches per run
-    lag: float = 0.05  # a sub-network is compared with the one found this long before
-    window: float = 0.05  # the indicator is a mean over this long
-    threshold: float = 0.98  # of the indicator, 0..1: the removal happens once it is reached
-    shrink: float = 8.0  # channels marked throughout have shrunk by exp(-shrink) at the deadline
-
-    def __post_init__(self) -> None:
-        starts = max(self.monitor_start, self.sparsity_start)
-        in_range = (
-            0 <= min(self.monitor_start, self.sparsity_start) <= starts < self.sparsity_end <= 1
-            and self.checks >= 1
-            and 0 < self.lag < 1
-            and 0 <= self.window < 1
-            and 0 < self.threshold <= 1
-            and 0 <= self.shrink < math.inf
-        )
-        if not in_range:
-            raise TrainingError(
-                "Expected 0 <= monitor_start, sparsity_start < sparsity_end <= 1, checks >= 1, 0 < lag < 1, "
-                f"0 <= window < 1, 0 < threshold <= 1 and shrink >= 0, but got {self}."
-            )
-
-    def shrunk_by(self, progress: float) -> float:
-        """The log-shrink, 0..`shrink`, that channels marked from `sparsity_start` to `progress` have undergone.
-
-        Its rate grows linearly: shrink * u^2, u running from 0 to 1 over the sparsity phase. The number of steps does
-        not matter, and neither does the learning rate, whose future course nobody knows.
-        """
-        phase = (progress - self.sparsity_start) / (self.sparsity_end - self.sparsity_start)
-        return self.shrink * min(max(phase, 0.0), 1.0) ** 2
 
 
 @dataclass
@@ -96,6 +54,10 @@ class OneCycleReport:
     asked: str
     achieved: dict[str, float] = field(default_factory=dict)  # cost -> kept fraction, of the last sub-network
     searches: int = 0
+    curve: list[tuple[float, float | None]] = field(default_factory=list)  # (progress, indicator) after each search
+    shrink_start: float | None = None  # progress at which the shrink began
+    reason: Literal["stable", "deadline"] | None = None  # of the removal
+    first_to_final: float | None = None  # similarity of the first sub-network to the one that was kept, 0..1
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("trace", "search", "shrink", "removal"), 0.0)
     )
@@ -127,13 +89,14 @@ class OneCycle:
         budget: what the pruned model may cost.
         epochs: length of the run.
         optimizer: loses the removed channels' state along with the weights.
-        steps_per_epoch: calls of `after_step` in an epoch. Learnt in the first epoch if not given; until then the run
-            stands at that epoch's start.
+        steps_per_epoch: calls of `after_step` in an epoch: steps of the optimizer, of which gradient accumulation makes
+            fewer than there are batches. Learnt in the first epoch if not given; until then the run stands at that
+            epoch's start.
         averaged: copies of the model (an exponential average) that lose the same channels.
-        recalibrate: batches on which the batch-norm statistics are estimated anew after the removal, or a function that
-            does it, given the model. Without it they recover as training goes on.
-        criterion: (model, structure) -> scores; any that needs no data.
-        round_to, limit: as in `icycle.select`.
+        recalibrate: batches on which the batch-norm statistics of the model and its averaged copies are estimated anew
+            after the removal, or a function that does it, given one of them. Without it they recover in training.
+        criterion: (model, structure) -> scores.
+        round_to, limit, limit_rate, cost_factor: as in `icycle.select`.
         phases: when things happen.
         on_removal: called with "before" and "after" (and after the recalibration), to measure.
 
@@ -156,6 +119,8 @@ class OneCycle:
         criterion: Criterion = group_norm,
         round_to: int = 1,
         limit: float = 0.75,
+        limit_rate: float = 0.1,
+        cost_factor: bool = True,
         phases: Phases | None = None,
         on_removal: Callable[[Literal["before", "after"]], object] | None = None,
     ) -> None:
@@ -171,13 +136,17 @@ class OneCycle:
         self._averaged = tuple(averaged)
         self._recalibrate = recalibrate
         self._criterion = criterion
-        self._select = partial(select, budget=budget, round_to=round_to, limit=limit)
+        self._select = partial(
+            select, budget=budget, round_to=round_to, limit=limit, limit_rate=limit_rate, cost_factor=cost_factor
+        )
         self._on_removal = on_removal or (lambda moment: None)
         self._clock = RunClock(epochs, steps_per_epoch)
-        self._stability = Stability(self.phases.lag, self.phases.window)
+        self._stability = Stability(self.phases.lag, self.phases.window, self.phases.rise)
         self._shrink = Shrink()
         self._shrunk = 0.0  # log-shrink that the run has come to
         self._next_check = self.phases.monitor_start
+        self._first: SubNetwork | None = None
+        self._removal_due: float | None = None  # progress; known once the search is over
         require_same_everywhere("the model", self.structure.fingerprint, self._device)
         self.subnet = self._search()  # tells now, before any training, if the budget is out of reach
 
@@ -189,7 +158,7 @@ class OneCycle:
     def start_epoch(self, epoch: int) -> None:
         """Call before each epoch, counted from 0."""
         self._clock.start_epoch(epoch)
-        self._shrunk = self.phases.shrunk_by(self._clock.progress)
+        self._shrunk = self._log_shrink
         self._mark()  # anew, should a checkpoint have replaced the parameters
         self._check_when_due()
 
@@ -199,34 +168,57 @@ class OneCycle:
         if self.removed:
             return
         with self.report.timed("shrink"):
-            before, self._shrunk = self._shrunk, self.phases.shrunk_by(self._clock.progress)
+            before, self._shrunk = self._shrunk, self._log_shrink
             self._shrink.advance(self._shrunk - before)
         self._check_when_due()
 
+    @property
+    def _log_shrink(self) -> float:
+        return self.phases.shrunk_by(self._clock.progress, self.report.shrink_start)
+
     def _check_when_due(self) -> None:
-        """Search; at the stable moment, or at the deadline, remove; until then mark what would go."""
+        """Search, until the search has settled or its time is over; remove, when that is due."""
         progress, phases = self._clock.progress, self.phases
-        overdue = progress >= phases.sparsity_end
-        if self.removed or (progress < self._next_check and not overdue):
+        if self.removed:
             return
+        if self._removal_due is None and (progress >= self._next_check or progress >= phases.search_end):
+            self._search_again(progress)
+        if self._removal_due is not None and progress >= self._removal_due:
+            self._remove()
+
+    def _search_again(self, progress: float) -> None:
+        phases, stability = self.phases, self._stability
         self._next_check = (math.floor(progress * phases.checks + 1e-9) + 1) / phases.checks
         self.subnet = self._search()
-        self._stability.add(progress, self.subnet)
-        if self._stability.reached(phases.threshold) or overdue:
-            self._remove()
-        else:
-            self._mark()
+        self._first = self._first or self.subnet
+        stability.add(progress, self.subnet)
+        self.report.curve.append((progress, self.indicator))
+        settled = stability.reached(phases.threshold) or (
+            stability.reached(phases.plateau) and stability.stopped_rising(phases.patience)
+        )
+        if settled or progress >= phases.search_end:
+            self.report.reason = "stable" if settled else "deadline"
+            self._removal_due = phases.removal_after(progress)
+        ended = self._removal_due is not None and phases.shrinks_last
+        if self.report.shrink_start is None and (ended or self._shrinks_along(progress)):
+            self.report.shrink_start = progress
+        self._mark()
+
+    def _shrinks_along(self, progress: float) -> bool:
+        start = self.phases.sparsity_start
+        return start is not None and progress >= start
 
     def _mark(self) -> None:
-        """From now on, and once the sparsity phase has begun, shrink what the last search does not keep."""
-        if self._stability.searches and not self.removed and self._clock.progress >= self.phases.sparsity_start:
+        """From now on, once the shrink has begun, shrink what the last search does not keep."""
+        if self.report.shrink_start is not None and not self.removed:
             with self.report.timed("shrink"):
                 self._shrink.mark(self.model, self.structure, self.subnet)
 
     def _search(self) -> SubNetwork:
         """The best channels within the budget (saliency, cost factor, limits, threshold); rank 0's, on every rank."""
         with self.report.timed("search"):
-            scores = self._criterion(self.model, self.structure)
+            with self._shrink.undone(self.model):
+                scores = self._criterion(self.model, self.structure)
             subnet = broadcast_from_rank0(self._select(self.structure, scores), self._device)
             self.report.achieved = achieved(self.structure, subnet)
             self._params = (self.structure.params(), self.structure.params(subnet))
@@ -236,15 +228,20 @@ class OneCycle:
     def _remove(self) -> None:
         """Take the marked channels out; training goes on with the same optimizer and the same schedule."""
         require_same_everywhere("the sub-network", repr(flatten(self.subnet).tolist()), self._device)
+        self.report.first_to_final = self.subnet.similarity(self._first or self.subnet)
         self._on_removal("before")
         with self.report.timed("removal"):
             self._cut()
-            if callable(self._recalibrate):
-                self._recalibrate(self.model)
-            elif self._recalibrate is not None:
-                recalibrate(self.model, self._recalibrate)
+            for model in (self.model, *self._averaged):
+                self._recalibrate_on_batches(model)
         self.removal_epoch, self.removal_progress = self._clock.epoch, self._clock.progress
         self._on_removal("after")
+
+    def _recalibrate_on_batches(self, model: torch.nn.Module) -> None:
+        if callable(self._recalibrate):
+            self._recalibrate(model)
+        elif self._recalibrate is not None:
+            recalibrate(model, self._recalibrate)
 
     def _cut(self) -> None:
         """Take the marked channels out of the model; where the budget is everything there are none."""
@@ -260,6 +257,7 @@ class OneCycle:
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, flat: tensors and JSON values."""
         searches = self._stability.searches
+        taken, pending = self._shrink.state
         return {
             "version": _STATE_VERSION,
             "sizes": {name: len(kept) for name, kept in self.subnet.keep.items()},
@@ -268,6 +266,8 @@ class OneCycle:
             "search_progress": [progress for progress, _ in searches],
             "similarities": [list(pair) for pair in self._stability.similarities],
             "similar_since": self._stability.since,
+            "best": self._stability.best,
+            "first": torch.empty(0) if self._first is None else flatten(self._first),
             "next_check": self._next_check,
             "steps_per_epoch": self._clock.steps_per_epoch or self._clock.steps or None,
             "removed": self.removed,
@@ -275,6 +275,9 @@ class OneCycle:
             "removal_progress": self.removal_progress,
             "params": list(self._params),
             "report": asdict(self.report),
+            "removal_due": self._removal_due,
+            "pending": pending,
+            **{_TAKEN + name: tensor for name, tensor in taken.items() if not self.removed},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -304,7 +307,7 @@ class OneCycle:
             self._cut()
         self.removed = state["removed"]
         self.removal_epoch, self.removal_progress = state["removal_epoch"], state["removal_progress"]
-        self._next_check = state["next_check"]
+        self._next_check, self._removal_due = state["next_check"], state["removal_due"]
         self._clock.steps_per_epoch = state["steps_per_epoch"]
         self._stability.restore(
             [
@@ -313,5 +316,11 @@ class OneCycle:
             ],
             [(progress, similarity) for progress, similarity in state["similarities"]],
             state["similar_since"],
+            None if state["best"] is None else (state["best"][0], state["best"][1]),
         )
-        self.report = OneCycleReport(**state["report"])
+        self._first = unflatten(state["first"], sizes) if len(state["first"]) else None
+        report = state["report"]
+        self.report = OneCycleReport(**{**report, "curve": [(when, value) for when, value in report["curve"]]})
+        self._mark()
+        taken = {key[len(_TAKEN) :]: value for key, value in state.items() if key.startswith(_TAKEN)}
+        self._shrink.restore(taken, state["pending"])

@@ -1,0 +1,87 @@
+"""What methods that remove within a training run have in common: what they remove, and how they tell about it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from icycle.errors import IcycleError
+from icycle.methods._registry import Context, Removal
+from icycle.methods._settings import BudgetSettings, Count, Kept, Positive
+from icycle.methods._training import Training
+from icycle.saliency import Scores, check, score
+from icycle.selection import select
+from icycle.structure import Structure, SubNetwork
+from icycle.training import Settings
+
+__all__ = ["RemovalLog", "RemovalSettings"]
+
+
+def _known(criterion: str) -> str:
+    try:
+        check(criterion, loader=(), loss=lambda *_: None)
+    except IcycleError as error:
+        raise ValueError(str(error)) from error
+    return criterion
+
+
+class RemovalSettings(Settings):
+    """Which channels go: `criterion` scores them, the rest is as in `icycle.select`. Batch norm is recalibrated on
+    `calibration_batches` afterwards."""
+
+    budget: BudgetSettings
+    criterion: Annotated[str, AfterValidator(_known)] = "group_norm"
+    criterion_batches: Count = 8
+    round_to: Count = 1
+    limit: Kept = 0.75
+    limit_rate: Positive = 0.1
+    cost_factor: bool = True
+    calibration_batches: Count = 10
+
+    def scores(self, context: Context, training: Training, structure: Structure) -> Scores:
+        """By the criterion, of the network as it is now."""
+        return score(
+            self.criterion,
+            context.model,
+            structure,
+            loader=training.batches,
+            loss=training.loss,
+            batches=self.criterion_batches,
+            seed=context.seed,
+        )
+
+    def select(self, structure: Structure, scores: Scores) -> SubNetwork:
+        """The best channels within the budget."""
+        return select(
+            structure,
+            scores,
+            self.budget.build(),
+            round_to=self.round_to,
+            limit=self.limit,
+            limit_rate=self.limit_rate,
+            cost_factor=self.cost_factor,
+        )
+
+
+class RemovalLog:
+    """Reads the validation metric on both sides of each removal, with recalibrated statistics, and records it."""
+
+    def __init__(self, context: Context, training: Training, batches: int) -> None:
+        self._context = context
+        self._training = training
+        self._batches = batches
+        self._before = 0.0
+        self.removals: list[Removal] = []
+
+    def before(self) -> None:
+        """Call just before a removal; batch-norm statistics are estimated anew."""
+        self._training.recalibrate(self._context.model, self._batches)
+        self._before = self._training.evaluate(self._context.model)
+
+    def after(self, epoch: float, macs_before: int, macs_after: int) -> None:
+        """Call once the removal is done and the statistics are recalibrated."""
+        accuracy = self._training.evaluate(self._context.model)
+        removal = Removal(epoch, macs_before, macs_after, self._before, accuracy)
+        self.removals.append(removal)
+        self._context.record_removal(removal)
