@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from icycle import errors, export, latency, saliency, testing
     from icycle.artifacts import load, save
+    from icycle.compensation import compensate
     from icycle.engine import trace
     from icycle.latency import select
     from icycle.methods import Curve, FineTune, IceResult, OneCycle
@@ -37,6 +38,7 @@ __all__ = [
     "Slice",
     "Structure",
     "SubNetwork",
+    "compensate",
     "errors",
     "export",
     "ice",
@@ -61,6 +63,7 @@ _HOMES = {
     "Slice": "structure",
     "Structure": "structure",
     "SubNetwork": "structure",
+    "compensate": "compensation",
     "ice": "methods.ice",
     "load": "artifacts",
     "prune": "surgery",

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from icycle.saliency._probe import first_batches, forward, in_eval_mode
+from icycle.probing import forward, in_eval_mode
+from icycle.saliency._data import first_batches
 from icycle.saliency._registry import Scores, criterion
 from icycle.saliency._slices import average, producers
 from icycle.structure import Slice, Structure

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from icycle.errors import CriterionError
-from icycle.saliency._probe import first_batches, forward, in_eval_mode
+from icycle.probing import forward, in_eval_mode
+from icycle.saliency._data import first_batches
 from icycle.saliency._registry import Scores, criterion
 from icycle.saliency._slices import Place, average, channel_sums, parameters_of, weights
 from icycle.structure import Structure

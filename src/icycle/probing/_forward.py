@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import torch
 
-from icycle.errors import CriterionError
-
-__all__ = ["first_batches", "forward", "in_eval_mode"]
+__all__ = ["forward", "in_eval_mode"]
 
 
 @contextmanager
@@ -24,21 +21,6 @@ def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def first_batches(loader: Iterable[Any] | None, batches: int, name: str) -> Iterator[Any]:
-    """The first `batches` of `loader`; CriterionError where there is none."""
-    if loader is None:
-        raise CriterionError(
-            f"Criterion {name!r} reads data, but loader is None; pass batches of training data as loader."
-        )
-    if batches < 1:
-        raise CriterionError(f"Expected batches >= 1 for criterion {name!r}, but got {batches}.")
-    batch = None
-    for batch in islice(loader, batches):
-        yield batch
-    if batch is None:
-        raise CriterionError(f"Expected at least one batch for criterion {name!r}, but the loader is empty.")
 
 
 def forward(model: torch.nn.Module, batch: Any) -> tuple[Any, Any]:

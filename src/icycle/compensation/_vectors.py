@@ -1,0 +1,42 @@
+"""What a consumer reads, as vectors that one matrix of weights is multiplied with."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from icycle.probing import Reading
+
+__all__ = ["taps_of", "vectors"]
+
+_SAMPLES = 2048  # vectors per batch and weight: neighbouring positions tell nearly the same
+_LARGEST = 1024  # elements of a vector: the products of all pairs of them are summed up for each sample
+
+
+def taps_of(reading: Reading) -> int:
+    """How many elements of the window a vector holds per channel: all of them where that is not too much, else one."""
+    if reading.window is None:
+        return 1
+    taps = math.prod(reading.window.kernel_size)
+    return taps if taps * reading.inputs.shape[1] <= _LARGEST else 1
+
+
+def vectors(reading: Reading) -> torch.Tensor:
+    """(count, channels * taps): at positions with equal distances, what a convolution sees there, or the channels."""
+    x = reading.inputs.flatten(2) if reading.inputs.dim() > 2 else reading.inputs.unsqueeze(-1)
+    every = -(-len(x) * x.shape[2] // _SAMPLES)
+    if taps_of(reading) > 1:
+        x, every = _unfolded(reading, every), 1
+    # an odd step, since an even one would meet the same columns in every row of an image
+    return x[:, :, :: every | 1].movedim(1, 2).flatten(0, 1)
+
+
+def _unfolded(reading: Reading, every: int) -> torch.Tensor:
+    """(samples, channels * taps, positions): of so many positions one, by a convolution of larger strides."""
+    window = reading.window
+    assert window is not None
+    apart = math.ceil(math.sqrt(every)) | 1
+    stride = (window.stride[0] * apart, window.stride[1] * apart)
+    return F.unfold(reading.inputs, window.kernel_size, window.dilation, window.padding, stride)

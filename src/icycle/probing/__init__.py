@@ -1,0 +1,6 @@
+"""Running a model on a few batches without leaving a trace in it, and seeing what its weights read meanwhile."""
+
+from icycle.probing._forward import forward, in_eval_mode
+from icycle.probing._readings import Reading, Window, watching
+
+__all__ = ["Reading", "Window", "forward", "in_eval_mode", "watching"]

@@ -1,0 +1,146 @@
+"""Compensation against least squares written out, and against the law that a redundant channel costs nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import icycle
+from icycle.errors import DataError, SurgeryError
+
+
+def removing(structure: icycle.Structure, **channels: list[int]) -> icycle.SubNetwork:
+    """The sub-network without these channels of these groups (dots in names as double underscores)."""
+    keep = {group.name: torch.ones(group.size, dtype=torch.bool) for group in structure.prunable}
+    for name, gone in channels.items():
+        keep[name.replace("__", ".")][gone] = False
+    return icycle.SubNetwork(keep)
+
+
+def test_a_linear_consumer_gets_the_ridge_solution() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5)).double()
+    x = torch.randn(200, 6, dtype=torch.float64)
+    structure = icycle.trace(model, x[:2])
+    hidden, kept, damping = model[1](model[0](x)).detach(), [0, 2, 3, 5, 7], 0.05
+    old = copy.deepcopy(model[2])
+    icycle.compensate(model, structure, removing(structure, **{"0": [1, 4, 6]}), [x], damping=damping)
+    centered = hidden - hidden.mean(dim=0)
+    ridge = damping * centered[:, kept].square().mean()
+    # minimise the mean of |target - W' x|^2 + ridge |W'|^2 by stacking sqrt(ridge) I under the data
+    data = torch.cat((centered[:, kept], (ridge * len(x)).sqrt() * torch.eye(5, dtype=torch.float64)))
+    targets = torch.cat((centered @ old.weight.T, torch.zeros(5, 5, dtype=torch.float64)))
+    expected = torch.linalg.lstsq(data, targets).solution.T
+    torch.testing.assert_close(model[2].weight[:, kept], expected, rtol=1e-4, atol=1e-5)
+    assert (model[2].weight[:, [1, 4, 6]] == 0).all()
+    torch.testing.assert_close(model(x).mean(dim=0), old(hidden).mean(dim=0), rtol=1e-5, atol=1e-6)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(12, 4, batch_first=True)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.attention(x, x, x, need_weights=False)[0])
+
+
+class Joined(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(3, 4, 3, bias=False)
+        self.c = nn.ConvTranspose2d(8, 6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c(torch.cat((self.a(x), self.b(x).relu()), dim=1))
+
+
+def two_layers() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1, bias=False))
+
+
+@torch.no_grad()
+def copy_rows(model: nn.Module, rows: dict[str, dict[int, int]]) -> None:
+    for name, pairs in rows.items():
+        parameter = model.get_parameter(name)
+        for to, source in pairs.items():
+            parameter[to] = parameter[source]
+
+
+HEAD_1_IS_HEAD_0 = {part + 3 + place: part + place for part in (0, 12, 24) for place in range(3)}
+REDUNDANT = {  # a network, its input, which rows are made copies of others, and what is removed of them
+    "convolution": (two_layers(), (2, 3, 9, 9), {"0.weight": {4: 1}, "0.bias": {4: 1}}, {"0": [4]}),
+    "transposed, after a concatenation": (Joined(), (2, 3, 9, 9), {"a.weight": {3: 0}}, {"a": [3]}),
+    "heads": (
+        Attention(),
+        (2, 7, 12),
+        {"attention.in_proj_weight": HEAD_1_IS_HEAD_0, "attention.in_proj_bias": HEAD_1_IS_HEAD_0},
+        {"attention": [1]},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REDUNDANT.values(), ids=REDUNDANT)
+def test_a_copy_of_a_channel_that_stays_is_removed_for_nothing(
+    case: tuple[nn.Module, tuple[int, ...], dict[str, dict[int, int]], dict[str, list[int]]],
+) -> None:
+    template, shape, rows, gone = case
+    model = copy.deepcopy(template).eval()
+    torch.manual_seed(1)
+    x = torch.randn(shape)
+    copy_rows(model, rows)
+    before = model(x)
+    structure = icycle.trace(model, x)
+    subnet = removing(structure, **{name.replace(".", "__"): channels for name, channels in gone.items()})
+    plain = icycle.prune(copy.deepcopy(model), structure, subnet)
+    assert (plain(x) - before).norm() > 1e-2 * before.norm(), "removing costs something here"
+    icycle.compensate(model, structure, subnet, [torch.randn(64, *shape[1:]) for _ in range(3)], damping=1e-7)
+    torch.testing.assert_close(model(x), before, rtol=1e-3, atol=1e-3)
+    icycle.prune(model, structure, subnet)
+    torch.testing.assert_close(model(x), before, rtol=1e-3, atol=1e-3)
+
+
+def test_the_output_no_longer_depends_on_what_will_be_removed() -> None:
+    torch.manual_seed(0)
+    model, x = two_layers().eval(), torch.randn(4, 3, 9, 9)
+    structure = icycle.trace(model, x)
+    subnet = icycle.SubNetwork.random(structure, 0.5)
+    icycle.compensate(model, structure, subnet, [x])
+    after = model(x)
+    torch.testing.assert_close(icycle.prune(model, structure, subnet)(x), after)
+
+
+def test_modes_statistics_and_the_random_state_stay() -> None:
+    model, x = two_layers().train(), torch.randn(4, 3, 9, 9)
+    structure = icycle.trace(model, x)
+    statistics = copy.deepcopy(model[1].state_dict())
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    icycle.compensate(model, structure, icycle.SubNetwork.random(structure, 0.5), [(x, torch.zeros(4))])
+    assert torch.equal(torch.rand(1), expected)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(value, model[1].state_dict()[key]) for key, value in statistics.items())
+
+
+@pytest.mark.parametrize("batches", [[], [torch.full((4, 3, 9, 9), torch.nan)]], ids=["none", "not finite"])
+def test_bad_data_changes_nothing(batches: list[torch.Tensor]) -> None:
+    model, x = two_layers(), torch.randn(4, 3, 9, 9)
+    structure = icycle.trace(model, x)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(DataError, match="Expected"):
+        icycle.compensate(model, structure, icycle.SubNetwork.random(structure, 0.5), batches)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+
+
+def test_after_the_removal_it_is_too_late() -> None:
+    model, x = two_layers(), torch.randn(4, 3, 9, 9)
+    structure = icycle.trace(model, x)
+    subnet = icycle.SubNetwork.random(structure, 0.5)
+    icycle.prune(model, structure, subnet)
+    with pytest.raises(SurgeryError, match=r"before icycle\.prune"):
+        icycle.compensate(model, structure, subnet, [x])
