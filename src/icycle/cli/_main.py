@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from icycle.cli._bench import bench
+from icycle.cli._export import export
 from icycle.cli._inspect import inspect
 from icycle.cli._recipes import recipes
 from icycle.cli._run import run
@@ -51,6 +53,8 @@ app.command()(run)
 app.command()(tune)
 app.command()(inspect)
 app.command()(verify)
+app.command()(bench)
+app.command()(export)
 app.command()(recipes)
 
 

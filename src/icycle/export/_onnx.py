@@ -15,7 +15,7 @@ from torch import nn
 from icycle.errors import ExportError
 from icycle.tracing import copy_of, map_tensors, undisturbed
 
-__all__ = ["at_least_two", "onnx_model", "require"]
+__all__ = ["at_least_two", "dynamic_shapes", "onnx_model", "quiet", "require"]
 
 _HINT = "pip install 'icycle[export]'"
 
@@ -42,7 +42,7 @@ def onnx_model(model: nn.Module, inputs: Any, *, dynamic_batch: bool = True) -> 
         inputs = at_least_two(inputs)
     positional, keywords = ((), dict(inputs)) if isinstance(inputs, Mapping) else (_as_tuple(inputs), {})
     try:
-        with undisturbed(model), _quiet(), torch.no_grad():
+        with undisturbed(model), quiet(), torch.no_grad():
             program = torch.onnx.export(
                 own,
                 positional,
@@ -50,7 +50,7 @@ def onnx_model(model: nn.Module, inputs: Any, *, dynamic_batch: bool = True) -> 
                 dynamo=True,
                 verbose=False,
                 external_data=False,
-                dynamic_shapes=_dynamic(positional, keywords) if dynamic_batch else None,
+                dynamic_shapes=dynamic_shapes(positional, keywords) if dynamic_batch else None,
             )
         assert program is not None
         serialised: bytes = program.model_proto.SerializeToString()
@@ -71,7 +71,7 @@ def _as_tuple(inputs: Any) -> tuple[Any, ...]:
     return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
 
 
-def _dynamic(positional: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+def dynamic_shapes(positional: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
     """The first dimension of every tensor, as torch.export wants it said."""
 
     def free(tensor: torch.Tensor) -> Any:
@@ -83,7 +83,7 @@ def _dynamic(positional: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter's progress, and its advice to its own developers, are of no use to a user."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,6 +1,7 @@
 """Latency as a cost: measured per operation and per network, on a target out of an open registry."""
 
 from icycle.latency import _runtimes, _torch  # noqa: F401  (register the targets)
+from icycle.latency._bench import Measurement, bench, peak_activation_bytes, verdict
 from icycle.latency._cache import cache_folder
 from icycle.latency._calls import Call, Tensor
 from icycle.latency._measure import Latency
@@ -13,16 +14,20 @@ __all__ = [
     "Attempt",
     "Call",
     "Latency",
+    "Measurement",
     "Prediction",
     "Selector",
     "Setting",
     "Target",
     "Tensor",
     "Timing",
+    "bench",
     "cache_folder",
     "find_target",
     "interleaved",
+    "peak_activation_bytes",
     "register",
     "select",
     "targets",
+    "verdict",
 ]

@@ -1,0 +1,44 @@
+"""What `icycle bench` and `icycle export` are given: a run's folder, a model's name, or a saved model of that name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from icycle.recipes import FinishedRun
+
+__all__ = ["Source", "open_source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pruned network (or one as it is), the dense one where it is known, inputs, and the run where there was one."""
+
+    name: str
+    model: nn.Module
+    dense: nn.Module | None
+    inputs: Any
+    run: FinishedRun | None = None
+
+
+def open_source(name: str, shape: str | None) -> Source:
+    """RUN, MODEL or MODEL=FOLDER; raises RecipeError or ArtifactError where there is no such thing."""
+    from icycle.artifacts import load
+    from icycle.cli._model import load_model
+    from icycle.recipes import is_run, open_run
+
+    if is_run(Path(name)):
+        run = open_run(Path(name))
+        inputs = next(iter(run.data.validation))[0][:1]
+        return Source(name, run.pruned, run.dense, inputs, run)
+    reference, _, folder = name.partition("=")
+    dense, inputs = load_model(reference, shape)
+    dense = dense.eval()
+    if not folder:
+        return Source(name, dense, None, inputs)
+    pruned, _ = load_model(reference, shape)
+    return Source(name, load(folder, pruned).eval(), dense, inputs)
