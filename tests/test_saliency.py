@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -166,27 +166,41 @@ def test_taylor(model: nn.Module, structure: Structure, batches: list) -> None:
     assert_same(scores, totals)
 
 
-def rectified(model: nn.Module, path: str, inputs: torch.Tensor) -> torch.Tensor:
-    """(samples, channels): the pooled, rectified output of a module."""
+def read_by(model: nn.Module, path: str, inputs: torch.Tensor) -> torch.Tensor:
+    """(samples, channels): the pooled magnitude of what a module reads."""
     found = []
-    handle = model.get_submodule(path).register_forward_hook(lambda module, args, output: found.append(output))
+    handle = model.get_submodule(path).register_forward_hook(lambda module, args, output: found.append(args[0]))
     with torch.no_grad():
         model(inputs)
     handle.remove()
-    return found[0].relu().flatten(2).mean(2) if found[0].dim() == 4 else found[0].relu()
+    return found[0].abs().flatten(2).mean(2) if found[0].dim() == 4 else found[0].abs()
 
 
 def test_mean_activation(model: nn.Module, structure: Structure, batches: list) -> None:
     model.train()
     scores = saliency.mean_activation(model, structure, loader=batches, batches=3)
     assert model.training
-    assert not any(module._forward_hooks for module in model.modules())
     model.eval()
     inputs = torch.cat([batch[0] for batch in batches])
-    for group in structure.prunable:
-        owners = [piece.parameter.rpartition(".")[0] for piece in group.slices if piece.role == "out"]
-        expected = torch.stack([rectified(model, owner, inputs).mean(dim=0) for owner in owners]).mean(dim=0)
-        torch.testing.assert_close(scores[group.name], expected)
+    readers = {"stem": ("left", "right", "hidden"), "left": ("join",), "right": ("join",), "hidden": ("head",)}
+    assert readers.keys() == scores.keys()
+    for name, paths in readers.items():
+        pieces = {piece.parameter.rpartition(".")[0]: piece for piece in structure[name].slices if piece.role == "in"}
+        read = [
+            read_by(model, path, inputs).mean(dim=0)[torch.tensor(pieces[path].index)].mean(dim=1) for path in paths
+        ]
+        torch.testing.assert_close(scores[name], torch.stack(read).mean(dim=0))
+
+
+@pytest.mark.parametrize("criterion", [saliency.mean_activation, saliency.activation_entropy])
+def test_a_channel_that_its_norm_silences_scores_least(criterion: Callable[..., saliency.Scores]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 2, 1))
+    with torch.no_grad():
+        model[0].weight[3] *= 100  # loud before its norm
+        model[1].weight[3] = 0
+    data = torch.randn(4, 3, 6, 6)
+    scores = criterion(model, icycle.trace(model, data), loader=[data])["0"]
+    assert scores[3] == 0 and scores.argmin() == 3
 
 
 def test_mean_activation_averages_over_the_positions_of_a_channel() -> None:
@@ -214,7 +228,7 @@ def entropy_of(values: torch.Tensor, top: float) -> float:
 def test_activation_entropy(model: nn.Module, structure: Structure, batches: list) -> None:
     model.eval()
     scores = saliency.activation_entropy(model, structure, loader=batches, batches=3)
-    pooled = [rectified(model, "hidden", inputs) for inputs, _ in batches]
+    pooled = [read_by(model, "head", inputs) for inputs, _ in batches]
     for channel in range(7):
         values = [part[:, channel] for part in pooled]
         top = 0.0
@@ -358,14 +372,11 @@ def test_batches_may_be_mappings() -> None:
     assert saliency.mean_activation(model, structure, loader=[batch])["inner.0"].shape == (4,)
 
 
-def test_a_parametrised_weight_is_watched_at_its_layer() -> None:
+def test_a_parametrised_weight_is_seen_to_read() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    nn.utils.parametrizations.weight_norm(model[0])
-    index = np.arange(4)[:, None]
-    piece = Slice("0.parametrizations.weight.original1", 0, index, "out")
-    structure = Structure((Group("0", 4, (piece,)),), {}, {}, (), "made by hand")
+    nn.utils.parametrizations.weight_norm(model[2])
     data = torch.randn(5, 3)
-    scores = saliency.mean_activation(model, structure, loader=[data])
+    scores = saliency.mean_activation(model, icycle.trace(model, data), loader=[data])
     torch.testing.assert_close(scores["0"], model[0](data).relu().mean(dim=0).detach())
 
 

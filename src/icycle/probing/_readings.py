@@ -2,17 +2,18 @@
 
 Neither layers nor hooks are asked: the operations themselves are observed, and an operand is recognised as a parameter,
 or as some rows of one, by the memory it lies in. So an attention's projections, a weight that is shared and an `einsum`
-are seen like any layer. A weight that is computed from parameters (under weight norm, say) is none, and is not seen.
+are seen like any layer. A weight that is computed from parameters is none of them, and is not seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["Reading", "Window", "watching"]
@@ -52,10 +53,29 @@ Observer = Callable[[Reading], None]
 
 
 @contextmanager
-def watching(model: torch.nn.Module, observe: Observer) -> Iterator[None]:
-    """Within the block `observe` is called with every reading, before the operation's result is used."""
-    with _Watch(_Parameters(dict(model.named_parameters())), observe):
-        yield
+def watching(model: torch.nn.Module, observe: Observer, *, computed: bool = False) -> Iterator[None]:
+    """Within the block `observe` is called with every reading, before the operation's result is used.
+
+    With `computed` a weight under a parametrisation counts as the parameters of its own shape that it is made of.
+    """
+    known = dict(model.named_parameters())
+    with parametrize.cached():
+        weights = list(_computed(model)) if computed else []
+        with _Watch(_Parameters([*known.items(), *weights]), observe):
+            yield
+
+
+def _computed(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parametrised weight, which stays the same tensor while `parametrize.cached` lasts, by its originals."""
+    for path, module in model.named_modules():
+        if not parametrize.is_parametrized(module):
+            continue
+        prefix = f"{path}.parametrizations" if path else "parametrizations"
+        for name, made_of in module.parametrizations.items():
+            weight = getattr(module, name)
+            for original, parameter in made_of.named_parameters(recurse=False):
+                if parameter.shape == weight.shape:
+                    yield f"{prefix}.{name}.{original}", weight
 
 
 class _Watch(TorchDispatchMode):
@@ -75,9 +95,9 @@ class _Watch(TorchDispatchMode):
 class _Parameters:
     """Parameters by the memory they lie in."""
 
-    def __init__(self, parameters: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, parameters: Iterable[tuple[str, torch.Tensor]]) -> None:
         self._known: dict[tuple[Any, int], list[tuple[str, torch.Tensor]]] = {}
-        for name, parameter in parameters.items():
+        for name, parameter in parameters:
             self._known.setdefault(_memory(parameter), []).append((name, parameter))
 
     def find(self, tensor: torch.Tensor, dims: tuple[int, ...]) -> tuple[str, tuple[int, ...], int] | None:

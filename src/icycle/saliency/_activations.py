@@ -1,20 +1,19 @@
-"""Criteria that watch activations: running statistics of pooled, rectified outputs, never the outputs themselves."""
+"""Criteria that watch activations: running statistics of what consumers read, never the activations themselves."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from icycle.probing import forward, in_eval_mode
+from icycle.probing import Reading, forward, in_eval_mode, watching
 from icycle.saliency._data import first_batches
 from icycle.saliency._registry import Scores, criterion
-from icycle.saliency._slices import average, producers
-from icycle.structure import Slice, Structure
+from icycle.saliency._slices import Place, average, consumers, place
+from icycle.structure import Structure
 
 __all__ = ["activation_entropy", "mean_activation"]
 
@@ -23,11 +22,13 @@ __all__ = ["activation_entropy", "mean_activation"]
 def mean_activation(
     model: torch.nn.Module, structure: Structure, *, loader: Iterable[Any] | None = None, batches: int = 8
 ) -> Scores:
-    """Mean rectified output of the layers that produce a channel, over samples and positions.
+    """Mean magnitude of a channel where it is read, over samples and positions.
 
-    Read off the outputs of the modules that own the weights; groups that no module shows score +inf and stay whole. The
-    model is run in evaluation mode, without gradients; modes and hooks are as before afterwards. Source: Pruning
-    Convolutional Neural Networks for Resource Efficient Inference (Molchanov et al., ICLR 2017).
+    That is the input of the layers that consume the channel, behind normalisation and non-linearity, not the output of
+    the layer that produces it. The mean over all consumers counts; groups that no weight is seen to read (but for
+    parametrised ones, a weight that is computed is not seen) score +inf and stay whole. The model is run in evaluation
+    mode, without gradients; modes are as before afterwards. Source: Pruning Convolutional Neural Networks for Resource
+    Efficient Inference (Molchanov et al., ICLR 2017).
 
     Raises:
         CriterionError: `loader` is None or empty, or no group can be seen.
@@ -39,7 +40,7 @@ def mean_activation(
 def activation_entropy(
     model: torch.nn.Module, structure: Structure, *, loader: Iterable[Any] | None = None, batches: int = 8
 ) -> Scores:
-    """Entropy (nats) of a 20-bin histogram of a channel's rectified output, pooled to one number per sample.
+    """Entropy (nats) of a 20-bin histogram of a channel's magnitude where it is read, pooled to one number per sample.
 
     A channel that says the same of every sample tells nothing. The bins divide 0..top, where top starts at the first
     batch's largest value and doubles (pairs of bins merge) when a larger one comes, so that one pass is enough.
@@ -105,59 +106,29 @@ class _Entropy:
 def _watch(
     model: torch.nn.Module, structure: Structure, data: Iterable[Any], statistic: Callable[[], _Statistic]
 ) -> Scores:
-    """Mean over the filters of each group of their statistic over `data`."""
-    pieces = [piece for group in structure.prunable for piece in producers(group)]
-    statistics: dict[int, _Statistic] = defaultdict(statistic)
-    with in_eval_mode(model), torch.no_grad(), _hooked(model, pieces, lambda piece: statistics[id(piece)]):
+    """Mean over the consumers of each group of the statistic, over `data`, of what they read of its channels."""
+    wanted = {place(piece) for group in structure.prunable for piece in consumers(group)}
+    statistics: dict[Place, dict[int, _Statistic]] = defaultdict(lambda: defaultdict(statistic))
+
+    def observe(reading: Reading) -> None:
+        key = (reading.parameter, reading.dim)
+        if key in wanted:
+            # parts of a weight may read different tensors, the joint projections of an attention say
+            statistics[key][reading.rows.start].update(_pooled(reading.inputs))
+
+    with in_eval_mode(model), torch.no_grad(), watching(model, observe, computed=True):
         for batch in data:
             forward(model, batch)
-    seen = {key: statistic.value() for key, statistic in statistics.items()}
-    return average(model, structure, producers, lambda piece: seen.get(id(piece)))
+    seen = {key: np.mean([part.value() for part in parts.values()], axis=0) for key, parts in statistics.items()}
+    return average(
+        model,
+        structure,
+        consumers,
+        lambda piece: seen[place(piece)][piece.index].mean(axis=1) if place(piece) in seen else None,
+    )
 
 
-@contextmanager
-def _hooked(
-    model: torch.nn.Module, pieces: Iterable[Slice], statistic_of: Callable[[Slice], _Statistic]
-) -> Iterator[None]:
-    """Within the block, every call of a module that owns one of the weights updates the statistics of its slices."""
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
-    owned: dict[str, list[Slice]] = defaultdict(list)
-    for piece in pieces:
-        owned[_owner(piece.parameter)].append(piece)
-
-    def hook(watched: list[Slice]) -> Callable[..., None]:
-        def update(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            for piece in watched:
-                pooled = _pool(output, shapes[piece.parameter], piece.dim)
-                if pooled is not None:
-                    statistic_of(piece).update(pooled[:, torch.tensor(piece.index)].mean(dim=2))
-
-        return update
-
-    handles = [model.get_submodule(path).register_forward_hook(hook(watched)) for path, watched in owned.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _owner(parameter: str) -> str:
-    """The path of the layer that a parameter belongs to, also where it is part of a parametrised weight."""
-    layer, parametrised, _ = parameter.partition(".parametrizations.")
-    return layer if parametrised else parameter.rpartition(".")[0]
-
-
-def _pool(output: Any, shape: torch.Size, dim: int) -> torch.Tensor | None:
-    """(samples, channels), rectified and averaged over positions; None where `output` is not what the weight produces.
-
-    A weight with k kernel dimensions produces channels that stand before k spatial dimensions.
-    """
-    output = output[0] if isinstance(output, tuple | list) and output else output
-    axis = 1 - len(shape)
-    if not isinstance(output, torch.Tensor) or axis == 0 or output.dim() < -axis or output.shape[axis] != shape[dim]:
-        return None
-    positions = output.relu().movedim(axis, -1)
-    samples = positions if positions.dim() > 1 else positions[None]
-    pooled = samples.flatten(1, -2).mean(dim=1) if samples.dim() > 2 else samples
-    return pooled.cpu().double()
+def _pooled(inputs: torch.Tensor) -> torch.Tensor:
+    """(samples, channels): mean magnitude over the positions of (samples, channels, ...)."""
+    magnitude = inputs.abs()
+    return (magnitude.flatten(2).mean(dim=2) if magnitude.dim() > 2 else magnitude).cpu().double()

@@ -22,6 +22,7 @@ __all__ = [
     "Term",
     "average",
     "channel_sums",
+    "consumers",
     "filters",
     "parameters_of",
     "place",
@@ -46,6 +47,11 @@ def weights(group: Group) -> list[Slice]:
 def producers(group: Group) -> list[Slice]:
     """The weights that make the channels: a layer's filters."""
     return [piece for piece in group.slices if piece.role == "out"]
+
+
+def consumers(group: Group) -> list[Slice]:
+    """The weights that read the channels."""
+    return [piece for piece in group.slices if piece.role == "in"]
 
 
 def filters(group: Group) -> list[Slice]:
