@@ -1,12 +1,16 @@
 """Methods: a room for each that has parts, a short file for each that has none, and what they share beside them."""
 
 from icycle.methods._dense import Dense
+from icycle.methods._fixed import AtInit, Fixed
+from icycle.methods._gradual import Gradual
 from icycle.methods._iterative import Iterative
 from icycle.methods._one_shot import OneShot
 from icycle.methods._registry import Context, Effort, Method, MethodResult, Removal, get_method, methods, register
+from icycle.methods._scratch import Scratch
 from icycle.methods._settings import BudgetSettings
 from icycle.methods._training import FineTune, Training
 from icycle.methods._tunable import SearchSpace, TuneSettings, Values
+from icycle.methods._uniform import Uniform
 from icycle.methods.ice import (
     Curve,
     IceMethod,
@@ -22,12 +26,15 @@ from icycle.methods.ice import (
 from icycle.methods.one_cycle import OneCycle, OneCycleMethod, OneCycleReport, Phases
 
 __all__ = [
+    "AtInit",
     "BudgetSettings",
     "Context",
     "Curve",
     "Dense",
     "Effort",
     "FineTune",
+    "Fixed",
+    "Gradual",
     "IceMethod",
     "IcePublished",
     "IceResult",
@@ -43,10 +50,12 @@ __all__ = [
     "OneShot",
     "Phases",
     "Removal",
+    "Scratch",
     "SearchSpace",
     "Stepwise",
     "Training",
     "TuneSettings",
+    "Uniform",
     "Values",
     "get_method",
     "methods",

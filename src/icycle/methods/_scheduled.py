@@ -1,0 +1,153 @@
+"""Removals at stated moments of a training run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from icycle.engine import trace
+from icycle.errors import TrainingError
+from icycle.methods._built_in import BuiltInTraining
+from icycle.methods._registry import Context, MethodResult, Removal
+from icycle.methods._removal import RemovalLog, RemovalSettings
+from icycle.saliency import Scores
+from icycle.selection import Budget, select
+from icycle.structure import Structure, SubNetwork, after_removal
+from icycle.surgery import prune
+from icycle.training import Trainer
+
+__all__ = ["Moment", "RemoveAtStart", "ScheduledRemoval", "train_with_removals"]
+
+Moment = tuple[float, float]  # progress of the run, and the share of what has to go that is gone then; both 0..1
+
+
+def train_with_removals(settings: RemovalSettings, context: Context, moments: Sequence[Moment]) -> MethodResult:
+    """Train by the context's settings, and remove on the way."""
+    training = BuiltInTraining(context)
+    hooks = ScheduledRemoval(settings, context, training, moments)
+    accuracy = context.fit(training.trainer, hooks)
+    return MethodResult(accuracy, tuple(hooks.removals))
+
+
+class ScheduledRemoval:
+    """Hooks that remove channels at `moments`, which grow in both numbers, the last share being 1.
+
+    Raises:
+        BudgetError, StructureError: the budget is out of reach, or nothing is prunable; before any training.
+        TrainingError: the budget is not one of costs that follow from the counts alone.
+    """
+
+    def __init__(
+        self, settings: RemovalSettings, context: Context, training: BuiltInTraining, moments: Sequence[Moment]
+    ) -> None:
+        self._settings = settings
+        self._context = context
+        self._training = training
+        self._moments = tuple(moments)
+        self._done = 0
+        self._log = RemovalLog(context, training, settings.calibration_batches)
+        with context.recorder.clock.stage("search"):
+            self._structure = trace(context.model, context.example_inputs)
+            self._dense = self._structure
+            self._wanted = _exact_budget(settings.budget.build(), self._structure)
+            settings.select(self._structure, settings.scores(context, training, self._structure))
+
+    @property
+    def removals(self) -> list[Removal]:
+        return self._log.removals
+
+    def start_epoch(self, epoch: int) -> None:
+        self._remove_when_due()
+
+    def after_step(self) -> None:
+        self._remove_when_due()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self._done, "removals": [asdict(removal) for removal in self.removals]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._done = state["done"]
+        self._log.removals = [Removal(**removal) for removal in state["removals"]]
+        self._structure = trace(self._context.model, self._context.example_inputs)
+
+    def _remove_when_due(self) -> None:
+        progress = self._training.trainer.step / self._training.trainer.steps
+        due = sum(moment <= progress + 1e-9 for moment, _ in self._moments)
+        if due > self._done:
+            self._done = due
+            self._remove(self._moments[due - 1][1])
+
+    def _remove(self, share: float) -> None:
+        """Go on until the share of what has to go is gone."""
+        structure, model = self._structure, self._context.model
+        subnet = self._select(share)
+        if subnet == SubNetwork.full(structure):
+            return
+        self._log.before()
+        prune(model, structure, subnet, optimizer=self._training.optimizer)
+        self._training.recalibrate(model, self._settings.calibration_batches)
+        self._structure = after_removal(structure, subnet)
+        trainer = self._training.trainer
+        self._log.after(trainer.step / trainer.steps_per_epoch, structure.macs(), self._structure.macs())
+
+    def _select(self, share: float) -> SubNetwork:
+        settings = self._settings
+        scores = settings.scores(self._context, self._training, self._structure)
+        full = {name: self._dense.cost(name) for name in self._wanted}
+        now = {name: max(round(full[name] - share * (full[name] - self._wanted[name])), 2) for name in full}
+        if all(self._structure.cost(name) <= count for name, count in now.items()):
+            return SubNetwork.full(self._structure)
+        return select(
+            self._structure,
+            self._protected(scores),
+            Budget(**now),  # type: ignore[arg-type]
+            round_to=settings.round_to,
+            limit=1.0,  # that of the dense network stands in the scores
+            limit_rate=math.inf,
+            cost_factor=settings.cost_factor,
+        )
+
+    def _protected(self, scores: Scores) -> Scores:
+        """The scores, with +inf for the best channels that the limit on the dense network's groups keeps."""
+        protected = {}
+        for name, values in scores.items():
+            size = self._dense[name].size
+            share = self._settings.limit * (1 - math.exp(-self._settings.limit_rate * size))
+            stay = min(max(size - round(share * size), 1), len(values))
+            protected[name] = values.clone()
+            protected[name][torch.argsort(values, descending=True, stable=True)[:stay]] = math.inf
+        return protected
+
+
+class RemoveAtStart:
+    """Hooks that take `subnet` out of the context's model before its first step."""
+
+    def __init__(self, context: Context, trainer: Trainer, structure: Structure, subnet: SubNetwork) -> None:
+        self._model = context.model
+        self._trainer = trainer
+        self._structure = structure
+        self._subnet = subnet
+
+    def start_epoch(self, epoch: int) -> None:
+        whole = sum(parameter.numel() for parameter in self._model.parameters()) == self._structure.params()
+        if epoch == 0 and whole and self._subnet != SubNetwork.full(self._structure):
+            prune(self._model, self._structure, self._subnet, optimizer=self._trainer.optimizer)
+            self._trainer.lay_out()
+
+    def after_step(self) -> None:
+        return
+
+
+def _exact_budget(budget: Budget, structure: Structure) -> dict[str, float]:
+    """Cost -> how much of it is allowed at the end."""
+    measured = [name for name in budget.names if name not in structure.costs]
+    if measured:
+        raise TrainingError(
+            f"Expected a budget of {', '.join(structure.costs)} for removals on a schedule, but got {measured}, which "
+            "has to be measured; use a method with one removal that searches, such as one-cycle"
+        )
+    return {name: budget.allowed(name, structure.cost(name)) for name in budget.names}

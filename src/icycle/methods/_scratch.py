@@ -1,0 +1,69 @@
+"""The shape that another run arrived at, trained from fresh weights: what pruning a network has to beat."""
+
+from __future__ import annotations
+
+import copy
+import json
+import statistics
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from icycle import artifacts
+from icycle.engine import trace
+from icycle.errors import TrainingError
+from icycle.methods._registry import Context, Method, MethodResult, register
+from icycle.methods._scheduled import RemoveAtStart
+from icycle.structure import Structure, SubNetwork
+
+__all__ = ["Scratch"]
+
+
+@register
+class Scratch(Method):
+    """Take the shape of the finished run in the folder `of`, with fresh weights; train it by the recipe, for as many
+    epochs, or for as many as fit into the seconds that the other run took in all."""
+
+    name: Literal["scratch"] = "scratch"
+    of: Path
+    equal: Literal["epochs", "seconds"] = "epochs"
+
+    def run(self, context: Context) -> MethodResult:
+        structure = trace(context.model, context.example_inputs)
+        subnet = _shape_of(self.of / "model", context.model, context.example_inputs, structure)
+        settings = context.train
+        if self.equal == "seconds":
+            settings = settings.model_copy(update={"epochs": _epochs_in_the_same_time(self.of)})
+        trainer = context.trainer(settings)
+        accuracy = context.fit(trainer, RemoveAtStart(context, trainer, structure, subnet))
+        return MethodResult(accuracy, details={"epochs": settings.epochs})
+
+
+def _shape_of(artifact: Path, model: nn.Module, example_inputs: Any, structure: Structure) -> SubNetwork:
+    """As many channels of each group as the saved model has: the first ones, as all weights are fresh."""
+    saved = artifacts.load(artifact, copy.deepcopy(model))
+    sizes = {group.name: group.size for group in trace(saved, example_inputs).groups}
+    return SubNetwork({group.name: torch.arange(group.size) < sizes[group.name] for group in structure.prunable})
+
+
+def _epochs_in_the_same_time(folder: Path) -> int:
+    """How many epochs of the pruned network, as that run timed them after its last removal, its seconds would hold.
+
+    Raises:
+        TrainingError: the run is not finished, or has no epoch after its last removal.
+    """
+    try:
+        seconds = sum(json.loads((folder / "report.json").read_text(encoding="utf-8"))["seconds"].values())
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, KeyError, ValueError) as error:
+        raise TrainingError(f"Expected a finished run in {folder}, but its report cannot be read: {error}") from error
+    records = [json.loads(line) for line in lines]
+    last = max((number for number, record in enumerate(records) if record["kind"] == "removal"), default=-1)
+    # the epoch that the removal lies in is the first record after it; it was trained with both networks
+    epochs = [sum(record["seconds"].values()) for record in records[last + 1 :] if record["kind"] == "epoch"]
+    pruned = epochs if last < 0 else epochs[1:]
+    if not pruned:
+        raise TrainingError(f"Expected an epoch after the last removal of the run in {folder}, but it has none")
+    return max(1, int(seconds / statistics.median(pruned)))
