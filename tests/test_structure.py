@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -237,3 +239,23 @@ def test_operations_have_sizes_in_kept_counts_and_keep_their_other_arguments() -
     assert last.arguments[1].sizes[1](counts) == 5 and last.outputs[0][1](counts) == 4
     assert image.dtype == "float32" and image.order == (0, 1, 2, 3)
     assert norm.outputs[0] == relu.outputs[0] == first.outputs[0]
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda subnet: pickle.loads(pickle.dumps(subnet))])
+def test_sub_networks_are_copied_and_pickled(structure: icycle.Structure, duplicate: object) -> None:
+    subnet = icycle.SubNetwork.random(structure, 0.5)
+    twin = duplicate(subnet)  # type: ignore[operator]
+    assert twin == subnet
+    assert twin.masks(structure)[0].tolist() == subnet.masks(structure)[0].tolist()
+
+
+def test_masks_are_not_changed_from_outside(structure: icycle.Structure) -> None:
+    subnet = icycle.SubNetwork.full(structure)
+    for masks in (subnet.keep.values(), [torch.from_numpy(mask) for mask in subnet.masks(structure)]):
+        for mask in masks:
+            mask[:] = False
+    subnet.keep["stem"][0] = False
+    dict(subnet.keep)["stem"].zero_()
+    assert subnet == icycle.SubNetwork.full(structure)
+    with pytest.raises(TypeError):
+        subnet.keep["stem"] = torch.ones(8, dtype=torch.bool)  # type: ignore[index]

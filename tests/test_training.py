@@ -388,6 +388,29 @@ def test_recalibration_gives_each_batch_the_same_weight() -> None:
     assert all(module.training for module in model.modules())
 
 
+@pytest.mark.parametrize("fault", ["nan input", "infinite input", "nan weight", "interrupt"])
+def test_statistics_are_as_they_were_where_recalibration_fails(fault: str) -> None:
+    data = batches(count=3)
+    model = network().train()
+    before = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    if fault == "interrupt":
+
+        def stop(*_: object) -> None:
+            if model[1].num_batches_tracked == 2:
+                raise KeyboardInterrupt
+
+        model[1].register_forward_hook(stop)
+    elif fault == "nan weight":
+        model[0].weight.data[0, 0] = math.nan
+    else:
+        data[2][0][0, 0] = math.nan if fault == "nan input" else math.inf
+    with pytest.raises(KeyboardInterrupt if fault == "interrupt" else (DataError, TrainingError)):
+        recalibrate(model, data)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_buffers())
+    assert model[1].momentum == 0.1
+    assert all(module.training for module in model.modules())
+
+
 def test_a_model_without_batch_norm_reads_no_data() -> None:
     def unreadable() -> Batches:
         raise AssertionError("the data was read")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,203 +15,235 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from icycle.artifacts._description import VERSION, Description, read_description
+from icycle.artifacts._edits import edit_records, read_edits
 from icycle.errors import ArtifactError, SurgeryError
-from icycle.surgery import exchange, rewrite, stand_in, undoing
-from icycle.tracing import STAND_INS, Edit, edits_of, named_tensors
+from icycle.surgery import Draft, Place, changed_attributes, commit, is_channels_last, successor
+from icycle.tracing import named_tensors
 
 __all__ = ["load", "save"]
 
-_VERSION = 1
 _TENSORS = "model.safetensors"
 _STRUCTURE = "structure.json"
+_HEADER = 2**27  # more than safetensors itself allows its header
+_WIDEST = 16  # bytes of an element
 
-Attributes = dict[str, dict[str, Any]]
+Attributes = dict[str, dict[str, int | list[int | None]]]
 
 
 def save(model: nn.Module, path: str | Path) -> Path:
     """Write `model` to the folder `path` (made if missing); returns the folder. Nothing is pickled.
 
-    Raises ArtifactError where the folder holds a model already.
+    The files are written beside the folder and moved there whole. Raises ArtifactError where the folder holds a model
+    already, or cannot be written (no space, no permission); nothing is left behind then.
     """
     folder = Path(path)
     if (folder / _STRUCTURE).exists() or (folder / _TENSORS).exists():
         raise ArtifactError(f"Expected {folder} to hold no model yet, but it does. Choose another folder or remove it.")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            _write(model, fresh)
+            _move(fresh, folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ArtifactError(
+            f"Expected to write a model to {folder}, but it failed: {error}. Nothing was left."
+        ) from error
+    return folder
+
+
+def _write(model: nn.Module, folder: Path) -> None:
     tensors = dict(named_tensors(model))
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, folder / _TENSORS)
-    description = {
-        "format": "icycle model",
-        "version": _VERSION,
-        "sha256": _checksum(folder / _TENSORS),
-        "model": _class_name(model),
-        "attributes": _attributes(model),
-        "stand_ins": [path for path, module in model.named_modules() if type(module) in STAND_INS.values()],
-        "edits": {path: [asdict(edit) for edit in edits] for path, edits in _all_edits(model)},
-        "channels_last": [name for name, tensor in tensors.items() if _is_channels_last(tensor)],
-    }
-    (folder / _STRUCTURE).write_text(json.dumps(description, indent=1))
-    return folder
+    description = Description(
+        format="icycle model",
+        version=VERSION,
+        sha256=_checksum(folder / _TENSORS),
+        model=f"{type(model).__module__}.{type(model).__qualname__}",
+        attributes=_attributes(model),
+        edits=edit_records(model),
+        channels_last=[name for name, tensor in tensors.items() if is_channels_last(tensor)],
+    )
+    (folder / _STRUCTURE).write_text(description.sealed())
+    for name in (_TENSORS, _STRUCTURE):
+        _flush(folder / name)
+
+
+def _move(fresh: Path, folder: Path) -> None:
+    """Give `fresh` its name; into a folder that is there already, the description goes last."""
+    if not folder.exists():
+        fresh.chmod(0o777 & ~_umask())  # a temporary folder is its owner's alone
+        fresh.rename(folder)
+    else:
+        try:
+            for name in (_TENSORS, _STRUCTURE):
+                os.replace(fresh / name, folder / name)
+        except BaseException:
+            for name in (_STRUCTURE, _TENSORS):
+                (folder / name).unlink(missing_ok=True)
+            raise
+    _flush(folder.parent)
+
+
+def _umask() -> int:
+    now = os.umask(0)
+    os.umask(now)
+    return now
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _attributes(model: nn.Module) -> Attributes:
+    """What the attributes that removals have changed are now."""
+    modules, found = dict(model.named_modules()), Attributes()
+    for path, name, item in changed_attributes(model):
+        value = vars(modules[path]).get(name)
+        inside = item is not None and isinstance(value, (tuple, list)) and item < len(value)
+        size = value[item] if inside and isinstance(value, (tuple, list)) and item is not None else value
+        if type(size) is not int or size < 1:
+            raise ArtifactError(
+                f"Expected {path or 'the model'}.{name} to be the size that a removal left there, but it is "
+                f"{value!r}. Put it back before saving."
+            )
+        own = found.setdefault(path, {})
+        if item is None:
+            own[name] = size
+        elif isinstance(value, (tuple, list)):
+            items = own.setdefault(name, [None] * len(value))
+            assert isinstance(items, list)
+            items[item] = size
+    return found
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:
     """Shrink the fresh, unpruned `model` in place to the one saved in `path` and give it the saved values.
 
-    Raises ArtifactError where the folder is missing, damaged, of another version, or of another architecture; the model
-    is then as it was."""
+    Only sizes become smaller, and only the kinds of edit that a removal makes are made in code. Raises ArtifactError
+    where the folder is missing, damaged, of another version, or of another architecture; the model is then as it was.
+    """
     folder = Path(path)
-    description = _read_description(folder)
-    tensors = _read_tensors(folder, description)
+    description = read_description(_file(folder, _STRUCTURE))
+    tensors = _read_tensors(folder, description, model)
     _check_architecture(folder, description, tensors, model)
-    edits = _read_edits(folder, description["edits"])
     old = dict(named_tensors(model))
-    new = {name: _like(old[name], tensor, name in description["channels_last"]) for name, tensor in tensors.items()}
-    modules = dict(model.named_modules())
+    attributes = _changes(description, tensors, model)
+    edits = read_edits(description.edits, model)
     try:
-        with undoing() as undo:
-            for name in description["stand_ins"]:
-                if type(modules[name]) in STAND_INS:
-                    stand_in(modules[name], undo)
-            exchange(model, new, _changes(description["attributes"], model), undo)
-            rewrite(model, edits, undo)
+        new = {
+            name: successor(name, old[name], _laid_out(tensor, old[name], name in description.channels_last))
+            for name, tensor in tensors.items()
+        }
+        draft = Draft(model)
+        draft.exchange(new, attributes)
+        draft.rewrite(edits)
+        commit(list(draft.swaps()))
     except SurgeryError as error:
         raise ArtifactError(f"{error} (Loading {folder}; the model is as it was.)") from error
     return model
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
-    file = folder / _STRUCTURE
+def _file(folder: Path, name: str) -> Path:
+    """A plain file of that name, in the folder itself."""
+    file = folder / name
     if not file.is_file():
-        raise ArtifactError(
-            f"Expected a saved model in {folder}, but there is no {_STRUCTURE}. Save one with icycle.save."
-        )
-    try:
-        description = json.loads(file.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"Expected JSON in {file}, but it is damaged ({error}). Save the model again.") from error
-    if not isinstance(description, dict) or description.get("format") != "icycle model":
-        raise ArtifactError(f"Expected {file} to describe a model saved by icycle, but it does not.")
-    if description.get("version") != _VERSION:
-        raise ArtifactError(
-            f"Expected version {_VERSION} in {file}, but got {description.get('version')}. "
-            "Use the icycle that saved it."
-        )
-    missing = {"sha256", "model", "attributes", "stand_ins", "edits", "channels_last"} - description.keys()
-    if missing:
-        raise ArtifactError(f"Expected {sorted(missing)} in {file}, but they are missing. Save the model again.")
-    return description
+        raise ArtifactError(f"Expected a saved model in {folder}, but there is no {name}. Save one with icycle.save.")
+    if file.resolve().parent != folder.resolve():
+        raise ArtifactError(f"Expected {file} to lie in that folder, but it is a link to elsewhere. Copy the file.")
+    return file
 
 
-def _all_edits(model: nn.Module) -> Iterator[tuple[str, tuple[Edit, ...]]]:
-    return ((path, edits) for path, module in model.named_modules() if (edits := edits_of(module)))
-
-
-def _read_edits(folder: Path, saved: Mapping[str, Any]) -> dict[str, tuple[Edit, ...]]:
-    try:
-        return {
-            path: tuple(
-                Edit(tuple(edit["functions"]), tuple(edit["span"]), edit["number"] + 0, edit["digest"], edit["keyword"])
-                for edit in edits
-            )
-            for path, edits in saved.items()
-        }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(
-            f"Expected edits of code in {folder / _STRUCTURE}, but they are damaged ({error})."
-        ) from None
-
-
-def _read_tensors(folder: Path, description: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    file = folder / _TENSORS
-    if not file.is_file():
-        raise ArtifactError(f"Expected {file}, but it is missing. Save the model again.")
-    if _checksum(file) != description["sha256"]:
+def _read_tensors(folder: Path, description: Description, model: nn.Module) -> dict[str, torch.Tensor]:
+    file = _file(folder, _TENSORS)
+    largest = _HEADER + _WIDEST * sum(tensor.numel() for _, tensor in named_tensors(model))
+    if file.stat().st_size > largest:
+        raise ArtifactError(f"Expected {file} to be no larger than the unpruned model can be, but it is.")
+    if _checksum(file) != description.sha256:
         raise ArtifactError(f"Expected {file} to have the checksum in {_STRUCTURE}, but it was damaged or exchanged.")
     try:
         return load_file(file)
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"Expected {file} to be a safetensors file, but it is damaged ({error}).") from error
 
 
 def _check_architecture(
-    folder: Path, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], model: nn.Module
+    folder: Path, description: Description, tensors: Mapping[str, torch.Tensor], model: nn.Module
 ) -> None:
-    """A fresh model has the same tensors, none smaller in any dimension, and the same attributes."""
-    shapes = {name: tensor.shape for name, tensor in named_tensors(model)}
-    hint = f"Build the unpruned {description['model']} as it was before pruning, and load into that."
-    if shapes.keys() != tensors.keys():
-        odd = sorted(shapes.keys() ^ tensors.keys())
+    """A fresh model has the same tensors, of the same kinds of numbers, none smaller in any dimension."""
+    whole = dict(named_tensors(model))
+    hint = f"Build the unpruned {description.model} as it was before pruning, and load into that."
+    if whole.keys() != tensors.keys():
+        odd = sorted(whole.keys() ^ tensors.keys())
         raise ArtifactError(
-            f"Expected the tensors of {description['model']} saved in {folder}, but {type(model).__name__} differs in "
+            f"Expected the tensors of {description.model} saved in {folder}, but {type(model).__name__} differs in "
             f"{len(odd)} names (first: {odd[0]!r}). {hint}"
         )
-    for name, shape in shapes.items():
-        saved = tensors[name].shape
-        if len(saved) != len(shape) or any(small > large for small, large in zip(saved, shape, strict=True)):
+    for name, tensor in whole.items():
+        shape, saved = tensor.shape, tensors[name].shape
+        if len(saved) != len(shape) or any(not 0 < a <= b for a, b in zip(saved, shape, strict=True) if b):
             raise ArtifactError(
                 f"Expected {name} to be at least {list(saved)} as saved in {folder}, but it is {list(shape)}. {hint}"
             )
-    modules = dict(model.named_modules())
-    for path, attributes in description["attributes"].items():
-        missing = [name for name in attributes if path not in modules or name not in vars(modules[path])]
-        if missing:
+        if _kind(tensor) != _kind(tensors[name]):
             raise ArtifactError(
-                f"Expected {path or 'the model'} to have the attribute {missing[0]!r}, but it does not. {hint}"
+                f"Expected {name} in {folder} to be like {tensor.dtype}, but it is {tensors[name].dtype}. {hint}"
             )
+    odd = [name for name in description.channels_last if name not in whole or whole[name].dim() != 4]
+    if odd:
+        raise ArtifactError(f"Expected images' weights to have channels last, but {odd[0][:80]!r} is none. {hint}")
 
 
-def _attributes(model: nn.Module) -> Attributes:
-    """The integer attributes of every module, also in tuples and lists: they tell its shape."""
-    found: Attributes = {}
-    for path, module in model.named_modules():
-        own = {name: value for name, value in vars(module).items() if _is_integral(value)}
-        if own:
-            found[path] = own
-    return found
+def _kind(tensor: torch.Tensor) -> Any:
+    return (
+        tensor.is_floating_point(),
+        tensor.is_complex(),
+        tensor.dtype if not tensor.is_floating_point() and not tensor.is_complex() else None,
+    )
 
 
-def _is_integral(value: Any) -> bool:
-    if type(value) in (tuple, list, torch.Size):
-        return len(value) > 0 and all(type(item) is int for item in value)
-    return type(value) is int
-
-
-def _changes(saved: Mapping[str, Mapping[str, Any]], model: nn.Module) -> dict[tuple[str, str, int | None], int]:
+def _changes(description: Description, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[Place, int]:
+    """The attributes to set. They must be there, be ints, and become smaller, in a model whose tensors do."""
     modules = dict(model.named_modules())
-    changes: dict[tuple[str, str, int | None], int] = {}
-    for path, attributes in saved.items():
+    smaller = any(tensor.shape != tensors[name].shape for name, tensor in named_tensors(model))
+    changes: dict[Place, int] = {}
+    for path, attributes in description.attributes.items():
         for name, value in attributes.items():
-            if isinstance(value, list):
-                current = vars(modules[path])[name]
-                if len(current) == len(value):
-                    changes.update({(path, name, place): item for place, item in enumerate(value)})
-            else:
-                changes[path, name, None] = value
+            current = vars(modules[path]).get(name) if path in modules else None
+            listed = isinstance(value, list)
+            old = list(current) if listed and isinstance(current, (tuple, list)) else [current]
+            new = value if isinstance(value, list) else [value]
+            pairs = [(a, b) for a, b in zip(old, new, strict=False) if b is not None]
+            if (
+                listed != isinstance(current, (tuple, list))
+                or len(old) != len(new)
+                or not smaller
+                or any(type(a) is not int or not 1 <= b <= a for a, b in pairs)
+            ):
+                raise ArtifactError(
+                    f"Expected {path[:80] or 'the model'} to have a size {name[:80]!r} of at least {value}, but it has "
+                    f"{current!r:.80}, or no tensor is smaller. Build the unpruned {description.model} "
+                    "and load into that."
+                )
+            changes.update({(path, name, place if listed else None): b for place, b in enumerate(new) if b is not None})
     return changes
 
 
-def _like(old: torch.Tensor, new: torch.Tensor, channels_last: bool) -> torch.Tensor:
-    data = new.clone().to(old.device)  # the file's tensors lie at any address, and fast kernels round by alignment
-    if channels_last:
-        data = data.contiguous(memory_format=torch.channels_last)
-    return nn.Parameter(data, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else data
-
-
-def _is_channels_last(tensor: torch.Tensor) -> bool:
-    return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-
-
-def _class_name(model: nn.Module) -> str:
-    return f"{type(model).__module__}.{type(model).__qualname__}"
+def _laid_out(saved: torch.Tensor, old: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    data = saved.clone().to(old.device)  # the file's tensors lie at any address, and fast kernels round by alignment
+    return data.contiguous(memory_format=torch.channels_last) if channels_last else data
 
 
 def _checksum(file: Path) -> str:
+    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        return (
-            hashlib.file_digest(stream, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _digest(stream.read())
-        )
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

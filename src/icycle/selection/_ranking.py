@@ -25,10 +25,11 @@ class Ranking:
         self, structure: Structure, scores: Mapping[str, torch.Tensor], factor: np.ndarray | None = None
     ) -> None:
         if not structure.prunable:
-            reasons = sorted({group.reason for group in structure.groups})
+            reasons = {group.reason for group in structure.groups}
+            first = sorted(reasons, key=lambda reason: ("dry run" not in reason, reason))[:3]  # what went wrong, first
             raise StructureError(
                 "Expected at least one prunable group, but the structure has none"
-                + (f": {'; '.join(reasons[:3])}." if reasons else ".")
+                + (f": {'; '.join(first)}. print(structure) says why, group by group." if first else ".")
             )
         self._names = [group.name for group in structure.prunable]
         self.sizes = np.array([group.size for group in structure.prunable], dtype=np.int64)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,9 +17,28 @@ if TYPE_CHECKING:
 __all__ = ["SubNetwork"]
 
 
+class _Masks(Mapping[str, torch.Tensor]):
+    """Masks by group name, each handed out as a copy: writing into one changes no sub-network."""
+
+    def __init__(self, masks: Mapping[str, torch.Tensor]) -> None:
+        self._masks = {name: kept.detach().cpu().clone() for name, kept in masks.items()}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._masks[name].clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __repr__(self) -> str:
+        return repr(self._masks)
+
+
 @dataclass(frozen=True, eq=False)
 class SubNetwork:
-    """`keep[group name]` is a bool tensor of shape (size,), for every prunable group of a structure."""
+    """`keep[group name]` is a bool tensor of shape (size,), a copy, for every prunable group of a structure."""
 
     keep: Mapping[str, torch.Tensor]
 
@@ -30,8 +48,11 @@ class SubNetwork:
                 raise SubNetworkError(
                     f"Expected keep[{name!r}] to be a bool tensor of shape (size,), but got {kept!r}."
                 )
-        frozen = {name: kept.detach().cpu().clone() for name, kept in self.keep.items()}
-        object.__setattr__(self, "keep", MappingProxyType(frozen))
+        object.__setattr__(self, "keep", _Masks(self.keep))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copy and pickle."""
+        return type(self), (dict(self.keep),)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SubNetwork) or self.keep.keys() != other.keep.keys():

@@ -1,7 +1,22 @@
 """The only writer of models: a plan, its rehearsal on a shadow, and its application as one transaction."""
 
-from icycle.surgery._apply import apply, exchange, rewrite, stand_in, undoing
+from icycle.surgery._apply import apply
+from icycle.surgery._draft import Draft, Place, changed_attributes, commit
 from icycle.surgery._plan import Plan, make_plan
 from icycle.surgery._prune import prune
+from icycle.surgery._tensors import is_channels_last, successor
+from icycle.surgery._undo import undoing
 
-__all__ = ["Plan", "apply", "exchange", "make_plan", "prune", "rewrite", "stand_in", "undoing"]
+__all__ = [
+    "Draft",
+    "Place",
+    "Plan",
+    "apply",
+    "changed_attributes",
+    "commit",
+    "is_channels_last",
+    "make_plan",
+    "prune",
+    "successor",
+    "undoing",
+]

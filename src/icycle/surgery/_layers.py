@@ -9,10 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-__all__ = ["Undo", "synchronise"]
-
-Undo = list[Callable[[], None]]
-"""What takes each change back, in the order of the changes."""
+__all__ = ["synchronise"]
 
 
 def _convolution(layer: _ConvNd) -> dict[str, Any]:
@@ -57,7 +54,9 @@ def _attention(layer: nn.MultiheadAttention) -> dict[str, Any]:
     return {"embed_dim": layer.out_proj.weight.shape[0], "kdim": key.shape[1], "vdim": value.shape[1]}
 
 
-_GATES = {"LSTM": 4, "GRU": 3}
+def _gates(layer: nn.RNNBase) -> int:
+    """How many matrices lie in one weight: torch's weights are (gates * hidden_size, input_size)."""
+    return {"LSTM": 4, "GRU": 3}.get(layer.mode, 1)
 
 
 def _recurrent(layer: nn.RNNBase) -> dict[str, Any]:
@@ -65,7 +64,7 @@ def _recurrent(layer: nn.RNNBase) -> dict[str, Any]:
     weight = weights["weight_hh_l0"]
     own: dict[str, Any] = {
         "input_size": weights["weight_ih_l0"].shape[1],
-        "hidden_size": weight.shape[0] // _GATES.get(layer.mode, 1),
+        "hidden_size": weight.shape[0] // _gates(layer),
         "_flat_weights": [getattr(layer, name) for name in layer._flat_weights_names],
     }
     return {**own, "proj_size": weight.shape[1]} if layer.proj_size else own
@@ -84,18 +83,17 @@ _DESCRIPTIONS: tuple[tuple[type[nn.Module], Callable[[Any], dict[str, Any]]], ..
 )
 
 
-def synchronise(model: nn.Module, undo: Undo) -> None:
-    """Set the descriptive attributes of every torch layer in `model`; `undo` collects what takes it back."""
+def synchronise(model: nn.Module) -> None:
+    """Set the descriptive attributes of every torch layer in `model`."""
     for module in model.modules():
         for kind, describe in _DESCRIPTIONS:
             if isinstance(module, kind):
                 for name, value in describe(module).items():
-                    _set(module, name, value, undo)
+                    _set(module, name, value)
 
 
-def _set(module: nn.Module, name: str, value: Any, undo: Undo) -> None:
+def _set(module: nn.Module, name: str, value: Any) -> None:
     before = getattr(module, name, value)
     same = all(a is b for a, b in zip(before, value, strict=True)) if isinstance(value, list) else before == value
     if not same:
-        undo.append(lambda: setattr(module, name, before))
         setattr(module, name, value)

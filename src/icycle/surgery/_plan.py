@@ -11,6 +11,7 @@ from torch import nn
 
 from icycle.errors import SubNetworkError, SurgeryError
 from icycle.structure import Structure, SubNetwork
+from icycle.surgery._tensors import Kept, kept_part
 from icycle.tracing import Caches, Edit, named_tensors
 
 __all__ = ["Plan", "make_plan"]
@@ -24,7 +25,7 @@ class Plan:
     what must change in its code; `caches` are emptied.
     """
 
-    kept: Mapping[str, tuple[torch.Tensor | None, ...]]
+    kept: Mapping[str, Kept]
     attributes: Mapping[tuple[str, str, int | None], int]
     edits: Mapping[str, tuple[Edit, ...]]
     caches: Caches
@@ -32,10 +33,7 @@ class Plan:
 
     def take(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """What is kept of `tensor`, which is shaped like the parameter or buffer `name`."""
-        for dim, index in enumerate(self.kept[name]):
-            if index is not None:
-                tensor = tensor.index_select(dim, index.to(tensor.device))
-        return tensor
+        return kept_part(tensor, self.kept[name])
 
 
 def make_plan(model: nn.Module, structure: Structure, subnet: SubNetwork) -> Plan:
@@ -46,12 +44,9 @@ def make_plan(model: nn.Module, structure: Structure, subnet: SubNetwork) -> Pla
     masks = subnet.masks(structure)
     removed = sum(int(np.count_nonzero(~mask)) for mask in masks)
     if not removed:
-        raise SubNetworkError(
-            "Expected a sub-network that removes at least one channel, but this one keeps all. "
-            "Lower the budget, or skip the removal."
-        )
+        raise SubNetworkError(_nothing_removed(structure))
     _check_shapes(model, structure)
-    kept: dict[str, tuple[torch.Tensor | None, ...]] = {}
+    kept: dict[str, Kept] = {}
     for name, layouts in structure.layouts.items():
         indices = tuple(_index(layout.kept(masks)) for layout in layouts)
         if any(index is not None for index in indices):
@@ -59,6 +54,13 @@ def make_plan(model: nn.Module, structure: Structure, subnet: SubNetwork) -> Pla
     counts = {number: int(mask.sum()) for number, mask in enumerate(masks)}
     attributes = {(entry.module, entry.name, entry.item): entry.value(counts) for entry in structure.attributes}
     return Plan(kept, attributes, _edits(structure, masks), structure.caches, removed)
+
+
+def _nothing_removed(structure: Structure) -> str:
+    expected = "Expected a sub-network that removes at least one channel, but "
+    if structure.prunable:
+        return f"{expected}this one keeps all. Select one that removes some (a smaller budget), or skip the removal."
+    return f"{expected}no group of the structure is prunable. print(structure) says why, group by group."
 
 
 def _edits(structure: Structure, masks: Sequence[np.ndarray]) -> dict[str, tuple[Edit, ...]]:

@@ -28,13 +28,17 @@ def prune(
 
     Gradients and the state of `optimizer` are sliced along with the parameters; the parameters are new objects, to
     which the optimizer is rewired. `averaged` are copies of the model (an exponential average, say) that lose the same
-    channels. Afterwards `structure` is outdated: trace again. Where anything raises, model, optimizer and copies are as
-    they were.
+    channels. Hooks on parameters move along. Afterwards `structure` is outdated: trace again. Where anything raises, an
+    interrupt included, model, optimizers and copies are as they were, or the removal is complete; never half.
+
+    State shaped like its parameter is sliced, and so is state for single dimensions (Adafactor, Shampoo). State of
+    which it cannot be told what belongs to a removed channel (the flat history of LBFGS) is refused.
 
     The plan is first rehearsed on a copy without weights, with the inputs that the structure was traced on.
 
     Raises SubNetworkError (made for another structure, or removes nothing), SurgeryError (structure of another model,
-    applied twice, or the pruned model would not run).
+    applied twice, state that
+    cannot be sliced, or the pruned model would not run).
     """
     plan = make_plan(model, structure, subnet)
     copies = [copy.module if isinstance(copy, AveragedModel) else copy for copy in averaged]
@@ -51,6 +55,8 @@ def prune(
         )
     try:
         apply(model, plan, optimizers, copies)
+    except SurgeryError:
+        raise
     except Exception as error:
         raise SurgeryError(
             f"Removing {plan.removed} channels from {type(model).__name__} failed with {type(error).__name__}: "

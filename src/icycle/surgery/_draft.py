@@ -1,0 +1,150 @@
+"""Changes of a model that are made on a draft first, and put in the model's place all at once."""
+
+from __future__ import annotations
+
+import operator
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from icycle.surgery._layers import synchronise
+from icycle.tracing import STAND_INS, Caches, Edit, named_tensors, rewritten
+
+__all__ = ["Draft", "Place", "Swap", "changed_attributes", "commit"]
+
+Place = tuple[str, str, int | None]
+"""A module's path, the name of an integer attribute, and the place in it where that is a tuple or list."""
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+_CHANGED = "_icycle_attributes"  # on a module: which of its attributes followed a removal; copies and pickles along
+
+
+class Swap(NamedTuple):
+    """One exchange: `forward` makes it, `backward` takes it back; either may be called again and has the same effect.
+
+    Both are single calls of functions written in C, so that `commit` can run them without a line of Python between.
+    """
+
+    forward: partial[Any]
+    backward: partial[Any]
+
+    @classmethod
+    def item(cls, target: Any, key: Any, value: Any) -> Swap:
+        """`target[key] = value`, where the key may be new to a dict."""
+        if isinstance(target, dict) and key not in target:
+            return cls(partial(operator.setitem, target, key, value), partial(dict.pop, target, key, None))
+        return cls(partial(operator.setitem, target, key, value), partial(operator.setitem, target, key, target[key]))
+
+
+def commit(swaps: Sequence[Swap]) -> None:
+    """Make all of the exchanges, or none.
+
+    Both directions are one call into C (`deque` empties a `map` of `partial.__call__`): there, neither a signal's
+    handler nor a trace function nor another thread can run, so an interrupt comes before all of it or after. An
+    exchange that fails (a user's own mapping may) is taken back with all others, again where an interrupt cuts into
+    that.
+    """
+    forward, backward = [swap.forward for swap in swaps], [swap.backward for swap in reversed(swaps)]
+    try:
+        try:
+            _run(forward)
+        except BaseException:
+            _run(backward)
+            raise
+    except BaseException:
+        _run(backward)  # an interrupt may have come before the line above, or within
+        raise
+
+
+def _run(calls: list[partial[Any]]) -> None:
+    deque(map(partial.__call__, calls), maxlen=0)
+
+
+class Draft:
+    """A twin of every module of a model, sharing all that is not exchanged; the model itself is not touched."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._twins = [(module, _twin(module)) for module in model.modules()]
+        by_id = {id(module): twin for module, twin in self._twins}
+        for _, twin in self._twins:
+            children = vars(twin)["_modules"]
+            children.update({name: by_id[id(child)] for name, child in children.items() if child is not None})
+        self.model = by_id[id(model)]
+        self._paths = dict(self.model.named_modules(remove_duplicate=False))
+
+    def exchange(self, tensors: Mapping[str, torch.Tensor], attributes: Mapping[Place, int]) -> None:
+        """Put `tensors` in the place of the parameters and buffers of those names, and set integer attributes.
+
+        Attention that loses something gets the class that can, and torch's own layers tell their new shapes.
+        """
+        old = dict(named_tensors(self.model))
+        new = {id(old[name]): tensor for name, tensor in tensors.items() if tensor is not old[name]}
+        smaller = {id(old[name]) for name, tensor in tensors.items() if tensor.shape != old[name].shape}
+        for module in self._paths.values():
+            if type(module) in STAND_INS and any(id(tensor) in smaller for tensor in module.parameters()):
+                module.__class__ = STAND_INS[type(module)]
+        for module in self._paths.values():
+            for registry in (vars(module)["_parameters"], vars(module)["_buffers"]):
+                # tied parameters are one tensor in several places, and stay one
+                registry.update({key: new[id(tensor)] for key, tensor in registry.items() if id(tensor) in new})
+        for place, value in attributes.items():
+            self._set_attribute(place, value)
+        synchronise(self.model)
+
+    def rewrite(self, edits: Mapping[str, Sequence[Edit]]) -> None:
+        """Make these edits in the code of the modules at these paths, each of which gets a class of its own for it."""
+        for path, own in edits.items():
+            module = self._paths[path]
+            module.__class__ = rewritten(type(module), own)
+
+    def empty(self, caches: Caches) -> None:
+        """Results that modules keep in dicts are outdated now."""
+        for path, name in caches:
+            self._paths[path].__dict__[name] = {}
+
+    def swaps(self) -> Iterator[Swap]:
+        """What makes the model like the draft."""
+        for module, twin in self._twins:
+            for registry in ("_parameters", "_buffers"):
+                yield from _differences(vars(module)[registry], vars(twin)[registry])
+            yield from _differences(vars(module), vars(twin), but=_REGISTRIES)
+            if type(twin) is not type(module):
+                change = partial(object.__setattr__, module, "__class__")
+                yield Swap(partial(change, type(twin)), partial(change, type(module)))
+
+    def _set_attribute(self, place: Place, value: int) -> None:
+        path, name, item = place
+        own = self._paths[path].__dict__
+        if item is None:
+            new: Any = value
+        else:
+            items = list(own[name])
+            items[item] = value
+            new = type(own[name])(items)
+        if new != own[name]:
+            own[name] = new
+            own[_CHANGED] = tuple(dict.fromkeys((*own.get(_CHANGED, ()), (name, item))))
+
+
+def changed_attributes(model: nn.Module) -> list[Place]:
+    """The integer attributes that removals from `model` have changed, ever."""
+    return [
+        (path, name, item) for path, module in model.named_modules() for name, item in vars(module).get(_CHANGED, ())
+    ]
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    twin = nn.Module.__new__(type(module))
+    vars(twin).update(vars(module))
+    vars(twin).update({registry: dict(vars(module)[registry].items()) for registry in _REGISTRIES})
+    return twin
+
+
+def _differences(old: Any, new: dict[str, Any], but: Sequence[str] = ()) -> Iterator[Swap]:
+    for key, value in new.items():
+        if key not in but and (key not in old or old[key] is not value):
+            yield Swap.item(old, key, value)
