@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import icycle
-from icycle.axes import Axis, Polynomial
+from icycle.axes import Axis, Polynomial, leaves
 from icycle.errors import StructureError, SubNetworkError
-from icycle.structure import Cost
+from icycle.structure import Cost, build
 from icycle.structure._layout import Channels, Concat, Fixed, Layout, Outer, positions
+from icycle.tracing import trace_model
 from networks import IMAGE, TOKENS, Branches, Words
 
 
@@ -259,3 +260,12 @@ def test_masks_are_not_changed_from_outside(structure: icycle.Structure) -> None
     assert subnet == icycle.SubNetwork.full(structure)
     with pytest.raises(TypeError):
         subnet.keep["stem"] = torch.ones(8, dtype=torch.bool)  # type: ignore[index]
+
+
+def test_building_reads_a_trace_and_changes_nothing() -> None:
+    found = trace_model(Words(), TOKENS)
+    axes = [axis for dims in found.dims.values() for dim in dims for axis in leaves(dim)]
+    before = [(axis.created, axis.link, axis.pinned, axis.inexact) for axis in axes]
+    first = build(found)
+    assert [(axis.created, axis.link, axis.pinned, axis.inexact) for axis in axes] == before
+    assert build(found).fingerprint == first.fingerprint

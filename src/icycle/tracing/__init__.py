@@ -1,5 +1,6 @@
 """Model + example -> every tensor's dimensions as expressions over axes."""
 
+from icycle.tracing._arguments import Arguments, bind
 from icycle.tracing._code import Edit, edits_of, rewritten
 from icycle.tracing._operands import Operand
 from icycle.tracing._recorder import Step
@@ -13,6 +14,7 @@ from icycle.tracing._tracer import Call, Dims, Info, Tracer, flat_tensors
 
 __all__ = [
     "STAND_INS",
+    "Arguments",
     "Caches",
     "Call",
     "Dims",
@@ -23,6 +25,7 @@ __all__ = [
     "Step",
     "Trace",
     "Tracer",
+    "bind",
     "call_with",
     "copy_of",
     "edits_of",

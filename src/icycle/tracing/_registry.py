@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from icycle.errors import TraceError
+from icycle.tracing._arguments import Arguments, bind
 from icycle.tracing._tracer import Tracer
 
-__all__ = ["AUTOGRAD_RULES", "FUNCTION_RULES", "Rule", "find_rule", "register"]
+__all__ = ["AUTOGRAD_RULES", "FUNCTION_RULES", "Rule", "find_rule", "register", "rule"]
 
 Rule = Callable[[Tracer, Any, tuple[Any, ...], dict[str, Any], Any], None]
 """A rule takes (tracer, operation, arguments, keyword arguments, result) after the operation has run, relates the
@@ -48,6 +49,22 @@ def register(*operations: str | type[torch.autograd.Function]) -> Callable[[Rule
     return decorate
 
 
+NamedRule = Callable[[Tracer, Arguments, Any], None]
+
+
+def rule(*operations: str) -> Callable[[NamedRule], NamedRule]:
+    """Register a rule that takes (tracer, arguments by name, result) for operations of torch that have a schema."""
+
+    def decorate(function: NamedRule) -> NamedRule:
+        def bound(tracer: Tracer, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+            function(tracer, bind(operation, args, kwargs), result)
+
+        register(*operations)(bound)
+        return function
+
+    return decorate
+
+
 def _is_autograd_function(operation: Any) -> bool:
     return isinstance(operation, type) and issubclass(operation, torch.autograd.Function)
 
@@ -61,5 +78,5 @@ def find_rule(operation: Any) -> Rule | None:
     name = operation.name().split(".")[0]
     rule = _rules.get(name) or _rules.get(name.rstrip("_"))
     if rule is None and torch.Tag.pointwise in operation.tags:
-        return _rules["aten::add"]
+        return _rules["aten::add"]  # the rule of all element-wise operations
     return rule

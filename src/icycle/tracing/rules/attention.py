@@ -8,29 +8,29 @@ import torch
 
 from icycle.axes import factor
 from icycle.reasons import Kind
-from icycle.tracing._registry import register
+from icycle.tracing._arguments import Arguments
+from icycle.tracing._registry import rule
 from icycle.tracing._tracer import Tracer, flat_tensors
 
 
-@register("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax", "logcumsumexp", "cumsum", "cumprod")
-def along_one_dimension(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax", "logcumsumexp", "cumsum", "cumprod")
+def along_one_dimension(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """Every element of the dimension takes part in every result along it."""
-    info = tracer.info(args[0])
-    dim = args[1] if len(args) > 1 else kwargs["dim"]
+    info = tracer.info(given.self)
     if info.dims:
-        tracer.pin(info.dims[dim], Kind.ALL_TAKE_PART)
-    keeps_zero = "cum" in operation.name()
+        tracer.pin(info.dims[given.dim], Kind.ALL_TAKE_PART)
+    keeps_zero = given.name in ("cumsum", "cumprod")  # logcumsumexp does not
     tracer.give(result, info.dims, [keeps_zero and flag for flag in info.zero])
 
 
-@register("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention")
-@register("_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention")
-@register("_scaled_dot_product_attention_math", "_scaled_dot_product_fused_attention_overrideable")
-@register("_scaled_dot_product_attention_math_for_mps", "scaled_dot_product_attention")
-def attention(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+@rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention")
+@rule("_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention")
+@rule("_scaled_dot_product_attention_math", "_scaled_dot_product_fused_attention_overrideable")
+@rule("_scaled_dot_product_attention_math_for_mps", "scaled_dot_product_attention")
+def attention(tracer: Tracer, given: Arguments, result: Any) -> None:
     """query (batch, heads, n, width), key (batch, key-value heads, m, width), value (batch, key-value heads, m,
     width)."""
-    query, key, value = (tracer.info(tensor) for tensor in args[:3])
+    query, key, value = (tracer.info(tensor) for tensor in (given.query, given.key, given.value))
     tracer.unify(query.dims[0], key.dims[0])
     tracer.unify(query.dims[0], value.dims[0])
     for q, k, v in zip(query.dims[1:-2], key.dims[1:-2], value.dims[1:-2], strict=True):

@@ -7,17 +7,16 @@ from typing import Any
 
 from icycle.axes import Dim, factor, product
 from icycle.reasons import Kind
-from icycle.tracing._registry import register
+from icycle.tracing._arguments import Arguments
+from icycle.tracing._registry import rule
 from icycle.tracing._tracer import Tracer
 
 
-@register("convolution", "_convolution", "convolution_overrideable", "cudnn_convolution", "mkldnn_convolution")
-def convolution(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+@rule("convolution", "_convolution", "convolution_overrideable", "cudnn_convolution", "mkldnn_convolution")
+def convolution(tracer: Tracer, given: Arguments, result: Any) -> None:
     """weight is (out, in / groups, kernel ...), transposed (in, out / groups, kernel ...)."""
-    x, weight, bias, *_ = args
-    transposed, groups = (
-        (args[6], args[8]) if "_convolution" in operation.name() or len(args) > 8 else (False, args[-1])
-    )
+    x = given.get("input") if given.get("self") is None else given.self
+    weight, bias, groups, transposed = given.weight, given.get("bias"), given.groups, given.get("transposed", False)
     image, kernel = tracer.info(x), tracer.dims(weight)
     for dim in image.dims[2:]:
         tracer.pin(dim, Kind.SPATIAL)
@@ -49,12 +48,12 @@ def _relate(tracer: Tracer, channels: Dim, first: Dim, second: Dim, groups: int,
         return tracer.fixed([second.size * groups if transposed else first.size])[0]
     tracer.unify(image[0], rows[0])
     call = tracer.call
-    given = (
+    written = (
         call.argument(8 if call.name == "convolution" else 6, "groups", 1)
         if call is not None and "conv" in call.name
         else groups
     )
-    tracer.constrain(given, rows[0])
+    tracer.constrain(written, rows[0])
     if transposed:
         tracer.unify(image[1], rows[1])
         return product((rows[0], second))

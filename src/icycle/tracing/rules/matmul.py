@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from icycle.axes import Dim
 from icycle.reasons import Kind
-from icycle.tracing._registry import register
+from icycle.tracing._arguments import Arguments
+from icycle.tracing._registry import rule
 from icycle.tracing._tracer import Tracer
 
 
@@ -24,23 +23,22 @@ def _roles(tracer: Tracer, tensor: torch.Tensor, contracted: int) -> None:
         tracer.role(dim, "in" if position == contracted else "out")
 
 
-@register("mm", "addmm", "addmm_relu", "_addmm_activation")
-def mm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("mm", "addmm", "addmm_relu", "_addmm_activation")
+def mm(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """(m, k) x (k, n), with an addend that broadcasts."""
-    name = operation.name().split("::")[1]
-    bias, (a, b) = (args[0], args[1:3]) if "addmm" in name else (None, args[:2])
-    _product(tracer, a, b, bias, result)
+    if given.name == "mm":
+        _product(tracer, given.self, given.mat2, None, result)
+    else:
+        _product(tracer, given.mat1, given.mat2, given.self, result)
 
 
-@register("linear")
-def linear(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("linear")
+def linear(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """x (..., k), weight (n, k), bias (n)."""
-    x, weight, *rest = args
-    info, (n, k) = tracer.info(x), tracer.dims(weight)
+    info, (n, k), bias = tracer.info(given.input), tracer.dims(given.weight), given.bias
     tracer.role(n, "out")
     tracer.role(k, "in")
     tracer.unify(info.dims[-1], k)
-    bias = rest[0] if rest else kwargs.get("bias")
     if bias is not None:
         tracer.role(tracer.dims(bias)[0], "shift")
         tracer.unify(n, tracer.dims(bias)[0])
@@ -75,13 +73,14 @@ def _add_bias(tracer: Tracer, bias: torch.Tensor, dims: tuple[Dim, ...], zero: l
     return flags
 
 
-@register("bmm", "baddbmm")
-def bmm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("bmm", "baddbmm")
+def bmm(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """(batch, m, k) x (batch, k, n).
 
     Between two activations this is attention: the widths inside a head stay as they are unless they were asked for.
     """
-    a, b = args[1:3] if "baddbmm" in operation.name() else args[:2]
+    with_addend = given.name == "baddbmm"
+    a, b = (given.batch1, given.batch2) if with_addend else (given.self, given.mat2)
     left, right = tracer.info(a), tracer.info(b)
     _roles(tracer, a, 2)
     _roles(tracer, b, 1)
@@ -93,44 +92,45 @@ def bmm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Te
             tracer.pin(dim, Kind.HEAD_WIDTH)
     dims = (left.dims[0], left.dims[1], right.dims[2])
     zero = [left.zero[0] or right.zero[0], left.zero[1], right.zero[2]]
-    if "baddbmm" in operation.name():
-        zero = _add_bias(tracer, args[0], dims, zero)
+    if with_addend:
+        zero = _add_bias(tracer, given.self, dims, zero)
     tracer.cost("macs", 1, (*left.dims, right.dims[2]))
     tracer.cost("activation_bytes", result.element_size(), dims)
     tracer.give(result, dims, zero)
 
 
-@register("_trilinear")
-def trilinear(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("_trilinear")
+def trilinear(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """Three tensors, expanded to common dimensions, multiplied and summed over some: bilinear layers."""
-    infos = [tracer.info(tensor) for tensor in args[:3]]
-    rank = len(infos[0].dims) + len(args[3])
+    infos = [tracer.info(tensor) for tensor in (given.i1, given.i2, given.i3)]
+    rank = len(infos[0].dims) + len(given.expand1)
     aligned: list[list[tuple[Dim, bool]]] = [[] for _ in range(rank)]
-    for info, expanded in zip(infos, args[3:6], strict=True):
+    for info, expanded in zip(infos, (given.expand1, given.expand2, given.expand3), strict=True):
         own = (place for place in range(rank) if place not in expanded)
         for place, dim, zero in zip(own, info.dims, info.zero, strict=True):
             aligned[place].append((dim, zero))
     for place, entries in enumerate(aligned):
         for dim, _ in entries:
-            tracer.role(dim, "in" if place in args[6] else "out")
+            tracer.role(dim, "in" if place in given.sumdim else "out")
             tracer.unify(entries[0][0], dim)
-        if place in args[6] and not any(zero for _, zero in entries):
+        if place in given.sumdim and not any(zero for _, zero in entries):
             tracer.inexact(entries[0][0], Kind.SUM_NOT_ZERO)
-    kept = [entries for place, entries in enumerate(aligned) if place not in args[6]]
+    kept = [entries for place, entries in enumerate(aligned) if place not in given.sumdim]
     tracer.give(result, [entries[0][0] for entries in kept], [any(zero for _, zero in entries) for entries in kept])
 
 
-@register("mv", "addmv")
-def mv(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("mv", "addmv")
+def mv(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """(m, k) x (k)."""
-    a, b = args[-2:] if "addmv" in operation.name() else args[:2]
+    a, addend = (given.self, False) if given.name == "mv" else (given.mat, True)
     left = tracer.info(a)
-    _contract(tracer, a, b, left.dims[1], tracer.dims(b)[0], (1, 0))
-    tracer.give(result, left.dims[:1], left.zero[:1] if "addmv" not in operation.name() else [False])
+    _contract(tracer, a, given.vec, left.dims[1], tracer.dims(given.vec)[0], (1, 0))
+    tracer.give(result, left.dims[:1], [False] if addend else left.zero[:1])
 
 
-@register("dot", "vdot")
-def dot(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("dot", "vdot")
+def dot(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """(k) x (k)."""
-    _contract(tracer, args[0], args[1], tracer.dims(args[0])[0], tracer.dims(args[1])[0], (0, 0))
+    a, b = given.self, given.tensor if given.name == "dot" else given.other
+    _contract(tracer, a, b, tracer.dims(a)[0], tracer.dims(b)[0], (0, 0))
     tracer.give(result, (), ())

@@ -9,8 +9,9 @@ import torch
 
 from icycle.axes import Dim, factor
 from icycle.reasons import Kind
-from icycle.tracing._registry import register
-from icycle.tracing._tracer import Call, Tracer, flat_tensors
+from icycle.tracing._arguments import Arguments, bind
+from icycle.tracing._registry import register, rule
+from icycle.tracing._tracer import Tracer, flat_tensors
 
 
 def _affine(
@@ -24,17 +25,15 @@ def _affine(
                 tracer.unify(dim, own)
 
 
-@register("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit_no_training")
-@register("_native_batch_norm_legit", "_native_batch_norm_legit_functional", "_batch_norm_with_update", "batch_norm")
-@register("_batch_norm_no_update", "_batch_norm_with_update_functional")
-def batch_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+@rule("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit_no_training")
+@rule("_native_batch_norm_legit", "_native_batch_norm_legit_functional", "_batch_norm_with_update", "batch_norm")
+@rule("_batch_norm_no_update", "_batch_norm_with_update_functional")
+def batch_norm(tracer: Tracer, given: Arguments, result: Any) -> None:
     """x (batch, channels, ...); weight, bias, running mean, running variance (channels)."""
-    x, weight, bias = args[:3]
-    no_statistics = "no_stats" in str(operation)
-    mean, variance = (None, None) if no_statistics else args[3:5]
-    info = tracer.info(x)
+    weight, mean = given.weight, given.get("running_mean")
+    info = tracer.info(given.input)
     channels = info.dims[1]
-    _affine(tracer, (channels,), weight, bias, mean, variance)
+    _affine(tracer, (channels,), weight, given.bias, mean, given.get("running_var"))
     out, *statistics = flat_tensors(result)
     if mean is None:
         for dim in (info.dims[0], *info.dims[2:]):
@@ -48,20 +47,18 @@ def batch_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: A
         tracer.give(other, (channels,) if same else tracer.fixed(other.shape), [False] * other.dim())
 
 
-@register("native_layer_norm", "_fused_rms_norm", "rms_norm", "layer_norm")
-def layer_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+@rule("native_layer_norm", "_fused_rms_norm", "rms_norm", "layer_norm")
+def layer_norm(tracer: Tracer, given: Arguments, result: Any) -> None:
     """The last dimensions are normalised together: they may lose channels, but not exactly."""
-    x, shape, weight, *rest = args
-    bias = rest[0] if rest and "rms" not in operation.name() else None
-    info = tracer.info(x)
+    shape, weight = given.normalized_shape, given.weight
+    info = tracer.info(given.input)
     inner = info.dims[-len(shape) :]
-    _affine(tracer, inner, weight, bias)
+    _affine(tracer, inner, weight, given.get("bias"))
     for dim in inner:
         tracer.inexact(dim, Kind.NORMALISED, "channels")
     call = tracer.call
     if call is not None and "norm" in call.name:
-        given = call.argument(1, "normalized_shape", ())
-        for size, dim in zip(given if isinstance(given, (tuple, list)) else [given], inner, strict=True):
+        for size, dim in zip(call.variadic(1, "normalized_shape"), inner, strict=True):
             tracer.constrain(size, dim)
     out, *statistics = flat_tensors(result)
     zero = [False] * (out.dim() - len(shape)) + [weight is not None or flag for flag in info.zero[-len(shape) :]]
@@ -74,11 +71,11 @@ def layer_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: A
 @register("torch::rms_norm")
 def rms_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
     """The function as a whole: the operations it is made of do not show the shape that it checks."""
-    call = Call("rms_norm", args, kwargs)
-    shape, weight = call.argument(1, "normalized_shape"), call.argument(2, "weight")
-    info = tracer.info(args[0])
+    given = bind(torch.ops.aten.rms_norm.default, args, kwargs)
+    shape = given.normalized_shape
+    info = tracer.info(given.input)
     inner = info.dims[-len(shape) :]
-    _affine(tracer, inner, weight, None)
+    _affine(tracer, inner, given.weight, None)
     for size, dim in zip(shape, inner, strict=True):
         tracer.inexact(dim, Kind.NORMALISED, "channels")
         tracer.constrain(size, dim)
@@ -93,23 +90,22 @@ def _statistics(tracer: Tracer, dims: tuple[Dim, ...], other: torch.Tensor) -> t
     return tuple(dim if dim.size == new.size else new for dim, new in zip(dims, fresh, strict=True))
 
 
-@register("native_group_norm", "group_norm")
-def group_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+@rule("native_group_norm")
+def group_norm(tracer: Tracer, given: Arguments, result: Any) -> None:
     """Whole groups go exactly; channels within every group go too, but not exactly."""
-    x, weight, bias = args[:3]
-    groups = args[6]
-    info = tracer.info(x)
+    weight, groups = given.weight, given.group
+    info = tracer.info(given.input)
     for dim in info.dims[2:]:
         tracer.pin(dim, Kind.SPATIAL)
-    _affine(tracer, (info.dims[1],), weight, bias)
+    _affine(tracer, (info.dims[1],), weight, given.bias)
     rows = factor(info.dims[1], info.dims[1].size // groups)
     if rows is None:
         tracer.pin(info.dims[1], Kind.NO_GROUPS, groups)
     else:
         call = tracer.call
         known = call is not None and call.name == "group_norm"
-        given = call.argument(1, "num_groups", groups) if known and call is not None else groups
-        tracer.constrain(given, rows[0])
+        written = call.argument(1, "num_groups", groups) if known and call is not None else groups
+        tracer.constrain(written, rows[0])
         if rows[1].size > 1:
             tracer.inexact(rows[1], Kind.NORMALISED, "channels within a group")
     out, *statistics = flat_tensors(result)
@@ -123,12 +119,10 @@ def group_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: A
         )
 
 
-@register("_weight_norm_interface", "_weight_norm")
-def weight_norm(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+@rule("_weight_norm_interface", "_weight_norm")
+def weight_norm(tracer: Tracer, given: Arguments, result: Any) -> None:
     """v scaled to the norms g along one dimension."""
-    v, g = args[:2]
-    dim = args[2] if len(args) > 2 else 0
-    info, norms = tracer.info(v), tracer.info(g)
+    dim, info, norms = given.dim, tracer.info(given.v), tracer.info(given.g)
     if norms.dims[dim].size == info.dims[dim].size:
         tracer.unify(info.dims[dim], norms.dims[dim])
         tracer.role(norms.dims[dim], "scale")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from icycle.axes import Axis, Dim, factor, product, sum_of
 from icycle.reasons import Kind
-from icycle.tracing._registry import register
+from icycle.tracing._arguments import Arguments
+from icycle.tracing._registry import rule
 from icycle.tracing._sizes import TracedInt
 from icycle.tracing._tracer import Tracer, flat_tensors
 
@@ -31,12 +33,12 @@ _POOLS = [
 ]
 
 
-@register(*_POOLS, "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d")
-@register("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "grid_sampler_2d", "grid_sampler_3d", "max_unpool2d")
-def spatial(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+@rule(*_POOLS, "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d")
+@rule("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "grid_sampler_2d", "grid_sampler_3d", "max_unpool2d")
+def spatial(tracer: Tracer, given: Arguments, result: Any) -> None:
     """The number of spatial dimensions is in the name."""
-    rank = int(next(letter for letter in reversed(operation.name().split(".")[0]) if letter.isdigit()))
-    info = tracer.info(args[0])
+    rank = int(next(letter for letter in reversed(given.name) if letter.isdigit()))
+    info = tracer.info(given.input if given.name.startswith("grid") else given.self)
     leading = info.dims[:-rank]
     for dim in info.dims[-rank:]:
         tracer.pin(dim, Kind.SPATIAL)
@@ -45,13 +47,11 @@ def spatial(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any)
         tracer.give(out, dims, [*info.zero[:-rank], *[False] * rank])
 
 
-@register("constant_pad_nd")
-def constant_pad(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("constant_pad_nd")
+def constant_pad(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """A padded dimension is fixed elements, then its own, then fixed ones; a negative padding cuts and is pinned."""
-    x, padding, *value = args
-    info = tracer.info(x)
-    call = tracer.call
-    given = list(call.argument(1, "pad", padding)) if call is not None and call.name == "pad" else padding
+    padding, info, call = given.pad, tracer.info(given.self), tracer.call
+    written = list(call.argument(1, "pad", padding)) if call is not None and call.name == "pad" else padding
     dims: list[Dim] = list(info.dims)
     for pair in range(len(padding) // 2):
         low, high = padding[2 * pair : 2 * pair + 2]
@@ -60,9 +60,9 @@ def constant_pad(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result:
             tracer.pin(dims[place], Kind.NEGATIVE_PADDING)
             dims[place] = tracer.fixed(result.shape[place : place + 1])[0]
         elif low or high:
-            before, after = (_pad(tracer, size) for size in given[2 * pair : 2 * pair + 2])
+            before, after = (_pad(tracer, size) for size in written[2 * pair : 2 * pair + 2])
             dims[place] = sum_of((before, dims[place], after))
-    blank = not value or value[0] == 0
+    blank = given.value == 0
     tracer.give(result, dims, [blank and flag for flag in info.zero])
 
 
@@ -75,19 +75,17 @@ def _pad(tracer: Tracer, size: Any) -> Dim:
     return dim
 
 
-@register("im2col", "col2im")
-def unfold_image(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("im2col", "col2im")
+def unfold_image(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """im2col: (batch, channels, ...) -> (batch, channels x kernel, positions); col2im goes back."""
-    info = tracer.info(args[0])
-    if "im2col" in operation.name():
-        kernel = args[1][0] * args[1][1]
+    info, kernel = tracer.info(given.self), math.prod(given.kernel_size)
+    if given.name == "im2col":
         for dim in info.dims[-2:]:
             tracer.pin(dim, Kind.SPATIAL)
         channels = product((info.dims[-3], *tracer.fixed([kernel], Kind.KERNEL)))
         dims = (*info.dims[:-3], channels, *tracer.fixed(result.shape[-1:]))
         zero = [*info.zero[:-3], info.zero[-3], False]
     else:
-        kernel = args[2][0] * args[2][1]
         rows = factor(info.dims[-2], kernel)
         channel = tracer.fixed([result.shape[-3]])[0] if rows is None else rows[0]
         for dim in (info.dims[-1], info.dims[-2] if rows is None else rows[1]):

@@ -8,6 +8,7 @@ import torch
 
 from icycle.axes import Dim, factor, sum_of
 from icycle.reasons import Kind
+from icycle.tracing._arguments import bind
 from icycle.tracing._registry import register
 from icycle.tracing._tracer import Tracer, flat_tensors
 
@@ -21,12 +22,13 @@ def recurrent(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: An
 
     One attribute and one initial state hold the hidden size of all layers and directions, so they all lose the same
     units."""
-    packed = not isinstance(args[3], bool)
-    x, state, weights = (args[0], args[2], args[3]) if packed else args[:3]
-    biases, layers = args[4:6] if packed else args[3:5]
-    directions = 2 if (args[8] if packed else args[7]) else 1
-    initial = list(flat_tensors(state))
-    cell = _Cell(tracer, _GATES[operation.function], x, biases)
+    overloads = getattr(torch.ops.aten, operation.function)
+    packed = not isinstance(args[3], bool)  # then args[3] are the weights
+    given = bind(overloads.data if packed else overloads.input, args, kwargs)
+    x, weights, layers = given.data if packed else given.input, given.params, given.num_layers
+    directions = 2 if given.bidirectional else 1
+    initial = list(flat_tensors(given.hx))
+    cell = _Cell(tracer, _GATES[operation.function], x, given.has_biases)
     features = tracer.dims(x)[-1]
     per_cell = len(weights) // (layers * directions)
     outputs: list[Dim] = []
@@ -38,7 +40,7 @@ def recurrent(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: An
     for tensor, dim in zip(initial, (cell.out, cell.hidden), strict=False):
         if dim is not None:
             tracer.unify(dim, tracer.dims(tensor)[-1])
-    _give_results(tracer, args[0], initial, outputs, cell, list(flat_tensors(result)))
+    _give_results(tracer, x, initial, outputs, cell, list(flat_tensors(result)))
 
 
 class _Cell:

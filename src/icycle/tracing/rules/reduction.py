@@ -5,40 +5,43 @@ from __future__ import annotations
 from typing import Any
 
 from icycle.reasons import Kind
-from icycle.tracing._registry import register
+from icycle.tracing._arguments import Arguments
+from icycle.tracing._registry import rule
 from icycle.tracing._tracer import Tracer, flat_tensors
 from icycle.tracing.rules.elementwise import elementwise
 
 
-@register("sum", "mean", "amax", "amin", "max", "min", "prod", "var", "std", "var_mean", "std_mean", "norm", "nansum")
-@register("linalg_vector_norm", "any", "all", "logsumexp", "aminmax", "count_nonzero", "median", "nanmedian", "mode")
-@register("argmax", "argmin")
-def reduction(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+@rule("sum", "mean", "amax", "amin", "max", "min", "prod", "var", "std", "var_mean", "std_mean", "norm", "nansum")
+@rule("linalg_vector_norm", "any", "all", "logsumexp", "aminmax", "count_nonzero", "median", "nanmedian", "mode")
+@rule("argmax", "argmin")
+def reduction(tracer: Tracer, given: Arguments, result: Any) -> None:
     """Reduced dimensions may lose elements where the result only changes by what was removed; positions may not."""
-    name = operation.name().split("::")[1].split(".")[0]
-    tensors = list(flat_tensors(args))
-    x = tensors[0]
-    if len(tensors) > 1 or x.dim() == 0:  # max(x, y) is element-wise
-        return elementwise(tracer, operation, args, kwargs, result)
+    name, (x, *others) = given.name, given.operands().values()
+    if others or x.dim() == 0:  # max(x, y) is element-wise
+        return elementwise(tracer, given, result)
     info = tracer.info(x)
-    reduced = _reduced(name, args, kwargs, x.dim())
+    reduced = _reduced(given.get("dim"), x.dim())
+    power = given.get("ord", given.get("p", 2)) if "norm" in name else None
     for position in reduced:
-        _check(tracer, name, info.dims[position], info.zero[position])
+        _check(tracer, name, info.dims[position], info.zero[position] and _skips_zeros(power))
     for out in flat_tensors(result):
         kept_size = out.dim() == x.dim()
         places = [place for place in range(x.dim()) if kept_size or place not in reduced]
         dims = [tracer.fixed([1])[0] if place in reduced else info.dims[place] for place in places]
         keeps_zero = name in ("sum", "mean", "amax", "amin", "max", "min", "prod", "norm", "linalg_vector_norm")
-        tracer.give(out, dims, [keeps_zero and info.zero[place] for place in places])
+        tracer.give(out, dims, [keeps_zero and _skips_zeros(power) and info.zero[place] for place in places])
     return None
 
 
-def _reduced(name: str, args: Any, kwargs: Any, rank: int) -> set[int]:
-    position = {"norm": 2, "linalg_vector_norm": 2}.get(name, 1)
-    given = args[position] if len(args) > position else kwargs.get("dim")
-    if given is None or isinstance(given, bool) or (isinstance(given, (tuple, list)) and not given):
+def _reduced(dim: Any, rank: int) -> set[int]:
+    if dim is None or (isinstance(dim, (tuple, list)) and not dim):
         return set(range(rank))
-    return {dim % rank for dim in (given if isinstance(given, (tuple, list)) else [given])}
+    return {place % rank for place in (dim if isinstance(dim, (tuple, list)) else [dim])}
+
+
+def _skips_zeros(power: Any) -> bool:
+    """False for a norm that is the least of the magnitudes, or a sum of their negative powers: zero is felt there."""
+    return power is None or (isinstance(power, (int, float)) and power > 0) or power in ("fro", "nuc")
 
 
 def _check(tracer: Tracer, name: str, dim: Any, zero: bool) -> None:
@@ -51,15 +54,12 @@ def _check(tracer: Tracer, name: str, dim: Any, zero: bool) -> None:
         tracer.inexact(dim, Kind.MOMENT, name)
 
 
-@register("sort", "topk", "argsort", "kthvalue", "msort")
-def ordering(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+@rule("sort", "topk", "argsort", "kthvalue", "msort")
+def ordering(tracer: Tracer, given: Arguments, result: Any) -> None:
     """The ordered dimension is pinned; the others pass."""
-    info = tracer.info(args[0])
+    info = tracer.info(given.self)
     rank = len(info.dims)
-    numbers = [value for value in args[1:] if isinstance(value, int) and not isinstance(value, bool)]
-    name = operation.name()
-    place = (numbers[1:2] if "topk" in name or "kth" in name else numbers[:1]) or [kwargs.get("dim", -1)]
-    position = place[0] % rank if rank else 0
+    position = (0 if given.name == "msort" else given.dim) % max(rank, 1)
     if rank:
         tracer.pin(info.dims[position], Kind.ORDERED)
     for out in flat_tensors(result):

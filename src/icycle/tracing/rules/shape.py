@@ -10,16 +10,17 @@ import torch
 
 from icycle.axes import Axis, Dim, balance, cut, factor, is_pinned, leaves, product, regroup, resolve, sum_of
 from icycle.reasons import Kind
-from icycle.tracing._registry import register
+from icycle.tracing._arguments import Arguments
+from icycle.tracing._registry import rule
 from icycle.tracing._sizes import FromDim, Literal, Operation, TracedInt, origin_of
 from icycle.tracing._tracer import Dims, Info, Tracer, flat_tensors
 
 
-@register("view", "_unsafe_view", "reshape", "_reshape_copy", "_reshape_alias", "view_copy")
-def view(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("view", "_unsafe_view", "reshape", "_reshape_copy", "_reshape_alias", "view_copy")
+def view(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """Regroup the factors."""
-    info = tracer.info(args[0])
-    if "dtype" in operation._overloadname and result.shape == args[0].shape:
+    info = tracer.info(given.self)
+    if given.get("dtype") is not None and result.shape == given.self.shape:
         tracer.give(result, info.dims, info.zero, info)
         return
     dims = _reshaped(tracer, info.dims, result.shape, _given_sizes(tracer, result))
@@ -64,54 +65,54 @@ def _given_sizes(tracer: Tracer, result: torch.Tensor) -> list[Any] | None:
     return sizes if len(sizes) == result.dim() and all(isinstance(size, int) for size in sizes) else None
 
 
-@register("t", "transpose", "permute", "numpy_T", "swapaxes", "movedim")
-def permute(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("t", "transpose", "permute", "numpy_T")
+def permute(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """Move dimensions."""
-    info = tracer.info(args[0])
+    info = tracer.info(given.self)
     order = list(range(len(info.dims)))
-    name = operation.name().split("::")[1].split(".")[0].rstrip("_")
-    if name == "permute":
-        order = [dim % len(order) for dim in args[1]]
-    elif name == "t":
+    if given.name == "permute":
+        order = [dim % len(order) for dim in given.dims]
+    elif given.name in ("t", "numpy_T"):
         order.reverse()
     else:
-        a, b = args[1:3]
+        a, b = given.dim0, given.dim1
         order[a], order[b] = order[b], order[a]
     tracer.give(result, [info.dims[dim] for dim in order], [info.zero[dim] for dim in order], info)
 
 
-@register("unsqueeze")
-def unsqueeze(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("unsqueeze")
+def unsqueeze(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """Insert a dimension of one element."""
-    info = tracer.info(args[0])
+    info = tracer.info(given.self)
     dims, zero = list(info.dims), list(info.zero)
-    place = args[1] % (len(dims) + 1)
+    place = given.dim % (len(dims) + 1)
     dims.insert(place, tracer.fixed([1])[0])
     zero.insert(place, False)
     tracer.give(result, dims, zero, info)
 
 
-@register("squeeze")
-def squeeze(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("squeeze")
+def squeeze(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """Drop dimensions of one element: all, one or some."""
-    info = tracer.info(args[0])
+    info = tracer.info(given.self)
     rank = len(info.dims)
-    given = range(rank) if len(args) < 2 else args[1] if isinstance(args[1], (tuple, list)) else [args[1]]
-    dropped = {dim % rank for dim in given if info.dims[dim].size == 1} if rank else set()
+    named = given.get("dim", range(rank))
+    named = [named] if isinstance(named, int) else named
+    dropped = {dim % rank for dim in named if info.dims[dim].size == 1} if rank else set()
     kept = [place for place in range(rank) if place not in dropped]
     tracer.give(result, [info.dims[place] for place in kept], [info.zero[place] for place in kept], info)
 
 
-@register("expand", "expand_copy", "broadcast_to")
-def expand(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("expand", "expand_copy", "broadcast_to")
+def expand(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """A repeated element belongs to the dimension from which the size was read."""
-    info = tracer.info(args[0])
+    info = tracer.info(given.self)
     call = tracer.call
-    given: Sequence[Any] | None = None
+    written: Sequence[Any] | None = None
     if call is not None and call.name in ("expand", "broadcast_to", "expand_as"):
-        given = call.variadic(1, "size", "shape")
+        written = call.variadic(1, "size", "shape")
         if call.name == "expand_as":
-            given = [TracedInt(dim.size, FromDim(dim)) for dim in tracer.dims(call.argument(1, "other"))]
+            written = [TracedInt(dim.size, FromDim(dim)) for dim in tracer.dims(call.argument(1, "other"))]
     new = result.dim() - len(info.dims)
     dims, zero = [], []
     for place, size in enumerate(result.shape):
@@ -119,10 +120,10 @@ def expand(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch
         if own is not None and own.size == size:
             dims.append(own)
             zero.append(info.zero[place - new])
-            if given is not None and given[place] != -1 and size != 1:
-                tracer.constrain(given[place], own)
+            if written is not None and written[place] != -1 and size != 1:
+                tracer.constrain(written[place], own)
             continue
-        dims.append(_repeated(tracer, size, None if given is None else given[place]))
+        dims.append(_repeated(tracer, size, None if written is None else written[place]))
         zero.append(False)
     tracer.give(result, dims, zero, info)
 
@@ -139,15 +140,15 @@ def _repeated(tracer: Tracer, size: int, given: Any) -> Dim:
 _REPEATERS = frozenset(("repeat_interleave", "scaled_dot_product_attention", "tile", "kron", "meshgrid"))
 
 
-@register("repeat", "tile")
-def repeat(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("repeat")
+def repeat(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """Whole copies one after the other: the number of copies, then the dimension."""
-    info = tracer.info(args[0])
+    info = tracer.info(given.self)
     call = tracer.call
-    times: Sequence[Any] = args[1]
+    times: Sequence[Any] = given.repeats
     if call is not None and call.name in ("repeat", "tile"):
-        given = call.variadic(1, "repeats", "dims")
-        times = given if len(given) == len(times) else times
+        written = call.variadic(1, "repeats", "dims")
+        times = written if len(written) == len(times) else times
     new = len(times) - len(info.dims)
     dims, zero = [], []
     for place, copies in enumerate(times):
@@ -158,11 +159,11 @@ def repeat(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch
     tracer.give(result, dims, zero)
 
 
-@register("as_strided_")
-def restride(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("as_strided_")
+def restride(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """Inside torch's pooling: other strides, for dimensions of one element alone."""
-    info = tracer.info(args[0])
-    sizes, strides = list(args[1]), list(args[2])
+    info = tracer.info(given.self)
+    sizes, strides = list(given.size), list(given.stride)
     whole = [place for place, size in enumerate(sizes) if size > 1]
     dense = [math.prod(sizes[place + 1 :]) for place in whole]
     torchs = tracer.call is None or tracer.call.name != "as_strided_"
@@ -172,14 +173,14 @@ def restride(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: tor
         tracer.give(result, tracer.fixed(result.shape), [False] * result.dim())
 
 
-@register("cat", "concat")
-def cat(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("cat", "concat")
+def cat(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """Concatenate along one dimension; the others are the same."""
-    infos = [tracer.info(tensor) for tensor in args[0] if tensor.shape != (0,)]
+    infos = [tracer.info(tensor) for tensor in given.tensors if tensor.shape != (0,)]
     if not infos:
         tracer.give(result, tracer.fixed(result.shape), [False])
         return
-    along = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % result.dim()
+    along = given.dim % result.dim()
     first = infos[0]
     for info in infos[1:]:
         for place in range(result.dim()):
@@ -190,26 +191,24 @@ def cat(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Te
     tracer.give(result, dims, [all(info.zero[place] for info in infos) for place in range(result.dim())])
 
 
-@register("stack")
-def stack(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("stack")
+def stack(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """A new dimension of as many elements as there are tensors."""
-    infos = [tracer.info(tensor) for tensor in args[0]]
+    infos = [tracer.info(tensor) for tensor in given.tensors]
     for info in infos[1:]:
         tracer.unify_all(infos[0].dims, info.dims)
     dims = list(infos[0].dims)
     zero = [all(info.zero[place] for info in infos) for place in range(len(dims))]
-    place = (args[1] if len(args) > 1 else 0) % result.dim()
+    place = given.dim % result.dim()
     dims.insert(place, tracer.fixed([len(infos)], Kind.STACKED)[0])
     zero.insert(place, False)
     tracer.give(result, dims, zero)
 
 
-@register("slice", "slice_copy")
-def slice_(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("slice", "slice_copy")
+def slice_(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """What lies before a bound must keep the number of elements that the bound says."""
-    x, place, start, stop, step = (*args, *(None, None, None, None)[len(args) - 1 :])[:5]
-    place = place or 0
-    info = tracer.info(x)
+    info, place, start, stop, step = tracer.info(given.self), given.dim, given.start, given.end, given.step
     dims, zero = list(info.dims), list(info.zero)
     size = dims[place].size
     start, stop = _bound(start, 0, size), _bound(stop, size, size)
@@ -312,12 +311,12 @@ def _divide(dim: Dim, *bounds: Any) -> None:
             factor(dim, dim.size // origin.right.value)
 
 
-@register("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk", "unsafe_chunk", "split_copy")
-@register("split_with_sizes_copy", "tensor_split")
-def split(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+@rule("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk", "unsafe_chunk", "split_copy")
+@rule("split_with_sizes_copy", "tensor_split")
+def split(tracer: Tracer, given: Arguments, result: Any) -> None:
     """Cut a dimension: into equal parts (the parts are one axis), or at stated sizes (each part its own)."""
-    info = tracer.info(args[0])
-    place = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % len(info.dims)
+    info = tracer.info(given.self)
+    place = given.dim % len(info.dims)
     pieces = list(flat_tensors(result))
     sizes = [piece.shape[place] for piece in pieces]
     parts = _parts(tracer, info.dims[place], sizes)
@@ -376,31 +375,31 @@ def _cut_at(tracer: Tracer, dim: Dim, sizes: list[int]) -> list[Dim]:
     return parts
 
 
-@register("glu")
-def glu(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("glu")
+def glu(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """The first half times the sigmoid of the second: the halves are one axis."""
-    info = tracer.info(args[0])
-    place = (args[1] if len(args) > 1 else kwargs.get("dim", -1)) % len(info.dims)
+    info = tracer.info(given.self)
+    place = given.dim % len(info.dims)
     dims = list(info.dims)
     dims[place] = _equal_parts(tracer, info.dims[place], [result.shape[place]] * 2, None)[0]
     tracer.give(result, dims, info.zero)
 
 
-@register("unbind", "unbind_copy")
-def unbind(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+@rule("unbind", "unbind_copy")
+def unbind(tracer: Tracer, given: Arguments, result: Any) -> None:
     """One tensor per element: the code expects their number."""
-    info = tracer.info(args[0])
-    place = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % len(info.dims)
+    info = tracer.info(given.self)
+    place = given.dim % len(info.dims)
     tracer.pin(info.dims[place], Kind.TAKEN_APART)
     for piece in flat_tensors(result):
         _drop(tracer, piece, info, place)
 
 
-@register("select", "select_copy")
-def select(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("select", "select_copy")
+def select(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """One element by its number."""
-    info = tracer.info(args[0])
-    place = args[1] % len(info.dims)
+    info = tracer.info(given.self)
+    place = given.dim % len(info.dims)
     tracer.pin(info.dims[place], Kind.NUMBERED)
     _drop(tracer, result, info, place)
 
@@ -409,42 +408,58 @@ def _drop(tracer: Tracer, out: torch.Tensor, info: Info, place: int) -> None:
     tracer.give(out, info.dims[:place] + info.dims[place + 1 :], info.zero[:place] + info.zero[place + 1 :], info)
 
 
-@register("flip", "roll", "rot90")
-def reorder(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("flip", "roll", "rot90")
+def reorder(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """Elements change places along some dimensions, which are pinned."""
-    info = tracer.info(args[0])
-    named = args[2] if "roll" in operation.name() and len(args) > 2 else args[1]
-    for dim in named if isinstance(named, (tuple, list)) else [named]:
+    info = tracer.info(given.self)
+    for dim in given.dims or range(len(info.dims)):  # roll without dimensions rolls the flattened tensor
         tracer.pin(info.dims[dim], Kind.CHANGE_PLACES)
-    tracer.give(result, info.dims, info.zero)
+    tracer.give(result, _of_shape(tracer, info.dims, result), [False] * result.dim())
 
 
-@register("embedding")
-def embedding(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+def _of_shape(tracer: Tracer, dims: Dims, result: torch.Tensor) -> Dims:
+    """`dims` where the result has their sizes, which are pinned, and fresh ones elsewhere (a turned image)."""
+    return tuple(
+        dim if dim.size == size else tracer.fixed([size])[0] for dim, size in zip(dims, result.shape, strict=True)
+    )
+
+
+@rule("tril", "triu")
+def triangle(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
+    """What remains of a row depends on its number: rows and columns are pinned."""
+    info = tracer.info(given.self)
+    for dim in info.dims[-2:]:
+        tracer.pin(dim, Kind.NUMBERED)
+    tracer.give(result, info.dims, [*info.zero[:-2], False, False])
+
+
+@rule("embedding")
+def embedding(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """weight (rows, width) at index (...) -> (..., width)."""
-    rows, width = tracer.dims(args[0])
+    rows, width = tracer.dims(given.weight)
     tracer.role(rows, "in")
     tracer.role(width, "out")
     tracer.pin(rows, Kind.INDEXED)
-    index = tracer.dims(args[1])
+    index = tracer.dims(given.indices)
     tracer.give(result, (*index, width), [False] * len(index) + [True])
 
 
-@register("index", "_unsafe_index", "index_select")
-def index(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("index", "_unsafe_index", "index_select")
+def index(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """Indexed dimensions are pinned; the others pass."""
-    info = tracer.info(args[0])
-    if "index_select" in operation.name():
-        places, width = [args[1] % len(info.dims)], 1
+    info = tracer.info(given.self)
+    indexed = [tensor for name, tensor in given.operands().items() if name != "self"]
+    if given.name == "index_select":
+        places, width = [given.dim % len(info.dims)], 1
     else:
-        indices = [(place, tensor) for place, tensor in enumerate(args[1]) if tensor is not None]
+        indices = [(place, tensor) for place, tensor in enumerate(given.indices) if tensor is not None]
         places = [place for place, _ in indices]
         width = result.dim() - (len(info.dims) - len(places))
         if any(tensor.dtype == torch.bool for _, tensor in indices):
             places = list(range(len(info.dims)))
     for place in places:
         tracer.pin(info.dims[place], Kind.INDEXED)
-    for tensor in flat_tensors(args[1:]):
+    for tensor in indexed:
         for dim in tracer.dims(tensor):
             tracer.pin(dim, Kind.INDEX)
     if len(places) == len(info.dims):
@@ -461,15 +476,16 @@ def index(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.
     tracer.give(result, dims, zero)
 
 
-@register("pixel_shuffle", "pixel_unshuffle")
-def pixel_shuffle(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("pixel_shuffle", "pixel_unshuffle")
+def pixel_shuffle(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """Channels are rows of factor x factor pixels, or become so."""
-    info = tracer.info(args[0])
+    info = tracer.info(given.self)
     *leading, channels, _, _ = info.dims
     for dim in info.dims[-2:]:
         tracer.pin(dim, Kind.SPATIAL)
-    square = args[1] ** 2
-    if "unshuffle" in operation.name():
+    unshuffle = given.name == "pixel_unshuffle"
+    square = (given.downscale_factor if unshuffle else given.upscale_factor) ** 2
+    if unshuffle:
         new = product((channels, *tracer.fixed([square], Kind.PIXELS)))
     else:
         rows = factor(channels, square)
@@ -483,12 +499,12 @@ def pixel_shuffle(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result
     tracer.give(result, dims, [*info.zero[:-2], False, False])
 
 
-@register("channel_shuffle", "native_channel_shuffle")
-def channel_shuffle(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """(groups, rest) become (rest, groups)."""
-    info = tracer.info(args[0])
+    info = tracer.info(given.self)
     channels = info.dims[1]
-    rows = factor(channels, channels.size // args[1])
+    rows = factor(channels, channels.size // given.groups)
     if rows is None:
         tracer.pin(channels, Kind.NO_ROWS, "equal groups")
         new: Dim = tracer.fixed([channels.size])[0]
@@ -498,11 +514,11 @@ def channel_shuffle(tracer: Tracer, operation: Any, args: Any, kwargs: Any, resu
     tracer.give(result, (info.dims[0], new, *info.dims[2:]), info.zero)
 
 
-@register("unfold")
-def unfold(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: torch.Tensor) -> None:
+@rule("unfold")
+def unfold(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """Windows along one dimension, which is pinned; a last dimension holds the window."""
-    info = tracer.info(args[0])
-    place = args[1] % len(info.dims)
+    info = tracer.info(given.self)
+    place = given.dimension % len(info.dims)
     tracer.pin(info.dims[place], Kind.WINDOWS)
     dims = list(info.dims)
     dims[place] = tracer.fixed(result.shape[place : place + 1])[0]
