@@ -20,6 +20,8 @@ from icycle.latency._cache import Cache
 from icycle.latency._calls import call_of
 from icycle.latency._table import measured_table
 from icycle.latency._timing import seconds_per_call
+from icycle.methods.ice._steps import plan_steps
+from icycle.recipes import load_recipe
 from icycle.structure import Structure, SubNetwork
 
 STEP = 8  # the block of the made-up device
@@ -219,6 +221,42 @@ def test_channels_that_cost_time_go_before_those_that_do_not(device: MadeUp) -> 
     same = {group.name: torch.linspace(1, 2, group.size) for group in structure.prunable}
     counts = icycle.select(structure, same, BUDGET, model=model).counts(structure)
     assert counts[0] / 64 < counts[1] / 128
+
+
+# ---- methods ----
+
+
+def test_one_cycle_ends_within_the_latency(device: MadeUp) -> None:
+    model, images = chain(64, 128, 64).train(), torch.randn(4, 3, 8, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    pruner = icycle.OneCycle(model, images[:2], budget=BUDGET, epochs=4, optimizer=optimizer, steps_per_epoch=2)
+    for epoch in range(4):
+        pruner.start_epoch(epoch)
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(images).square().mean().backward()
+            optimizer.step()
+            pruner.after_step()
+    assert pruner.removed
+    counts = [module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert true_milliseconds(counts) / true_milliseconds((64, 128, 64)) == pytest.approx(0.5, rel=0.03)
+
+
+def test_the_steps_of_ice_lead_to_the_latency(device: MadeUp) -> None:
+    model, structure, scores = prepared()
+    kept = {group.name: group.size for group in structure.prunable}
+    for step in plan_steps(structure, scores, budget=BUDGET, model=model):
+        kept.update(step.counts)
+    counts = list(kept.values())
+    assert true_milliseconds(counts) / true_milliseconds((64, 128, 64)) == pytest.approx(0.5, rel=0.03)
+
+
+def test_a_recipe_may_ask_for_a_latency() -> None:
+    recipe = load_recipe("digits", ["method.budget={latency: 0.5, params: 0.8, target: onnxruntime, batch: 1}"])
+    budget = recipe.method.budget.build()  # type: ignore[attr-defined]
+    assert budget == icycle.Budget(latency=0.5, params=0.8, target="onnxruntime", batch=1)
+    timed = load_recipe("digits", ["method.budget={latency: 12.5 ms}"]).method.budget.build()  # type: ignore[attr-defined]
+    assert timed == icycle.Budget(latency="12.5 ms")
 
 
 # ---- errors ----

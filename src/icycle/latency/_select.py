@@ -13,6 +13,7 @@ from torch import nn
 from icycle import selection
 from icycle.errors import BudgetError, LatencyError
 from icycle.latency._measure import Latency
+from icycle.latency._prediction import Prediction
 from icycle.selection import Budget
 from icycle.structure import Structure, SubNetwork
 
@@ -43,7 +44,8 @@ class Selector:
     """Chooses sub-networks of one model within one budget, again and again.
 
     Operations are measured once. Calling the selector takes the time of a search; `measured` also prunes copies of the
-    model and measures them. For a budget without a latency both are `icycle.selection.select`.
+    model and measures them, and what it learns corrects later searches. For a budget without a latency both are
+    `icycle.selection.select`.
 
     Args:
         structure, budget: as in `select`.
@@ -60,6 +62,7 @@ class Selector:
         self.budget = budget
         self.attempts: tuple[Attempt, ...] = ()  # of the last call of `measured`
         self.latency: Latency | None = None
+        self._corrected: Prediction | None = None  # by what was measured so far
         if "latency" in budget.names:
             if model is None:
                 budget.costs_in(structure.costs)  # raises, and says how to pass the model
@@ -70,7 +73,7 @@ class Selector:
         """The best sub-network by the prediction; `settings` are those of `icycle.select`."""
         if self.latency is None:
             return selection.select(self.structure, scores, self.budget, **settings)
-        return self._predicted(scores, settings, self.latency.prediction, self._allowed)
+        return self._predicted(scores, settings, self._corrected or self.latency.prediction, self._allowed)
 
     def measured(self, scores: Scores, **settings: Any) -> SubNetwork:
         """The best sub-network whose measured latency is within 3 % of the budget, or the closest below it.
@@ -80,7 +83,7 @@ class Selector:
         if self.latency is None:
             return self(scores, **settings)
         self.attempts = tuple[Attempt, ...]()
-        prediction = self.latency.prediction
+        prediction = self._corrected or self.latency.prediction
         for _ in range(_ATTEMPTS):
             try:
                 subnet = self._predicted(scores, settings, prediction, self._allowed)
@@ -89,9 +92,9 @@ class Selector:
             if subnet in [earlier.subnet for earlier in self.attempts]:
                 break
             latest = self._attempt(subnet, prediction)
+            self._corrected = prediction = prediction.scaled(latest.measured / latest.predicted)
             if abs(latest.excess) <= _CLOSE:
                 return subnet
-            prediction = prediction.scaled(latest.measured / latest.predicted)
         return self._best_attempt(scores, settings)
 
     @property
@@ -99,13 +102,15 @@ class Selector:
         assert self.latency is not None
         return self.budget.allowed("latency", self.latency.dense)
 
-    def _predicted(self, scores: Scores, settings: Mapping[str, Any], prediction: Any, allowed: float) -> SubNetwork:
+    def _predicted(
+        self, scores: Scores, settings: Mapping[str, Any], prediction: Prediction, allowed: float
+    ) -> SubNetwork:
         """In milliseconds, as the whole network's latency is known and need not be predicted."""
         budget = replace(self.budget, latency=f"{allowed:.9f} ms")
         costs = {**(settings.get("costs") or {}), "latency": prediction}
         return selection.select(self.structure, scores, budget, **{**settings, "costs": costs})
 
-    def _attempt(self, subnet: SubNetwork, prediction: Any) -> Attempt:
+    def _attempt(self, subnet: SubNetwork, prediction: Prediction) -> Attempt:
         assert self.latency is not None
         predicted = prediction(subnet.counts(self.structure))
         attempt = Attempt(predicted, self.latency.measure(subnet), self._allowed, subnet)

@@ -196,7 +196,7 @@ class IceRun:
         self._before = self._clock.seconds()
         with self._clock.stage("search"):
             self.structure = trace(model, example_inputs)
-            self.steps = settings.plan(self.structure, self._scores(0, self.structure))
+            self.steps = settings.plan(self.structure, self._scores(0, self.structure), self.model)
         with self._clock.stage("evaluation"):
             dense = training.evaluate(model)
             self._trigger = self._make_trigger(dense)

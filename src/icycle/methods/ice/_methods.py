@@ -57,7 +57,7 @@ class Stepwise(StepwiseSettings, Method):
         """Train the network, unless it comes trained; whatever can be wrong with steps and data shows before."""
         settings = self.settings()
         structure = trace(context.model, context.example_inputs)
-        settings.plan(structure, score("random", context.model, structure))
+        settings.plan(structure, score("random", context.model, structure), context.model)
         if settings.epochs and settings.threshold is not None and settings.confidence is not None:
             require_size(len(context.data.validation.images), settings.threshold, settings.confidence)
         if not context.trained:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+from torch import nn
 
 from icycle.methods._settings import BudgetSettings, Checked, Count, Kept, Positive, Share
 from icycle.methods.ice._curve import Curve
@@ -38,8 +39,8 @@ class StepwiseSettings(Settings):
             raise ValueError(f"Expected exactly one of ratio and budget, but got {self.ratio} and {self.budget}.")
         return self
 
-    def plan(self, structure: Structure, scores: Scores) -> tuple[Step, ...]:
-        """The steps for a dense network of this structure and these scores; errors as in `plan_steps`."""
+    def plan(self, structure: Structure, scores: Scores, model: nn.Module) -> tuple[Step, ...]:
+        """The steps for a dense `model` of this structure and these scores; errors as in `plan_steps`."""
         return plan_steps(
             structure,
             scores,
@@ -50,6 +51,7 @@ class StepwiseSettings(Settings):
             scope=self.scope,
             round_to=self.round_to,
             limit=self.limit,
+            model=model,
         )
 
 

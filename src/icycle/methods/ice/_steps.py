@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 
 from icycle.errors import StructureError, TrainingError
-from icycle.selection import Budget, select, select_ratio
+from icycle.latency import select
+from icycle.selection import Budget, select_ratio
 from icycle.structure import Group, Structure, SubNetwork
 
 __all__ = ["Scope", "Scores", "Step", "Steps", "channels_to_keep", "plan_steps"]
@@ -39,6 +40,7 @@ def plan_steps(
     scope: Scope = "group",
     round_to: int = 1,
     limit: float = 0.75,
+    model: torch.nn.Module | None = None,
 ) -> tuple[Step, ...]:
     """The steps that lead from the dense network to the target, front to back; groups that lose nothing are left out.
 
@@ -52,6 +54,7 @@ def plan_steps(
             ("global").
         round_to: as in `select`.
         limit: as in `select`, for a budget; a ratio says by itself how much may go.
+        model: needed where the budget has a latency.
 
     Raises:
         BudgetError: ratio or budget are out of range or of reach.
@@ -67,9 +70,8 @@ def plan_steps(
         ranked = _ranked(structure, scores, members, scope)
         whole = {group.name: torch.full((group.size,), math.inf) for group in structure.prunable}
         ranked = {**whole, **{name: ranked[name] for name in chosen}}
-        subnet = select(
-            structure, ranked, budget, round_to=round_to, limit=limit, cost_factor=scope == "global" and len(chosen) > 1
-        )
+        weighed = scope == "global" and len(chosen) > 1
+        subnet = select(structure, ranked, budget, model=model, round_to=round_to, limit=limit, cost_factor=weighed)
     else:
         assert ratio is not None
         subnet = _by_ratio(structure, scores, ratio, members, scope, round_to)

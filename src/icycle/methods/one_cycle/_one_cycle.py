@@ -21,20 +21,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import torch
 
 from icycle.engine import trace
 from icycle.errors import TrainingError
+from icycle.latency import Selector
 from icycle.methods._distributed import broadcast_from_rank0, flatten, require_same_everywhere, unflatten
 from icycle.methods._run_clock import RunClock, unwrapped
 from icycle.methods.one_cycle._phases import Phases
 from icycle.methods.one_cycle._shrink import Shrink
 from icycle.methods.one_cycle._stability import Stability
 from icycle.saliency import group_norm
-from icycle.selection import Budget, achieved, select
+from icycle.selection import Budget, achieved
 from icycle.structure import Structure, SubNetwork
 from icycle.surgery import prune
 from icycle.training import Loader, recalibrate
@@ -136,9 +136,8 @@ class OneCycle:
         self._averaged = tuple(averaged)
         self._recalibrate = recalibrate
         self._criterion = criterion
-        self._select = partial(
-            select, budget=budget, round_to=round_to, limit=limit, limit_rate=limit_rate, cost_factor=cost_factor
-        )
+        self._selector = Selector(self.structure, budget, self.model)
+        self._limits = {"round_to": round_to, "limit": limit, "limit_rate": limit_rate, "cost_factor": cost_factor}
         self._on_removal = on_removal or (lambda moment: None)
         self._clock = RunClock(epochs, steps_per_epoch)
         self._stability = Stability(self.phases.lag, self.phases.window, self.phases.rise)
@@ -148,7 +147,7 @@ class OneCycle:
         self._first: SubNetwork | None = None
         self._removal_due: float | None = None  # progress; known once the search is over
         require_same_everywhere("the model", self.structure.fingerprint, self._device)
-        self.subnet = self._search()  # tells now, before any training, if the budget is out of reach
+        self.subnet = self._search(measured=True)  # tells now, before any training, if the budget is out of reach
 
     @property
     def indicator(self) -> float | None:
@@ -199,6 +198,8 @@ class OneCycle:
         if settled or progress >= phases.search_end:
             self.report.reason = "stable" if settled else "deadline"
             self._removal_due = phases.removal_after(progress)
+            if "latency" in self._selector.budget.names:
+                self.subnet = self._search(measured=True)
         ended = self._removal_due is not None and phases.shrinks_last
         if self.report.shrink_start is None and (ended or self._shrinks_along(progress)):
             self.report.shrink_start = progress
@@ -214,12 +215,15 @@ class OneCycle:
             with self.report.timed("shrink"):
                 self._shrink.mark(self.model, self.structure, self.subnet)
 
-    def _search(self) -> SubNetwork:
-        """The best channels within the budget (saliency, cost factor, limits, threshold); rank 0's, on every rank."""
+    def _search(self, measured: bool = False) -> SubNetwork:
+        """The best channels within the budget (saliency, cost factor, limits, threshold); rank 0's, on every rank.
+
+        A latency is predicted from what was measured before, or `measured` on the sub-network itself."""
         with self.report.timed("search"):
             with self._shrink.undone(self.model):
                 scores = self._criterion(self.model, self.structure)
-            subnet = broadcast_from_rank0(self._select(self.structure, scores), self._device)
+            select = self._selector.measured if measured else self._selector
+            subnet = broadcast_from_rank0(select(scores, **self._limits), self._device)
             self.report.achieved = achieved(self.structure, subnet)
             self._params = (self.structure.params(), self.structure.params(subnet))
         self.report.searches += 1
