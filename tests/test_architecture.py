@@ -31,6 +31,7 @@ ROOMS = [
     "export",
     "latency",
     "training",
+    "tasks",
     "zoo",
     "methods",
     "tuning",

@@ -233,7 +233,7 @@ def test_impossible_data_is_a_clear_error(options: dict[str, object], words: str
 
 
 def test_every_data_set_has_a_name() -> None:
-    assert set(dataset_names()) == {"digits", "fashion-mnist", "cifar10", "cifar100"}
+    assert set(dataset_names()) == {"digits", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "imagenet"}
     for name in dataset_names():
         require_dataset(name)
 

@@ -29,6 +29,7 @@ class Progress:
         )
         self._task = self._bar.add_task("reading the data", total=None)
         self._search = ""
+        self._metric = "accuracy"
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -55,9 +56,10 @@ class Progress:
 
     def _show_epoch(self, record: Record) -> None:
         self._bar.update(self._task, completed=record["epoch"], total=record["epochs"])
+        self._metric = record["metric"]
         self._print(
             f"epoch {record['epoch']:>3}/{record['epochs']}  loss {record['loss']:.4f}  "
-            f"validation {record['validation_accuracy']:.2f} %{self._search}"
+            f"validation {self._shown(record['validation_accuracy'])}{self._search}"
         )
 
     def _show_removal(self, record: Record) -> None:
@@ -65,13 +67,13 @@ class Progress:
         kept = record["macs_after"] / record["macs_before"]
         self._print(
             f"removed channels after {record['epoch']:.2f} epochs: {kept:.1%} of the MACs left, "
-            f"validation {record['accuracy_before']:.2f} -> {record['accuracy_after']:.2f} %"
+            f"validation {record['accuracy_before']:.2f} -> {self._shown(record['accuracy_after'])}"
         )
 
     def _show_step(self, record: Record) -> None:
         decision = record["decision"]
         read = f", reading {decision['share']:.0%} of the split" if decision["share"] else ""
-        accuracy = f"  validation {decision['accuracy']:.2f} %{read}" if decision["accuracy"] is not None else ""
+        accuracy = "" if decision["accuracy"] is None else f"  validation {self._shown(decision['accuracy'])}{read}"
         tuned = f"  fine-tuned for {record['fine_tuned']:g} epochs" if record["fine_tuned"] else ""
         self._print(f"step {record['number']:>3}  {record['macs_kept']:.1%} of the MACs left{accuracy}{tuned}")
 
@@ -80,6 +82,10 @@ class Progress:
 
     def _show_end(self, record: Record) -> None:
         self._bar.update(self._task, description="measured")
+
+    def _shown(self, value: float) -> str:
+        """A value of the metric that decides; an accuracy is in percent."""
+        return f"{value:.2f} %" if self._metric == "accuracy" else f"{self._metric} {value:.2f}"
 
     def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, highlight=False)

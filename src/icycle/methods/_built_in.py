@@ -7,11 +7,10 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from icycle.methods._registry import Context
 from icycle.methods._training import CorrectPerBatch, FineTune
-from icycle.training import Loader, Trainer, logits_of
+from icycle.training import Loader, Supervised, Trainer, run_model
 
 __all__ = ["BuiltInTraining"]
 
@@ -36,7 +35,8 @@ class BuiltInTraining:
         self._context = context
         self._data = context.data
         self._cache = cache
-        self._validation = _shuffled(context)
+        # an order that has nothing to do with the answers, in batches that let a test end early
+        self._validation = context.data.validation.shuffled_once(context.data.train.batch_size, context.seed)
         self.trainer = trainer or context.trainer()
 
     @property
@@ -48,15 +48,16 @@ class BuiltInTraining:
         return self._data.calibration
 
     @property
-    def loss(self) -> Callable[..., torch.Tensor]:
-        return lambda outputs, labels: cross_entropy(logits_of(outputs), labels)
+    def loss(self) -> Callable[..., torch.Tensor] | None:
+        task = self.trainer.task
+        return task.loss_of if isinstance(task, Supervised) else None
 
     @property
-    def correct_per_batch(self) -> CorrectPerBatch:
-        return self._correct
+    def correct_per_batch(self) -> CorrectPerBatch | None:
+        return self._correct if self.trainer.task.judges else None
 
     def _correct(self, model: torch.nn.Module) -> Generator[torch.Tensor, None, None]:
-        yield from self._on(model).evaluate_batches(self._validation)
+        yield from self._on(model).correct_batches(self._validation)
 
     def train_for(self, model: torch.nn.Module, request: FineTune) -> None:
         trainer, replayed = self._on(model), None
@@ -74,7 +75,8 @@ class BuiltInTraining:
         )
 
     def evaluate(self, model: torch.nn.Module) -> float:
-        return float(self._on(model).evaluate(self._data.validation))
+        """The task's deciding metric in points (see `Task.points`): higher is better."""
+        return self.trainer.task.points(self._on(model).evaluate(self._data.validation))
 
     def recalibrate(self, model: torch.nn.Module, batches: int) -> None:
         self._on(model).recalibrate(self._data.calibration, batches=batches)
@@ -84,16 +86,9 @@ class BuiltInTraining:
 
     def _forward(self, inputs: torch.Tensor) -> Any:
         with self.precision():
-            return self.trainer.model.train()(self.trainer.formatted(inputs))
+            return run_model(self.trainer.model.train(), self.trainer.on_device(inputs))
 
     def _on(self, model: torch.nn.Module) -> Trainer:
         assert model is self.trainer.model
         self.trainer.lay_out()  # a removal makes new weights
         return self.trainer
-
-
-def _shuffled(context: Context) -> Loader:
-    """The validation split in an order that has nothing to do with its labels, in batches that let a test end early."""
-    loader = context.data.validation
-    order = torch.randperm(len(loader.images), generator=torch.Generator().manual_seed(context.seed))
-    return loader.over(loader.images.take(order), batch_size=context.data.train.batch_size)

@@ -20,13 +20,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from icycle.errors import RecipeError
 from icycle.methods._tunable import SearchSpace, TuneSettings
 from icycle.registry import did_you_mean
-from icycle.training import Hooks, Recorder, Settings, Trainer, TrainSettings
+from icycle.training import Classification, Hooks, Recorder, Settings, Task, Trainer, TrainSettings
 from icycle.zoo import Data
 
 __all__ = ["Context", "Effort", "Method", "MethodResult", "Removal", "get_method", "methods", "register"]
@@ -34,7 +33,10 @@ __all__ = ["Context", "Effort", "Method", "MethodResult", "Removal", "get_method
 
 @dataclass(frozen=True)
 class Removal:
-    """One removal of channels: when, and what it did to the validation accuracy (percent)."""
+    """One removal of channels: when, and what it did to the metric that decides on the validation split.
+
+    An accuracy is in percent.
+    """
 
     epoch: float  # epochs of training done by then
     macs_before: int
@@ -56,7 +58,7 @@ class Effort:
 class MethodResult:
     """What a method reports; the model itself was pruned in place."""
 
-    validation_accuracy: float  # percent, at the end
+    validation_accuracy: float  # the metric that decides, at the end; accuracy in percent
     removals: tuple[Removal, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)  # for readers: words -> JSON values
     effort: Effort | None = None  # where the method counts it
@@ -73,17 +75,18 @@ class Context:
     seed: int = 0
     checkpoint: Path | None = None  # a folder; where it holds a checkpoint, training goes on from it
     trained: bool = False  # the model comes with trained weights
+    task: Task = field(default_factory=Classification)
 
     @property
-    def example_inputs(self) -> torch.Tensor:
+    def example_inputs(self) -> Any:
         return self.data.example()
 
     def trainer(self, settings: TrainSettings | None = None) -> Trainer:
         """A trainer of the model; by the recipe's settings unless others are given."""
-        return Trainer(self.model, settings or self.train, len(self.data.train), self.recorder)
+        return Trainer(self.model, settings or self.train, len(self.data.train), self.recorder, self.task)
 
     def fit(self, trainer: Trainer, hooks: Hooks | None = None) -> float:
-        """Train to the trainer's last epoch on the training split; the last validation accuracy in percent."""
+        """Train to the trainer's last epoch on the training split; the last value of the deciding metric."""
         return trainer.fit(self.data.train, self.data.validation, hooks=hooks, checkpoint=self.checkpoint)
 
     def record_removal(self, removal: Removal) -> None:

@@ -27,12 +27,15 @@ def forward(model: torch.nn.Module, batch: Any) -> tuple[Any, Any]:
     """The model's outputs on a batch, and the batch's targets, on the model's device.
 
     A mapping is passed as keywords and is its own targets; the last element of a tuple or list is the targets, the
-    others are the inputs; a bare tensor is the only input and its own targets.
+    others are the inputs, where a single mapping stands for keywords; a bare tensor is the only input and its own
+    targets.
     """
     parameter = next(model.parameters(), None)
     batch = batch if parameter is None else _to(batch, parameter.device)
     if isinstance(batch, Mapping):
         return model(**batch), batch
+    if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Mapping):
+        return model(**batch[0]), batch[1]
     if isinstance(batch, tuple | list) and len(batch) > 1:
         return model(*batch[:-1]), batch[-1]
     only = batch[0] if isinstance(batch, tuple | list) else batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from icycle.recipes._schema import Recipe
 from icycle.recipes._tuned import write_tuned
 from icycle.recipes._weights import load_weights
 from icycle.report import NetworkFacts, Report, compare_latency, environment, file_bytes
-from icycle.training import Listener, Recorder, evaluate, run_device
+from icycle.training import Listener, Recorder, measure, run_device, to_device
 from icycle.tuning import Outcome, open_study, tune
 from icycle.zoo import Data, build_model, load_data
 
@@ -57,11 +57,11 @@ def run_recipe(
     result = method.run(context)
 
     with recorder.clock.stage("evaluation"):
-        test_accuracy = evaluate(model, data.test.open())
+        metrics = measure(model, data.test.open(), recipe.task)
     artifacts.save(model, folder.model)
-    report = _report(recipe, data, model, result, test_accuracy, recorder)
+    report = _report(recipe, data, model, result, metrics, recorder)
     folder.report.write_text(report.to_json(), encoding="utf-8")
-    recorder.write("end", test_accuracy=test_accuracy)
+    recorder.write("end", test_accuracy=report.test_accuracy, metric=recipe.task.metric, metrics=metrics)
     return report
 
 
@@ -98,11 +98,16 @@ def _context(recipe: Recipe, recorder: Recorder, checkpoint: Path | None) -> Con
     """Data and model of a recipe; seeds the random state."""
     torch.manual_seed(recipe.seed)
     data = load_data(
-        **recipe.data.model_dump(), batch_size=recipe.train.batch_size, seed=recipe.seed, device=run_device()
+        **{name: getattr(recipe.data, name) for name in type(recipe.data).model_fields},
+        batch_size=recipe.train.batch_size,
+        seed=recipe.seed,
+        device=run_device(),
     )
     model = _build(recipe, data)
     trained = recipe.model.weights is not None
-    return Context(model, data, recipe.train, recorder, seed=recipe.seed, checkpoint=checkpoint, trained=trained)
+    return Context(
+        model, data, recipe.train, recorder, seed=recipe.seed, checkpoint=checkpoint, trained=trained, task=recipe.task
+    )
 
 
 def _build(recipe: Recipe, data: Data) -> nn.Module:
@@ -114,7 +119,12 @@ def _build(recipe: Recipe, data: Data) -> nn.Module:
 
 
 def _report(
-    recipe: Recipe, data: Data, model: nn.Module, result: MethodResult, test_accuracy: float, recorder: Recorder
+    recipe: Recipe,
+    data: Data,
+    model: nn.Module,
+    result: MethodResult,
+    metrics: Mapping[str, float],
+    recorder: Recorder,
 ) -> Report:
     seconds = recorder.clock.seconds()  # the run's own; what follows only measures
     dense, pruned = _facts([_build(recipe, data), model], data, recipe.train.channels_last)
@@ -125,7 +135,9 @@ def _report(
         pruned=pruned,
         removals=result.removals,
         validation_accuracy=result.validation_accuracy,
-        test_accuracy=test_accuracy,
+        test_accuracy=metrics[recipe.task.metric],
+        metric=recipe.task.metric,
+        test_metrics=metrics,
         seconds=seconds,
         environment=environment(run_device()),
         details=result.details,
@@ -138,7 +150,7 @@ def _facts(networks: Sequence[nn.Module], data: Data, channels_last: bool) -> li
         network.to(memory_format=layout)
     latencies = {}
     for size in _LATENCY_BATCHES:
-        inputs = data.example().expand(size, -1, -1, -1).contiguous(memory_format=layout)
+        inputs = to_device(data.example(size), networks[0], channels_last=channels_last)
         latencies[size] = compare_latency(networks, inputs)
     return [
         NetworkFacts(

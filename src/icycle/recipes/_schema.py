@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from icycle.errors import IcycleError
 from icycle.methods import Method, methods
 from icycle.registry import Kind, import_module
-from icycle.training import Named, Settings, TrainSettings
-from icycle.zoo import require_dataset, require_model
+from icycle.tasks import TASK
+from icycle.training import Classification, Named, Settings, Task, TrainSettings
+from icycle.zoo import Augment, require_dataset, require_model
 
 __all__ = ["METHOD", "DataSettings", "ModelSettings", "Recipe"]
 
@@ -37,17 +38,47 @@ def _known(check: Callable[[str], object]) -> AfterValidator:
 
 
 Name = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _augment(value: Any) -> bool | Augment:
+    if isinstance(value, bool | Augment):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f"expected true, false, or keys and values such as crop and flip, but got {value!r}")
+    return Augment.model_validate(value)
 
 
 class DataSettings(Settings):
     """Which data, and how it is split; see `icycle.zoo.load_data`."""
 
-    name: Annotated[Name, _known(require_dataset)]
+    name: Annotated[Name, _known(require_dataset)] | None = None
     folder: Path | None = None
-    subset: Annotated[int, Field(ge=1)] | None = None
+    huggingface: Name | None = None
+    webdataset: dict[str, str] | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    classes: Count | None = None
+    subset: Count | None = None
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    augment: bool = True
-    channels: Annotated[int, Field(ge=1)] | None = None
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    augment: Annotated[bool | Augment, PlainValidator(_augment)] = True
+    size: Count | None = None
+    channels: Literal[1, 3] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    workers: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSettings:
+        """A name, with or without a folder, or one place."""
+        places = [key for key in ("folder", "huggingface", "webdataset") if getattr(self, key) is not None]
+        if (len(places) != 1) if self.name is None else any(place != "folder" for place in places):
+            given = [*(["name"] if self.name else []), *places]
+            raise ValueError(
+                "expected a name (with a folder, if you like), or one of folder, huggingface and webdataset, but got "
+                f"{' and '.join(given) or 'none of them'}"
+            )
+        return self
 
 
 class ModelSettings(Settings):
@@ -57,7 +88,7 @@ class ModelSettings(Settings):
     """
 
     name: Annotated[Name, _known(require_model)]
-    width: Annotated[int, Field(ge=1)] | None = None
+    width: Count | None = None
     weights: Path | None = None
 
 
@@ -72,5 +103,6 @@ class Recipe(Settings):
     seed: Annotated[int, Field(ge=0)] = 0
     data: DataSettings
     model: ModelSettings
+    task: Annotated[Task, TASK] = Classification()
     train: TrainSettings = TrainSettings()
     method: Annotated[Method, METHOD]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import nn
 
 from icycle.report._records import Latency
+from icycle.training import run_model
 
 __all__ = ["compare_latency", "file_bytes"]
 
@@ -23,9 +25,7 @@ def file_bytes(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def compare_latency(
-    models: Sequence[nn.Module], inputs: torch.Tensor, *, runs: int = 40, seconds: float = 3.0
-) -> list[Latency]:
+def compare_latency(models: Sequence[nn.Module], inputs: Any, *, runs: int = 40, seconds: float = 3.0) -> list[Latency]:
     """Milliseconds per call of each model on `inputs`, in evaluation mode.
 
     The models take turns, so that whatever else the machine does meets them alike. Stops after `runs` rounds, or after
@@ -43,11 +43,12 @@ def compare_latency(
     return [_summary(taken) for taken in times]
 
 
-def _timed_call(model: nn.Module, inputs: torch.Tensor) -> float:
+def _timed_call(model: nn.Module, inputs: Any) -> float:
     start = time.perf_counter()
-    model(inputs)
-    if inputs.device.type == "cuda":
-        torch.cuda.synchronize(inputs.device)
+    run_model(model, inputs)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
 

@@ -40,7 +40,10 @@ class NetworkFacts:
 
 @dataclass(frozen=True)
 class Report:
-    """A finished run: dense against pruned, accuracies in percent, seconds by stage, and where it was measured."""
+    """A finished run: dense against pruned, seconds by stage, and where it was measured.
+
+    The `accuracy` fields hold the metric that decides, whose name is `metric`; an accuracy is in percent.
+    """
 
     recipe: str
     method: str
@@ -52,6 +55,8 @@ class Report:
     seconds: Mapping[str, float]
     environment: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)  # what else the method tells
+    metric: str = "accuracy"
+    test_metrics: Mapping[str, float] = field(default_factory=dict)  # all that the task measures
 
     def speedup(self, batch_size: int) -> float:
         """How many times as fast the pruned network is; below 1 it is slower."""

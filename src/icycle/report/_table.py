@@ -38,10 +38,11 @@ def _milliseconds(latency: Latency) -> str:
 
 
 def _accuracies(report: Report) -> Table:
-    table = Table(title="accuracy, percent", title_justify="left")
+    title = "accuracy, percent" if report.metric == "accuracy" else report.metric
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     table.add_column("split")
-    table.add_column("accuracy", justify="right")
+    table.add_column(report.metric, justify="right")
     for removal in report.removals:
         share = removal.macs_after / removal.macs_before
         table.add_row(
@@ -50,6 +51,9 @@ def _accuracies(report: Report) -> Table:
         table.add_row(f"just after it, {share:.1%} of the MACs left", "validation", f"{removal.accuracy_after:.2f}")
     table.add_row("at the end", "validation", f"{report.validation_accuracy:.2f}")
     table.add_row("at the end", "test", f"{report.test_accuracy:.2f}")
+    for name, value in report.test_metrics.items():
+        if name != report.metric:
+            table.add_row(name, "test", f"{value:.2f}")
     return table
 
 

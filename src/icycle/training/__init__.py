@@ -1,7 +1,7 @@
 """Training: the loop, evaluation, batch-norm recalibration, schedules, checkpoints."""
 
 from icycle.training._accelerator import run_device
-from icycle.training._batches import Loader
+from icycle.training._batches import Batch, Loader, inputs_of, map_tensors, run_model, split_batch, to_device
 from icycle.training._checkpoint import Stateful, completed_epochs
 from icycle.training._clock import STAGES, StageClock
 from icycle.training._evaluate import evaluate, evaluate_batches
@@ -12,11 +12,14 @@ from icycle.training._recalibrate import recalibrate
 from icycle.training._recorder import Listener, Record, Recorder
 from icycle.training._schedules import Constant, Cosine, MultiStep, Schedule
 from icycle.training._settings import Named, Settings
+from icycle.training._task import Classification, Supervised, Task, correct_batches, measure
 
 __all__ = [
     "SGD",
     "STAGES",
     "AdamW",
+    "Batch",
+    "Classification",
     "Constant",
     "Cosine",
     "Hooks",
@@ -31,12 +34,21 @@ __all__ = [
     "Settings",
     "StageClock",
     "Stateful",
+    "Supervised",
+    "Task",
     "TrainSettings",
     "Trainer",
     "completed_epochs",
+    "correct_batches",
     "evaluate",
     "evaluate_batches",
+    "inputs_of",
     "logits_of",
+    "map_tensors",
+    "measure",
     "recalibrate",
     "run_device",
+    "run_model",
+    "split_batch",
+    "to_device",
 ]

@@ -1,29 +1,89 @@
-"""Where batches come from, and how they reach the model's device."""
+"""Where batches come from, how they reach the model's device, and how a model is called on one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 
-__all__ = ["Batch", "Loader", "to_device"]
+from icycle.errors import DataError
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+__all__ = ["Batch", "Loader", "batch_size_of", "inputs_of", "map_tensors", "run_model", "split_batch", "to_device"]
+
+# (inputs, targets), or a mapping that holds the targets as "labels"; inputs are a tensor, or a mapping of the
+# keywords that the model is called with.
+Batch = Any
 
 
 class Loader(Protocol):
-    """Batches of (inputs, labels); a torch `DataLoader` is one. `set_epoch(epoch)` is called where it exists."""
+    """Batches of (inputs, targets); a torch `DataLoader` is one. `set_epoch(epoch)` is called where it exists."""
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Batch]: ...
 
 
-def to_device(batch: Batch, model: torch.nn.Module) -> Batch:
-    """The batch on the model's device; images take the memory format of the model's convolutions."""
-    inputs, labels = batch
+def split_batch(batch: Batch) -> tuple[Any, Any]:
+    """Inputs and targets of a batch.
+
+    Raises:
+        DataError: it is neither a pair nor a mapping with "labels".
+    """
+    if isinstance(batch, Mapping) and "labels" in batch:
+        return {key: value for key, value in batch.items() if key != "labels"}, batch["labels"]
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    keys = f" with {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
+    raise DataError(
+        "Expected a batch to be a pair (inputs, targets), or a mapping with 'labels', but got "
+        f"{type(batch).__name__}{keys}; change what the data set or its collate function returns"
+    )
+
+
+def inputs_of(batch: Batch) -> Any:
+    """The inputs of a batch; errors as in `split_batch`."""
+    return split_batch(batch)[0]
+
+
+def run_model(model: torch.nn.Module, inputs: Any) -> Any:
+    """The model's output on inputs: a mapping is passed as keywords, a tuple or list as positions."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(inputs)
+
+
+def to_device(batch: Batch, model: torch.nn.Module, *, channels_last: bool = False) -> Batch:
+    """The batch on the model's device; `channels_last`: its images in that memory format."""
     weight = next(model.parameters(), None)
-    if weight is None:
-        return inputs, labels
-    return inputs.to(weight.device, non_blocking=True), labels.to(weight.device, non_blocking=True)
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        if weight is not None:
+            tensor = tensor.to(weight.device, non_blocking=True)
+        if channels_last and tensor.dim() == 4 and tensor.is_floating_point():
+            return tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
+
+    return map_tensors(batch, move)
+
+
+def map_tensors(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
+    """`function` of every tensor in mappings, tuples and lists; what is no tensor stays."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(entry, function) for key, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)([map_tensors(entry, function) for entry in value])
+    return value
+
+
+def batch_size_of(batch: Batch) -> int:
+    """How many examples a batch holds: the size of its first tensor's first dimension."""
+    sizes: list[int] = []
+    map_tensors(batch, lambda tensor: sizes.append(len(tensor)) if tensor.dim() else None)
+    if not sizes:
+        raise DataError(f"Expected tensors in a batch, but got {type(batch).__name__} without any")
+    return sizes[0]

@@ -12,19 +12,17 @@ from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
-from torch.nn.functional import cross_entropy
 
 from icycle.errors import DataError, TrainingError
 from icycle.training._accelerator import Precision, make_accelerator
-from icycle.training._batches import Batch, Loader, to_device
+from icycle.training._batches import Batch, Loader, batch_size_of, to_device
 from icycle.training._checkpoint import Checkpoint, Stateful, restore_checkpoint, save_checkpoint
-from icycle.training._evaluate import evaluate, evaluate_batches
 from icycle.training._optimizers import SGD, OptimizerSettings
-from icycle.training._outputs import logits_of
 from icycle.training._recalibrate import recalibrate
 from icycle.training._recorder import Recorder
 from icycle.training._schedules import Cosine, ScheduleSettings
 from icycle.training._settings import Settings
+from icycle.training._task import Classification, Task, correct_batches, measure
 
 __all__ = ["Hooks", "TrainSettings", "Trainer"]
 
@@ -39,7 +37,6 @@ class TrainSettings(Settings):
     batch_size: Annotated[int, Field(ge=2)] = 128
     optimizer: OptimizerSettings = SGD()
     schedule: ScheduleSettings = Cosine()
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Precision = "no"
     channels_last: bool = True
     clip_norm: Annotated[float, Field(gt=0)] | None = None
@@ -88,13 +85,19 @@ class Trainer:
         settings: how to train.
         steps_per_epoch: batches per epoch, >= 1; the schedule spans `settings.epochs` of them.
         recorder: takes one record per epoch and keeps the clock.
+        task: what it is trained for; classification by default.
 
     Raises:
         TrainingError: no step per epoch, or a device that cannot do what the settings ask.
     """
 
     def __init__(
-        self, model: torch.nn.Module, settings: TrainSettings, steps_per_epoch: int, recorder: Recorder | None = None
+        self,
+        model: torch.nn.Module,
+        settings: TrainSettings,
+        steps_per_epoch: int,
+        recorder: Recorder | None = None,
+        task: Task | None = None,
     ) -> None:
         if steps_per_epoch < 1:
             raise TrainingError(
@@ -103,6 +106,7 @@ class Trainer:
             )
         self.settings = settings
         self.recorder = recorder or Recorder()
+        self.task = task or Classification()
         self.steps_per_epoch = steps_per_epoch
         self.epoch = 0  # completed epochs
         self.step = 0  # completed steps
@@ -133,7 +137,7 @@ class Trainer:
     def fit(
         self, train: Loader, validation: Loader, *, hooks: Hooks | None = None, checkpoint: Path | None = None
     ) -> float:
-        """Train to the last epoch; return the last validation accuracy in percent.
+        """Train to the last epoch; return the last value of the task's deciding metric on the validation split.
 
         Args:
             train: `len(train)` is `steps_per_epoch`.
@@ -174,30 +178,34 @@ class Trainer:
                 if isinstance(train, _HasEpochs):
                     train.set_epoch(self.epoch)
                 with self._explained(None):
-                    loss, _ = self._train_epoch(islice(train, left), NoHooks())
+                    loss = self._train_epoch(islice(train, left), NoHooks())
                 left -= len(train)
                 self.epoch += 1
         finally:
             self._course = None
         return loss
 
-    def evaluate_batches(self, loader: Loader) -> Generator[torch.Tensor, None, None]:
-        """For each batch which of its examples are classified right, bool `(batch,)`, in the run's precision."""
+    def correct_batches(self, loader: Loader) -> Generator[torch.Tensor, None, None]:
+        """For each batch which of its examples are judged right, bool `(batch,)`, in the run's precision."""
         with self.autocast():
-            yield from evaluate_batches(self.model, loader)
+            yield from correct_batches(self.model, loader, self.task)
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """Computes in the run's precision."""
         return self._accelerator.autocast()
 
-    def formatted(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs in the run's memory format."""
-        return self._formatted(inputs)
+    def on_device(self, batch: Batch) -> Batch:
+        """A batch, or its inputs, on the run's device and in its memory format."""
+        return to_device(batch, self.model, channels_last=self.settings.channels_last)
 
     def evaluate(self, loader: Loader) -> float:
-        """Accuracy in percent on `loader`, in the run's precision."""
+        """The task's deciding metric on `loader`, in the run's precision."""
+        return self.measure(loader)[self.task.metric]
+
+    def measure(self, loader: Loader) -> dict[str, float]:
+        """All of the task's metrics on `loader`, in the run's precision."""
         with self.recorder.clock.stage("evaluation"), self._accelerator.autocast():
-            return evaluate(self.model, loader)
+            return measure(self.model, loader, self.task, channels_last=self.settings.channels_last)
 
     def recalibrate(self, loader: Loader, *, batches: int = 10) -> None:
         """Estimate the batch-norm statistics anew, in the run's precision."""
@@ -218,34 +226,33 @@ class Trainer:
             hooks.start_epoch(epoch)
         learning_rate = self.learning_rate
         with clock.stage("train"), self._explained(checkpoint):
-            loss, train_accuracy = self._train_epoch(train, hooks)
-        accuracy = self.evaluate(validation)
+            loss = self._train_epoch(train, hooks)
+        metrics = self.measure(validation)
+        accuracy = metrics[self.task.metric]
         self.epoch = epoch + 1
         self.recorder.write(
             "epoch",
             epoch=self.epoch,
             epochs=self.settings.epochs,
             loss=loss,
-            train_accuracy=train_accuracy,
             validation_accuracy=accuracy,
+            metric=self.task.metric,
+            metrics=metrics,
             learning_rate=learning_rate,
             seconds={stage: seconds - before[stage] for stage, seconds in clock.seconds().items()},
         )
         return accuracy
 
-    def _train_epoch(self, train: Iterable[Batch], hooks: Hooks) -> tuple[float, float]:
-        """One pass; returns the mean loss and the accuracy in percent over the batches as they were trained on."""
+    def _train_epoch(self, train: Iterable[Batch], hooks: Hooks) -> float:
+        """One pass; returns the mean loss over the batches as they were trained on."""
         clock = self.recorder.clock
         self.model.train()
         total: torch.Tensor | float = 0.0
-        correct: torch.Tensor | int = 0
         seen = 0
         for batch in train:
-            inputs, labels = to_device(batch, self.model)
-            loss, logits = self._train_step(inputs, labels)
-            total = total + loss * len(labels)
-            correct = correct + (logits.argmax(dim=1) == labels).sum()
-            seen += len(labels)
+            count = batch_size_of(batch)
+            total = total + self._train_step(self.on_device(batch)) * count
+            seen += count
             with clock.stage("search"):
                 hooks.after_step()
         if seen == 0:
@@ -253,16 +260,16 @@ class Trainer:
         mean = float(total) / seen
         self._require_finite(mean)
         self._require_finite_weights()
-        return mean, 100.0 * float(correct) / seen
+        return mean
 
-    def _train_step(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _train_step(self, batch: Batch) -> torch.Tensor:
+        """One step of the optimizer; returns the loss."""
         rate = self.learning_rate
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self._accelerator.autocast():
-            logits = logits_of(self.model(self._formatted(inputs)))
-            loss = cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
-        if inputs.device.type == "cpu" or self.step % _LOSS_CHECK_INTERVAL == 0:
+            loss = self.task.loss(self.model, batch)
+        if loss.device.type == "cpu" or self.step % _LOSS_CHECK_INTERVAL == 0:
             self._require_finite(float(loss.detach()))  # before the update, so that the weights stay good
         self._accelerator.backward(loss)
         if self.settings.clip_norm is not None:
@@ -270,12 +277,7 @@ class Trainer:
         self._prepared.step()
         self._prepared.zero_grad()
         self.step += 1
-        return loss.detach(), logits.detach()
-
-    def _formatted(self, inputs: torch.Tensor) -> torch.Tensor:
-        if self.settings.channels_last and inputs.dim() == 4:
-            return inputs.contiguous(memory_format=torch.channels_last)
-        return inputs
+        return loss.detach()
 
     def _require_finite(self, loss: float) -> None:
         if not math.isfinite(loss):

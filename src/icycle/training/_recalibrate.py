@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from icycle.errors import DataError, TrainingError
 from icycle.tracing import map_tensors
-from icycle.training._batches import Loader, to_device
-from icycle.training._evaluate import modes_kept
+from icycle.training._batches import Loader, inputs_of, run_model, to_device
+from icycle.training._modes import modes_kept
 
 __all__ = ["recalibrate"]
 
@@ -43,9 +43,9 @@ def recalibrate(model: torch.nn.Module, loader: Loader, *, batches: int = 10) ->
             norm.momentum = None  # torch's word for the cumulative average
             norm.training = True
         for batch in chain([first], islice(stream, batches - 1)):
-            inputs = to_device(batch, model)[0]
+            inputs = to_device(inputs_of(batch), model)
             map_tensors(inputs, _check_input)
-            model(inputs)
+            run_model(model, inputs)
         for path, module in model.named_modules():
             if isinstance(module, _BatchNorm) and module.track_running_stats:
                 _check_statistics(path, module)

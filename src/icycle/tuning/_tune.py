@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from icycle.errors import DataError, TrainingError, TuningError
-from icycle.methods import Context, Method, SearchSpace, TuneSettings, Values
+from icycle.methods import Context, Method, MethodResult, SearchSpace, TuneSettings, Values
 from icycle.training import Record, Recorder
 from icycle.tuning._study import OVER_THE_LIMIT, open_study, require_space
-from icycle.zoo import Data, stratified_split
+from icycle.zoo import Data
 
 if TYPE_CHECKING:
     import optuna
@@ -150,7 +150,12 @@ class _Trials:
         result = self._space.trial(values).run(context)
         if result.effort is None:
             raise TuningError(f"Expected a method that counts its effort, but {type(result).__name__}.effort is None")
-        return self._space.cost(result.effort), result.removals[0].accuracy_before - result.validation_accuracy
+        return self._space.cost(result.effort), self._lost(result)
+
+    def _lost(self, result: MethodResult) -> float:
+        """Points of the metric that decides, from the dense network to the end."""
+        points = self._context.task.points
+        return points(result.removals[0].accuracy_before) - points(result.validation_accuracy)
 
     def _watch(self, values: Values, fastest: float | None, record: Record) -> None:
         """Listens to the run, and stops it once it is hopeless."""
@@ -186,17 +191,16 @@ class _TooSlow(Exception):  # noqa: N818 - a signal
 
 
 def _share(data: Data, share: float, seed: int) -> Data:
-    """The same data with a share of the training images, every class in its proportion."""
+    """The same data with a share of the training examples, every class in its proportion."""
     if share == 1:
         return data
-    images = data.train.images
-    index = stratified_split(images.labels.cpu(), share=share, seed=seed)[1]
-    if len(index) < data.train.batch_size:
+    train = data.train.share(share, seed)
+    if train.examples < train.batch_size:
         raise TuningError(
-            f"Expected at least one batch of {data.train.batch_size} images to tune on, but a share of {share} of "
-            f"{len(images)} is {len(index)}; raise method.tune.share"
+            f"Expected at least one batch of {train.batch_size} examples to tune on, but a share of {share} of "
+            f"{data.train.examples} is {train.examples}; raise method.tune.share"
         )
-    return replace(data, train=data.train.over(images.take(index.to(images.labels.device))))
+    return replace(data, train=train)
 
 
 def _complete(study: optuna.Study) -> Sequence[tuple[dict[str, Any], float, float]]:

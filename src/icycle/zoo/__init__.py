@@ -1,15 +1,23 @@
 """The zoo: models and data sets by name."""
 
+from icycle.zoo._augment import Augment
 from icycle.zoo._batches import Augmentation, Images, SealedLoader, TensorLoader
 from icycle.zoo._data import Data, load_data
+from icycle.zoo._loaders import Batches, DatasetLoader, Examples, OwnLoader
 from icycle.zoo._models import build_model, example_shape, model_names, require_model
-from icycle.zoo._sources import Source, dataset_names, require_dataset, source
+from icycle.zoo._sources import Place, Source, dataset_names, require_dataset, source
 from icycle.zoo._split import stratified_split
 
 __all__ = [
+    "Augment",
     "Augmentation",
+    "Batches",
     "Data",
+    "DatasetLoader",
+    "Examples",
     "Images",
+    "OwnLoader",
+    "Place",
     "SealedLoader",
     "Source",
     "TensorLoader",

@@ -10,6 +10,8 @@ import torch
 from torch.nn.functional import pad
 
 from icycle.errors import DataError
+from icycle.zoo._loaders import Batches, Mix
+from icycle.zoo._split import stratified_split
 
 __all__ = ["Augmentation", "Images", "SealedLoader", "TensorLoader"]
 
@@ -28,6 +30,10 @@ class Images:
         """The examples at `index`, int64 `(m,)`."""
         return Images(self.pixels[index], self.labels[index])
 
+    def split(self, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Indices of two parts, the second with `share` of the images of every class."""
+        return stratified_split(self.labels.cpu(), share=share, seed=seed)
+
     def to(self, device: str) -> Images:
         return Images(self.pixels.to(device), self.labels.to(device))
 
@@ -40,7 +46,7 @@ class Augmentation:
     flip: bool = False  # left to right, every other image
 
 
-class TensorLoader:
+class TensorLoader(Batches):
     """Batches of normalised float32 images `(batch, channels, height, width)` and labels `(batch,)`.
 
     The order and the augmentation are functions of `seed` and the epoch (see `set_epoch`), so a resumed run sees the
@@ -51,6 +57,7 @@ class TensorLoader:
         images: on the device where batches are wanted.
         mean, std: of a pixel, 0..255, per channel `(channels,)`.
         shuffle: a new order every epoch; an incomplete last batch is then left out, so that all steps weigh the same.
+        mix: of a whole batch, e.g. mixup; it gets a seed of its own.
     """
 
     def __init__(
@@ -62,12 +69,14 @@ class TensorLoader:
         std: torch.Tensor,
         shuffle: bool = False,
         augmentation: Augmentation | None = None,
+        mix: Mix | None = None,
         seed: int = 0,
     ) -> None:
         self.images = images
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.augmentation = augmentation or Augmentation()
+        self._mix = mix
         self.seed = seed
         self.epoch = 0
         device = images.pixels.device
@@ -88,12 +97,24 @@ class TensorLoader:
         generator = self._generator()
         for index in self._index_batches(generator):
             pixels = self._crop(index, generator)
-            yield self._normalise(self._flip(pixels, generator)), self.images.labels[index]
+            batch = self._normalise(self._flip(pixels, generator)), self.images.labels[index]
+            yield batch if self._mix is None else self._mix(batch, int(torch.randint(2**62, (), generator=generator)))
+
+    @property
+    def examples(self) -> int:
+        return len(self.images)
 
     @property
     def repeats(self) -> bool:
         """True where an image looks the same in every pass, in whatever order they come."""
-        return self.augmentation == Augmentation()
+        return self.augmentation == Augmentation() and self._mix is None
+
+    def share(self, share: float, seed: int) -> TensorLoader:
+        return self.over(self.images.take(self.images.split(share, seed)[1].to(self.images.labels.device)))
+
+    def shuffled_once(self, batch_size: int, seed: int) -> TensorLoader:
+        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
+        return self.over(self.images.take(order.to(self.images.labels.device)), batch_size=batch_size)
 
     def index_batches(self) -> Iterator[torch.Tensor]:
         """The indices, int64 `(batch,)`, of the images in each batch of the next pass."""
@@ -143,14 +164,14 @@ class TensorLoader:
 class SealedLoader:
     """A loader that can be opened once: the test set, read when everything is decided."""
 
-    def __init__(self, loader: TensorLoader) -> None:
-        self._loader: TensorLoader | None = loader
+    def __init__(self, loader: Batches) -> None:
+        self._loader: Batches | None = loader
 
     @property
     def opened(self) -> bool:
         return self._loader is None
 
-    def open(self) -> TensorLoader:
+    def open(self) -> Batches:
         """The loader.
 
         Raises:

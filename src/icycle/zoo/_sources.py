@@ -1,38 +1,35 @@
-"""Data sets by name: where their files are, and how they are read."""
+"""Data sets by name or place: where their files are, and how they are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from icycle.errors import DataError
-from icycle.registry import did_you_mean
-from icycle.zoo._batches import Augmentation, Images
+from icycle.registry import Kind, is_import_path
+from icycle.zoo._augment import Augment
+from icycle.zoo._batches import Images
 from icycle.zoo._binary import read_cifar, read_idx
+from icycle.zoo._folders import image_folder, imagenet, tiny_imagenet
+from icycle.zoo._huggingface import huggingface_source
+from icycle.zoo._own import own_source
+from icycle.zoo._shards import shard_source
+from icycle.zoo._source import Part, Place, Source
 from icycle.zoo._split import stratified_split
 
-__all__ = ["Source", "dataset_names", "read_source", "require_dataset", "source"]
+__all__ = ["Part", "Place", "Source", "dataset_names", "read_source", "require_dataset", "source"]
 
 _DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 _CACHE = Path("~/.cache/icycle/data")
 
-
-@dataclass(frozen=True)
-class Source:
-    """A data set as it came: training and test images, and what may be done to a training image."""
-
-    train: Images
-    test: Images
-    classes: int
-    augmentation: Augmentation
-
-
 Reader = Callable[[Path | None], Source]
 _READERS: dict[str, Reader] = {}
+_KIND: Kind[Reader] = Kind("a data set", "icycle.data", _READERS, DataError)
 
 
 def source(name: str) -> Callable[[Reader], Reader]:
@@ -46,7 +43,8 @@ def source(name: str) -> Callable[[Reader], Reader]:
 
 
 def dataset_names() -> tuple[str, ...]:
-    return tuple(_READERS)
+    """The names of data sets: registered ones, and those of entry points."""
+    return _KIND.names()
 
 
 def require_dataset(name: str) -> None:
@@ -54,21 +52,54 @@ def require_dataset(name: str) -> None:
 
     Raises:
         DataError: it is unknown; names the nearest.
+        RecipeError: it is an import path that leads nowhere.
     """
-    if name not in _READERS:
-        raise DataError(f"Expected a data set's name, but got '{name}'; {did_you_mean(name, _READERS)}")
+    _KIND.find(name)
 
 
-def read_source(name: str, folder: Path | None) -> Source:
-    """Read a data set whole.
+def read_source(name: str | None, place: Place, classes: int | None = None) -> Source:
+    """Read a data set whole, or find its files.
 
     Raises:
-        DataError: an unknown name, or files that are missing or damaged (the message says how to get them).
+        DataError: an unknown name, no name and no place or several, files that are missing or damaged (the message
+            says how to get them), or a number of classes that nobody tells.
     """
-    require_dataset(name)
+    read = _read(name, place)
+    found = replace(read, classes=classes or read.classes, name=read.name or str(name))
+    if found.classes < 1:
+        raise DataError(f"Expected '{found.name}' to say how many classes it has, but it does not; set data.classes")
+    return found
+
+
+def _read(name: str | None, place: Place) -> Source:
+    if name is None:
+        return _unnamed(place)
+    if place.huggingface or place.webdataset:
+        raise DataError(f"Expected one source of data, but got name: {name} and {place.described()}; leave one out")
+    if is_import_path(name):
+        return own_source(name, cast(Any, _KIND.find(name)), place)
+    folder = place.folder
     if folder is not None and not folder.is_dir():
         raise DataError(f"Expected the files of '{name}' in the folder {folder}, but there is no such folder")
-    return _READERS[name](folder)
+    return _KIND.find(name)(folder)
+
+
+def _unnamed(place: Place) -> Source:
+    readers: Mapping[str, Callable[[Place], Source]] = {
+        "folder": image_folder,
+        "huggingface": huggingface_source,
+        "webdataset": shard_source,
+    }
+    given = [kind for kind in readers if getattr(place, kind)]
+    if len(given) != 1:
+        raise DataError(
+            f"Expected exactly one of data.name, folder, huggingface and webdataset, but got {given or 'none'}"
+        )
+    return readers[given[0]](place)
+
+
+source("tiny-imagenet")(tiny_imagenet)
+source("imagenet")(imagenet)
 
 
 @source("digits")
@@ -81,7 +112,9 @@ def _digits(folder: Path | None) -> Source:
     images = Images(pixels, torch.from_numpy(bunch.target).long())
     # A fixed seed: the test set must be the same whatever the run's seed is.
     rest, test = stratified_split(images.labels, share=0.2, seed=0)
-    return Source(images.take(rest), images.take(test), classes=10, augmentation=Augmentation(crop=1))
+    return Source(
+        images.take(rest), images.take(test), classes=10, name="digits", channels=1, augmentation=Augment(crop=1)
+    )
 
 
 @source("fashion-mnist")
@@ -101,7 +134,7 @@ def _fashion_mnist(folder: Path | None) -> Source:
                 f"Expected as many images as labels in {place}, but got {len(images.pixels)} and {len(images.labels)}; "
                 "get the files again"
             )
-    return Source(train, test, classes=10, augmentation=Augmentation(crop=2, flip=True))
+    return Source(train, test, classes=10, name="fashion-mnist", channels=1, augmentation=Augment(crop=2, flip=True))
 
 
 def _downloaded_fashion() -> Path:
@@ -141,7 +174,7 @@ def _cifar(train: Arrays, test: Arrays, classes: int) -> Source:
     first, second = (
         Images(torch.from_numpy(pixels), torch.from_numpy(labels).long()) for pixels, labels in (train, test)
     )
-    return Source(first, second, classes=classes, augmentation=Augmentation(crop=4, flip=True))
+    return Source(first, second, classes=classes, augmentation=Augment(crop=4, flip=True))
 
 
 def _downloaded_cifar(name: str, md5: str) -> Path:

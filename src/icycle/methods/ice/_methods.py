@@ -20,6 +20,7 @@ from icycle.methods.ice._settings import IceSettings, StepwiseSettings
 from icycle.methods.ice._space import IceSpace
 from icycle.methods.ice._trigger import require_size
 from icycle.saliency import check, score
+from icycle.training import Task
 from icycle.zoo import Data
 
 __all__ = ["IceMethod", "IcePublished", "Stepwise"]
@@ -59,7 +60,8 @@ class Stepwise(StepwiseSettings, Method):
         structure = trace(context.model, context.example_inputs)
         settings.plan(structure, score("random", context.model, structure), context.model)
         if settings.epochs and settings.threshold is not None and settings.confidence is not None:
-            require_size(len(context.data.validation.images), settings.threshold, settings.confidence)
+            if context.task.judges:
+                require_size(context.data.validation.examples, settings.threshold, settings.confidence)
         if not context.trained:
             context.fit(context.trainer())
 
@@ -75,7 +77,8 @@ class Stepwise(StepwiseSettings, Method):
             on_step=lambda step: _write(context, run, step),
         )
         result = run()
-        return MethodResult(result.accuracy, (_removal(result),), _details(result), _effort(result))
+        accuracy = context.task.value(result.accuracy)
+        return MethodResult(accuracy, (_removal(result, context.task),), _details(result), _effort(result))
 
 
 @register
@@ -129,10 +132,12 @@ class IcePublished(Stepwise):
 
 
 def _write(context: Context, run: IceRun, step: IceStep) -> None:
-    result = run.result
+    result, record = run.result, asdict(step)
+    points = record["decision"]["accuracy"]
+    record["decision"]["accuracy"] = None if points is None else context.task.value(points)
     context.recorder.write(
         "step",
-        **asdict(step),
+        **record,
         of=len(run.steps),
         macs_kept=step.macs / result.macs_before,
         effort=asdict(_effort(result)),
@@ -143,7 +148,7 @@ def _effort(result: IceResult) -> Effort:
     return Effort(result.epoch_equivalents, result.examples_read, len(result.steps))
 
 
-def _removal(result: IceResult) -> Removal:
+def _removal(result: IceResult, task: Task) -> Removal:
     """All steps as one removal, from the dense network to what the final fine-tune begins with."""
     final = result.accuracy if result.accuracy_before_final is None else result.accuracy_before_final
     steps = sum(step.fine_tuned for step in result.steps)
@@ -151,8 +156,8 @@ def _removal(result: IceResult) -> Removal:
         epoch=steps,
         macs_before=result.macs_before,
         macs_after=result.structure.macs(),
-        accuracy_before=result.dense_accuracy,
-        accuracy_after=final,
+        accuracy_before=task.value(result.dense_accuracy),
+        accuracy_after=task.value(final),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from icycle.methods.ice._freeze import Frozen, Replay
-from icycle.zoo import TensorLoader
+from icycle.zoo import Batches, TensorLoader
 
 __all__ = ["ReplayedLoader", "StoredPrefix"]
 
@@ -18,12 +18,13 @@ class StoredPrefix:
     """The outputs of a model's frozen prefix for all images of a loader, as long as neither changes.
 
     Args:
+        loader: only images in memory are worth it: other loaders are left as they are.
         limit: bytes that they may take; 0 switches this off.
     """
 
-    def __init__(self, loader: TensorLoader, limit: int) -> None:
+    def __init__(self, loader: Batches, limit: int) -> None:
         self._loader = loader
-        self._limit = limit
+        self._limit = limit if isinstance(loader, TensorLoader) else 0
         self._state: list[tuple[torch.Tensor, int]] = []
         self._outputs: torch.Tensor | None = None
 
@@ -37,6 +38,7 @@ class StoredPrefix:
         """
         if self._limit <= 0 or frozen is None or frozen.cut is None or not self._loader.repeats:
             return None
+        assert isinstance(self._loader, TensorLoader)
         replay = frozen.replay(model)
         if replay is None:
             return None
@@ -48,6 +50,7 @@ class StoredPrefix:
         return None if self._outputs is None else ReplayedLoader(self._loader, replay, self._outputs)
 
     def _collected(self, replay: Replay, forward: Callable[[torch.Tensor], Any]) -> torch.Tensor | None:
+        assert isinstance(self._loader, TensorLoader)
         count = len(self._loader.images)
         stored: torch.Tensor | None = None
         for index in torch.arange(count).split(self._loader.batch_size):

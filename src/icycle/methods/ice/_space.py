@@ -47,8 +47,8 @@ class IceSpace:
 
     def __init__(self, method: IceMethod, data: Data) -> None:
         self._method = method
-        self._examples = len(data.train.images)
-        self._validation = len(data.validation.images)
+        self._examples = data.train.examples
+        self._validation = data.validation.examples
         self._calibration = method.calibration_batches * data.train.batch_size if method.calibrate else 0
         self._lowest = {**_LOWEST, "threshold": _lowest_threshold(method.confidence, self._validation)}
 

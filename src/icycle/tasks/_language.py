@@ -1,0 +1,44 @@
+"""Language modelling: the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from icycle.tasks._metrics import import_torchmetrics, metrics_over
+from icycle.tasks._registry import register
+from icycle.training import Batch, Supervised, logits_of
+
+__all__ = ["LanguageModelling"]
+
+
+@register
+class LanguageModelling(Supervised):
+    """The next token of each. Outputs: logits `(batch, tokens, vocabulary)`; targets: int64 `(batch, tokens)`.
+
+    The targets are the tokens themselves, as Hugging Face's models take them: position t is judged by token t + 1.
+    Tokens whose target is `ignore_index` (padding) count nowhere. Decides: the perplexity; lower is better.
+    """
+
+    name: Literal["language-modelling"] = "language-modelling"
+    metric: ClassVar[str] = "perplexity"
+    higher_is_better: ClassVar[bool] = False
+    ignore_index: int = -100
+
+    def loss_of(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+        logits = logits_of(outputs)[:, :-1]
+        return cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=self.ignore_index)
+
+    def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
+        text = import_torchmetrics().text
+
+        def make(_: torch.Tensor) -> dict[str, Any]:
+            return {self.metric: text.Perplexity(ignore_index=self.ignore_index)}
+
+        def read(outputs: Any, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return logits_of(outputs)[:, :-1].float(), targets[:, 1:]
+
+        return metrics_over(make, model, loader, read)

@@ -1,0 +1,47 @@
+"""Regression: numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch.nn.functional import mse_loss
+
+from icycle.tasks._metrics import import_torchmetrics, metrics_over
+from icycle.tasks._registry import register
+from icycle.training import Batch, Supervised, logits_of
+
+__all__ = ["Regression"]
+
+
+@register
+class Regression(Supervised):
+    """Numbers. Outputs and targets: `(batch, numbers)`, or `(batch,)` for one.
+
+    Decides: the mean squared error; lower is better. Also measured: the mean absolute error.
+    """
+
+    name: Literal["regression"] = "regression"
+    metric: ClassVar[str] = "mean squared error"
+    higher_is_better: ClassVar[bool] = False
+
+    def loss_of(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+        return mse_loss(*_aligned(outputs, targets))
+
+    def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
+        torchmetrics = import_torchmetrics()
+
+        def make(_: torch.Tensor) -> dict[str, Any]:
+            return {
+                self.metric: torchmetrics.MeanSquaredError(),
+                "mean absolute error": torchmetrics.MeanAbsoluteError(),
+            }
+
+        return metrics_over(make, model, loader, _aligned)
+
+
+def _aligned(outputs: Any, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both `(batch, numbers)`, float32."""
+    numbers = logits_of(outputs).float()
+    return numbers.reshape(len(numbers), -1), targets.float().reshape(len(targets), -1)

@@ -1,0 +1,169 @@
+"""What a network is trained for: a loss, metrics, and which of them decides.
+
+The loop, evaluation and the methods know nothing else of a task. A task of one's own is a subclass of `Task`, or of
+`Supervised` where the loss is a function of outputs and targets, and is named by its import path.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch.nn.functional import cross_entropy
+
+from icycle.errors import DataError, TrainingError
+from icycle.training._batches import Batch, Loader, batch_size_of, run_model, split_batch, to_device
+from icycle.training._modes import modes_kept
+from icycle.training._outputs import logits_of
+from icycle.training._settings import Settings
+
+__all__ = ["Classification", "Supervised", "Task", "correct_batches", "measure"]
+
+
+class Task(Settings, ABC):
+    """A task's settings, and what it makes of a model and its data.
+
+    `metric` names the metric that decides. Where higher is better it is in percent, 0..100; where lower is better it
+    is above 0. Batches come on the model's device; `metrics` and `correct` find the model in evaluation mode, and
+    gradients off.
+    """
+
+    name: str
+    metric: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
+
+    @abstractmethod
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """What training makes small, for one batch: a scalar with a gradient."""
+
+    @abstractmethod
+    def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
+        """Every metric by name over the batches of `loader`; `metric` is one of them."""
+
+    def correct(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor | None:
+        """Which examples are judged right, bool `(batch,)`; None where there is no right and wrong.
+
+        Where there is, `metric` must be the share of the right ones.
+        """
+        return None
+
+    @property
+    def judges(self) -> bool:
+        """Does the task say of every example that it is right or wrong?"""
+        return type(self).correct is not Task.correct
+
+    def points(self, value: float) -> float:
+        """A value of the deciding metric on a scale where higher is better, and differences are points.
+
+        A percentage is itself. An error is minus 100 times its logarithm: a point lost is an error grown by 1 %.
+        """
+        if self.higher_is_better:
+            return value
+        if not value > 0:
+            raise TrainingError(f"Expected the {self.metric} that is to become small to be above 0, but got {value}")
+        return -100.0 * math.log(value)
+
+    def value(self, points: float) -> float:
+        """The inverse of `points`."""
+        return points if self.higher_is_better else math.exp(-points / 100.0)
+
+
+class Supervised(Task):
+    """A task whose loss is a function of the model's outputs and the targets."""
+
+    @abstractmethod
+    def loss_of(self, outputs: Any, targets: Any) -> torch.Tensor:
+        """The loss, a scalar."""
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        inputs, targets = split_batch(batch)
+        return self.loss_of(run_model(model, inputs), targets)
+
+
+class Classification(Supervised):
+    """One class per example. Targets: int64 `(batch,)`, or probabilities `(batch, classes)` of mixed examples."""
+
+    name: Literal["classification"] = "classification"
+    metric: ClassVar[str] = "accuracy"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    def loss_of(self, outputs: Any, targets: Any) -> torch.Tensor:
+        return cross_entropy(logits_of(outputs), targets, label_smoothing=self.label_smoothing)
+
+    def correct(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        inputs, targets = split_batch(batch)
+        return logits_of(run_model(model, inputs)).argmax(dim=1) == targets
+
+    def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
+        correct: torch.Tensor | int = 0
+        seen = 0
+        for batch in loader:
+            # Summed on the device: reading it once at the end keeps an accelerator's queue full.
+            right = self.correct(model, batch)
+            correct, seen = correct + right.sum(), seen + len(right)
+        return {"accuracy": 100.0 * float(correct) / seen}
+
+
+@torch.no_grad()
+def measure(model: torch.nn.Module, loader: Loader, task: Task, *, channels_last: bool = False) -> dict[str, float]:
+    """The task's metrics on `loader`, in evaluation mode; every module's mode is put back.
+
+    Raises:
+        DataError: the loader is empty.
+        TrainingError: the deciding metric is missing, or not a finite number.
+    """
+    batches = _Counted(loader, model, channels_last)
+    with modes_kept(model):
+        model.eval()
+        try:
+            found = task.metrics(model, batches)
+        except ZeroDivisionError:
+            found = {}
+    if batches.examples == 0:
+        raise DataError("Expected at least one example to evaluate on, but the loader gave none; use a larger split")
+    value = found.get(task.metric)
+    if value is None or not math.isfinite(value):
+        raise TrainingError(
+            f"Expected task '{task.name}' to measure a finite {task.metric}, which decides, but got {found}"
+        )
+    return found
+
+
+@torch.no_grad()
+def correct_batches(model: torch.nn.Module, loader: Iterable[Batch], task: Task) -> Generator[torch.Tensor, None, None]:
+    """For each batch which of its examples are judged right, bool `(batch,)`, in evaluation mode.
+
+    The modules' modes are put back when the last batch is done, or the generator is closed.
+
+    Raises:
+        TrainingError: the task knows no right and wrong.
+    """
+    with modes_kept(model):
+        model.eval()
+        for batch in loader:
+            right = task.correct(model, to_device(batch, model))
+            if right is None:
+                raise TrainingError(f"Expected a task that judges examples right or wrong, but got '{task.name}'")
+            yield right
+
+
+class _Counted:
+    """The batches of a loader on the model's device, and how many examples they held."""
+
+    def __init__(self, loader: Loader, model: torch.nn.Module, channels_last: bool) -> None:
+        self._loader = loader
+        self._model = model
+        self._channels_last = channels_last
+        self.examples = 0
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            self.examples += batch_size_of(batch)
+            yield to_device(batch, self._model, channels_last=self._channels_last)
