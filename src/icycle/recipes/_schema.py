@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, model_validator
 
 from icycle.errors import IcycleError
 from icycle.methods import Method, methods
@@ -42,11 +42,10 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def _augment(value: Any) -> bool | Augment:
-    if isinstance(value, bool | Augment):
-        return value
-    if not isinstance(value, dict):
-        raise ValueError(f"expected true, false, or keys and values such as crop and flip, but got {value!r}")
-    return Augment.model_validate(value)
+    """True, false, or the keys of `Augment`; a union would report each fault once for either."""
+    if isinstance(value, dict | Augment):
+        return Augment.model_validate(value)
+    return TypeAdapter(bool).validate_python(value)
 
 
 class DataSettings(Settings):
