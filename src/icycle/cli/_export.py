@@ -109,7 +109,7 @@ def _card(run: FinishedRun, license_id: str, files: list[str]) -> Card:
     return Card(
         name=run.folder.path.resolve().name,
         network=recipe.model.name,
-        data=recipe.data.name,
+        data=run.data.name,
         method=recipe.method.name,
         costs=[(word, f"{dense[key]:,}", f"{pruned[key]:,}") for key, word in words.items()],
         accuracy={"validation": report["validation_accuracy"], "test": report["test_accuracy"]},
