@@ -1,7 +1,7 @@
 """Training: the loop, evaluation, batch-norm recalibration, schedules, checkpoints."""
 
 from icycle.training._accelerator import run_device
-from icycle.training._batches import Batch, Loader, inputs_of, map_tensors, run_model, split_batch, to_device
+from icycle.training._batches import Batch, Loader, inputs_of, run_model, split_batch, to_device
 from icycle.training._checkpoint import Stateful, completed_epochs
 from icycle.training._clock import STAGES, StageClock
 from icycle.training._evaluate import evaluate, evaluate_batches
@@ -44,7 +44,6 @@ __all__ = [
     "evaluate_batches",
     "inputs_of",
     "logits_of",
-    "map_tensors",
     "measure",
     "recalibrate",
     "run_device",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 
 from icycle.errors import DataError
+from icycle.tracing import map_tensors
 
-__all__ = ["Batch", "Loader", "batch_size_of", "inputs_of", "map_tensors", "run_model", "split_batch", "to_device"]
+__all__ = ["Batch", "Loader", "batch_size_of", "inputs_of", "run_model", "split_batch", "to_device"]
 
 # (inputs, targets), or a mapping that holds the targets as "labels"; inputs are a tensor, or a mapping of the
 # keywords that the model is called with.
@@ -67,17 +68,6 @@ def to_device(batch: Batch, model: torch.nn.Module, *, channels_last: bool = Fal
         return tensor
 
     return map_tensors(batch, move)
-
-
-def map_tensors(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
-    """`function` of every tensor in mappings, tuples and lists; what is no tensor stays."""
-    if isinstance(value, torch.Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(entry, function) for key, entry in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)([map_tensors(entry, function) for entry in value])
-    return value
 
 
 def batch_size_of(batch: Batch) -> int:

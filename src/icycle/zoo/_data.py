@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import Dataset
 
 from icycle.errors import DataError
-from icycle.training import inputs_of, map_tensors
+from icycle.tracing import map_tensors
+from icycle.training import inputs_of
 from icycle.zoo._augment import IMAGENET_MEAN, IMAGENET_STD, Augment, evaluation_transform, training_transform
 from icycle.zoo._batches import Augmentation, Images, SealedLoader, TensorLoader
 from icycle.zoo._loaders import Batches, DatasetLoader, Examples, usable_cores
