@@ -37,7 +37,7 @@ _KIND: Kind[Callable[..., nn.Module]] = Kind("a model", "icycle.models", _OWN)
 
 
 def model(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Register a function or class that makes the model `name`; it gets num_classes, in_channels where it takes them."""
+    """Register what makes the model `name`; it is called with num_classes and in_channels where it takes them."""
 
     def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         _OWN[name] = build
@@ -126,9 +126,8 @@ def _call(name: str, build: Callable[..., Any], offered: Mapping[str, Any], opti
     try:
         parameters = inspect.signature(build).parameters
         everything = any(each.kind is each.VAR_KEYWORD for each in parameters.values()) and not is_import_path(name)
-        taken = {
-            key: value for key, value in offered.items() if value is not None and (everything or key in parameters)
-        }
+        given = {key: value for key, value in offered.items() if value is not None}
+        taken = {key: value for key, value in given.items() if everything or key in parameters}
         if offered["width"] is not None and "width" not in taken:
             raise RecipeError(f"Expected no width for '{name}', but got {offered['width']}: it takes none")
         made = build(**{**taken, **options})

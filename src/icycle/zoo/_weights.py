@@ -50,11 +50,14 @@ def fit_state(model: nn.Module, state: Mapping[str, torch.Tensor], origin: str) 
     own = model.state_dict()
     other = [key for key in own if key in given and own[key].shape != given[key].shape]
     head = [key for key in other if own[key].shape[1:] == given[key].shape[1:]]
+    # one layer with a weight of its own: a norm or a bias alone is no head
     ends = {key.rpartition(".")[0] for key in head}
+    if len(ends) > 1 or all(own[key].dim() < 2 for key in head):
+        head = []
     faults = {
         "missing": [key for key in own if key not in given],
         "unexpected": [key for key in given if key not in own],
-        "of another shape": [key for key in other if key not in head or len(ends) > 1],
+        "of another shape": [key for key in other if key not in head],
     }
     if any(faults.values()):
         told = "; ".join(f"{len(keys)} {word}: {_shown(keys)}" for word, keys in faults.items() if keys)
