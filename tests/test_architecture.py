@@ -37,7 +37,6 @@ ROOMS = [
     "tuning",
     "report",
     "recipes",
-    "compare",
     "integrations",
     "cli",
     "__main__",

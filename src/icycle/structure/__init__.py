@@ -3,7 +3,6 @@
 from icycle.structure._build import build
 from icycle.structure._cost import Cost
 from icycle.structure._group import Group, Slice
-from icycle.structure._layout import freeze
 from icycle.structure._operations import Operation, TensorShape
 from icycle.structure._shrunk import after_removal
 from icycle.structure._structure import Attribute, Structure
@@ -20,5 +19,4 @@ __all__ = [
     "TensorShape",
     "after_removal",
     "build",
-    "freeze",
 ]

@@ -70,6 +70,10 @@ def _recurrent(layer: nn.RNNBase) -> dict[str, Any]:
     return {**own, "proj_size": weight.shape[1]} if layer.proj_size else own
 
 
+def _recurrent_cell(layer: nn.RNNCellBase) -> dict[str, Any]:
+    return {"input_size": layer.weight_ih.shape[1], "hidden_size": layer.weight_hh.shape[1]}
+
+
 _DESCRIPTIONS: tuple[tuple[type[nn.Module], Callable[[Any], dict[str, Any]]], ...] = (
     (_ConvNd, _convolution),
     (nn.Linear, _linear),
@@ -80,6 +84,7 @@ _DESCRIPTIONS: tuple[tuple[type[nn.Module], Callable[[Any], dict[str, Any]]], ..
     (nn.PReLU, _prelu),
     (nn.MultiheadAttention, _attention),
     (nn.RNNBase, _recurrent),
+    (nn.RNNCellBase, _recurrent_cell),
 )
 
 

@@ -19,7 +19,7 @@ from icycle.tracing._conditions import Condition, Conditions
 from icycle.tracing._operands import without_tensors
 from icycle.tracing._registry import find_rule
 from icycle.tracing._sizes import FromDim, TracedInt
-from icycle.tracing._tracer import Call, Dims, Tracer, flat, flat_tensors
+from icycle.tracing._tracer import Call, Dims, Info, Tracer, flat, flat_tensors
 
 __all__ = ["Recorder", "Step"]
 
@@ -108,6 +108,7 @@ class Recorder(Tracer):
                 self.give(tensor, self.fixed(tensor.shape), [False] * tensor.dim())
         else:
             rule(self, operation, args, kwargs, result)
+        _join_views(tensors, results)
         if depends_on_input:
             _mark_dependent(results)
         outputs = tuple(tensor._icycle.dims if hasattr(tensor, "_icycle") else None for tensor in results)
@@ -157,10 +158,22 @@ class Recorder(Tracer):
                     self.used.append(dim)
 
 
+def _join_views(tensors: Iterable[torch.Tensor], results: Iterable[torch.Tensor]) -> None:
+    """Results that share the memory of an operand, whether their rule says so or not (detach, unfold, alias)."""
+    for result in results:
+        known: Info | None = getattr(result, "_icycle", None)
+        for tensor in tensors:
+            base: Info | None = getattr(tensor, "_icycle", None)
+            if known is None or base is None or base is known:
+                continue
+            if torch._C._is_alias_of(result, tensor):  # type: ignore[attr-defined]
+                known.join(base)
+
+
 def _mark_dependent(results: Iterable[torch.Tensor]) -> None:
-    """Mark results that depend on the inputs, and the tensors that they are views of."""
+    """Mark results that depend on the inputs, and all that shares their memory."""
     for tensor in results:
         known = getattr(tensor, "_icycle", None)
-        while known is not None and not known.depends_on_input:
-            known.depends_on_input = True
-            known = known.base
+        if known is not None and not known.depends_on_input:
+            for view in known.memory:
+                view.depends_on_input = True

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from icycle.axes import Axis, Dim, count, mark_inexact, pin, unify
+from icycle.axes import Axis, Dim, count, leaves, mark_inexact, pin, unify
 from icycle.reasons import NOWHERE, Kind, Place, Reason
 from icycle.tracing._code import site_here
 from icycle.tracing._conditions import Condition, Conditions
@@ -24,14 +24,35 @@ class Info:
     """What is known of a tensor.
 
     `zero[d]` says that the tensor is zero at every removed element of dimension d, when the parameters of the removed
-    channels are zero. `base` is the tensor of which this one is a view. `depends_on_input` says that the model's inputs
-    go into it: other tensors are weights, or made of weights alone.
+    channels are zero. `depends_on_input` says that the model's inputs go into it: other tensors are weights, or made of
+    weights alone. `memory` is what is known of all tensors that share its memory, itself included: the tensor that it
+    is a view of, and every other view of that one.
     """
 
     dims: Dims
     zero: list[bool]
-    base: Info | None = None
     depends_on_input: bool = False
+    memory: list[Info] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        self.memory.append(self)
+
+    def join(self, other: Info) -> None:
+        """The two tensors share their memory."""
+        if self.memory is not other.memory:
+            for known in self.memory:
+                other.memory.append(known)
+                known.memory = other.memory
+
+    def write(self, new: Info) -> None:
+        """The tensor was written to, and is `new` now: what shares its memory is zero only where `new` is."""
+        clean = {id(axis) for dim, zero in zip(new.dims, new.zero, strict=True) if zero for axis in leaves(dim)}
+        for known in self.memory:
+            places = zip(known.dims, known.zero, strict=True)
+            known.zero = [
+                zero and all(axis.pinned or id(axis) in clean for axis in leaves(dim)) for dim, zero in places
+            ]
+        new.join(self)
 
 
 @dataclass(frozen=True)
@@ -94,12 +115,13 @@ class Tracer:
         """Record the dimensions of a result; `base` is what is known of the tensor that it is a view of, if it is."""
         if tensor is None:
             return
-        known = getattr(tensor, "_icycle", None)
-        if known is not None and not all(zero):
-            while known is not None:  # written in place: the tensors it is a view of are no longer known to be zero
-                known.zero = [False] * len(known.zero)
-                known = known.base
-        tensor._icycle = Info(tuple(dims), list(zero), base)  # type: ignore[attr-defined]
+        known: Info | None = getattr(tensor, "_icycle", None)
+        new = Info(tuple(dims), list(zero))
+        if known is not None:
+            known.write(new)
+        if base is not None:
+            new.join(base)
+        tensor._icycle = new  # type: ignore[attr-defined]
 
     def fixed(self, sizes: Iterable[int], why: Kind | str = Kind.COMPUTED) -> Dims:
         """Fresh dimensions from which nothing can be removed."""

@@ -46,7 +46,7 @@ def attention(tracer: Tracer, given: Arguments, result: Any) -> None:
     tracer.cost("macs", 1, (*query.dims, key.dims[-2]))
     tracer.cost("macs", 1, (*query.dims[:-1], value.dims[-2], value.dims[-1]))
     out, *others = flat_tensors(result)
-    zero = [query.zero[0], *value.zero[1:-2], False, value.zero[-1]]
+    zero = [value.zero[0], *value.zero[1:-2], False, value.zero[-1]]
     tracer.give(out, (*query.dims[:-1], value.dims[-1]), zero)
     for other in others:
         tracer.give(other, tracer.fixed(other.shape), [False] * other.dim())

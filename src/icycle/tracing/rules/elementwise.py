@@ -22,8 +22,9 @@ _ZERO_PRESERVING = frozenset(
 
 # f(0) is not finite, and a zeroed weight does not silence it
 _SINGULAR = frozenset(
-    "log log2 log10 reciprocal rsqrt digamma lgamma mvlgamma polygamma logit acosh special_ndtri special_zeta "
-    "special_bessel_y0 special_bessel_y1 special_modified_bessel_k0 special_modified_bessel_k1 "
+    "log log2 log10 reciprocal rsqrt digamma lgamma mvlgamma polygamma logit acosh igamma igammac "
+    "special_ndtri special_zeta special_bessel_y0 special_bessel_y1 "
+    "special_modified_bessel_k0 special_modified_bessel_k1 "
     "special_scaled_modified_bessel_k0 special_scaled_modified_bessel_k1".split()
 )
 
@@ -76,12 +77,12 @@ def _is_singular(given: Arguments, zeros: frozenset[str]) -> bool:
     """Whether the result may be infinite or no number at removed elements, which no zero weight silences."""
     name = given.name
     if name in _SINGULAR:
-        return "self" in zeros
+        return bool(zeros)
     if name in _DIVISIONS:
         return "other" in zeros
     if name == "pow":
         exponent = given.exponent
-        return "self" in zeros and (isinstance(exponent, torch.Tensor) or exponent < 0)
+        return "self" in zeros and (isinstance(exponent, (torch.Tensor, complex)) or exponent < 0)
     return name == "addcdiv" and "tensor2" in zeros
 
 
@@ -110,11 +111,11 @@ def _is_zero(given: Arguments, zeros: frozenset[str]) -> bool:
     if name == "masked_fill":
         return "self" in zeros and not isinstance(given.value, torch.Tensor) and given.value == 0
     if name == "pow":
-        return "self" in zeros and not isinstance(given.exponent, torch.Tensor) and given.exponent > 0
+        return "self" in zeros and not isinstance(given.exponent, (torch.Tensor, complex)) and given.exponent > 0
     return name in _ZERO_PRESERVING and bool(zeros & {"self", "input"})
 
 
-_DIVISIONS = frozenset(("div", "true_divide", "floor_divide", "remainder", "fmod"))
+_DIVISIONS = frozenset(("div", "true_divide", "floor_divide", "remainder", "fmod", "xlogy"))
 
 # zero where all of these operands are
 _ALL_OF = {

@@ -38,13 +38,14 @@ def linear(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     info, (n, k), bias = tracer.info(given.input), tracer.dims(given.weight), given.bias
     tracer.role(n, "out")
     tracer.role(k, "in")
-    tracer.unify(info.dims[-1], k)
+    _contract(tracer, given.input, given.weight, info.dims[-1], k, (-1, 1))
+    zero = tracer.info(given.weight).zero[0] and (bias is None or tracer.info(bias).zero[0])
     if bias is not None:
         tracer.role(tracer.dims(bias)[0], "shift")
         tracer.unify(n, tracer.dims(bias)[0])
     tracer.cost("macs", 1, (*info.dims, n))
     tracer.cost("activation_bytes", result.element_size(), (*info.dims[:-1], n))
-    tracer.give(result, (*info.dims[:-1], n), [flag and bias is None for flag in info.zero[:-1]] + [True])
+    tracer.give(result, (*info.dims[:-1], n), [flag and bias is None for flag in info.zero[:-1]] + [zero])
 
 
 def _product(tracer: Tracer, a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None, result: torch.Tensor) -> None:

@@ -25,6 +25,16 @@ def _affine(
                 tracer.unify(dim, own)
 
 
+def _affine_zero(tracer: Tracer, x: bool, weight: Any, bias: Any, mean: Any = None) -> bool:
+    """Whether the result is zero at removed channels: the weight is, or what is normalised; and the bias is."""
+
+    def is_zero(tensor: Any) -> bool:
+        return tensor is None or all(tracer.info(tensor).zero)
+
+    scaled = weight is not None and is_zero(weight)
+    return is_zero(bias) and (scaled or (x and is_zero(mean)))
+
+
 @rule("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit_no_training")
 @rule("_native_batch_norm_legit", "_native_batch_norm_legit_functional", "_batch_norm_with_update", "batch_norm")
 @rule("_batch_norm_no_update", "_batch_norm_with_update_functional")
@@ -39,7 +49,7 @@ def batch_norm(tracer: Tracer, given: Arguments, result: Any) -> None:
         for dim in (info.dims[0], *info.dims[2:]):
             tracer.inexact(dim, Kind.NORMALISED, "elements")
     zero = [False] * out.dim()
-    zero[1] = weight is not None or info.zero[1]
+    zero[1] = _affine_zero(tracer, info.zero[1], weight, given.bias, mean)
     tracer.cost("activation_bytes", out.element_size(), info.dims)
     tracer.give(out, info.dims, zero)
     for other in statistics:
@@ -61,7 +71,8 @@ def layer_norm(tracer: Tracer, given: Arguments, result: Any) -> None:
         for size, dim in zip(call.variadic(1, "normalized_shape"), inner, strict=True):
             tracer.constrain(size, dim)
     out, *statistics = flat_tensors(result)
-    zero = [False] * (out.dim() - len(shape)) + [weight is not None or flag for flag in info.zero[-len(shape) :]]
+    zero = [_affine_zero(tracer, flag, weight, given.get("bias")) for flag in info.zero[-len(shape) :]]
+    zero = [False] * (out.dim() - len(shape)) + zero
     tracer.cost("activation_bytes", out.element_size(), info.dims)
     tracer.give(out, info.dims, zero)
     for other in statistics:
@@ -110,7 +121,7 @@ def group_norm(tracer: Tracer, given: Arguments, result: Any) -> None:
             tracer.inexact(rows[1], Kind.NORMALISED, "channels within a group")
     out, *statistics = flat_tensors(result)
     zero = [False] * out.dim()
-    zero[1] = weight is not None or info.zero[1]
+    zero[1] = _affine_zero(tracer, info.zero[1], weight, given.bias)
     tracer.cost("activation_bytes", math.prod(out.shape[2:]) * out.element_size(), info.dims[:2])
     tracer.give(out, info.dims, zero)
     for other in statistics:  # (batch, groups)

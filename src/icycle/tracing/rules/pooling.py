@@ -44,7 +44,8 @@ def spatial(tracer: Tracer, given: Arguments, result: Any) -> None:
         tracer.pin(dim, Kind.SPATIAL)
     for out in flat_tensors(result):
         dims = (*leading, *tracer.fixed(out.shape[-rank:], Kind.SPATIAL))
-        tracer.give(out, dims, [*info.zero[:-rank], *[False] * rank])
+        values = out.is_floating_point()  # else positions, which are not zero where all that they point to is
+        tracer.give(out, dims, [*(values and flag for flag in info.zero[:-rank]), *[False] * rank])
 
 
 @rule("constant_pad_nd")

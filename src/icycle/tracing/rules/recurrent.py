@@ -13,6 +13,7 @@ from icycle.tracing._registry import register
 from icycle.tracing._tracer import Tracer, flat_tensors
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+_GATES |= {f"{name}_cell": gates for name, gates in _GATES.items()}
 
 
 @register("torch::lstm", "torch::gru", "torch::rnn_tanh", "torch::rnn_relu")
@@ -28,6 +29,9 @@ def recurrent(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: An
     x, weights, layers = given.data if packed else given.input, given.params, given.num_layers
     directions = 2 if given.bidirectional else 1
     initial = list(flat_tensors(given.hx))
+    leading = tracer.dims(x)[:-1]
+    batch_first = not packed and x.dim() == 3 and given.batch_first
+    tracer.inexact(leading[1 if batch_first else 0], Kind.STEPS)  # even a step of zeros changes the state
     cell = _Cell(tracer, _GATES[operation.function], x, given.has_biases)
     features = tracer.dims(x)[-1]
     per_cell = len(weights) // (layers * directions)
@@ -40,7 +44,32 @@ def recurrent(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: An
     for tensor, dim in zip(initial, (cell.out, cell.hidden), strict=False):
         if dim is not None:
             tracer.unify(dim, tracer.dims(tensor)[-1])
-    _give_results(tracer, x, initial, outputs, cell, list(flat_tensors(result)))
+        if not packed and x.dim() == 3:
+            tracer.pin(tracer.dims(tensor)[0], Kind.PARTS, "layers and directions")
+            tracer.unify(leading[0 if batch_first else 1], tracer.dims(tensor)[1])
+    zero = _is_zero(tracer, initial, weights)
+    _give_results(tracer, x, initial, outputs, cell, list(flat_tensors(result)), zero)
+
+
+@register("torch::lstm_cell", "torch::gru_cell", "torch::rnn_tanh_cell", "torch::rnn_relu_cell")
+def recurrent_cell(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """One step: x (..., features), one state or two (..., hidden), weights and biases as above."""
+    x, state, *rest = args
+    weights = [weight for weight in rest if weight is not None]
+    initial = list(flat_tensors(state))
+    hidden = _Cell(tracer, _GATES[operation.function], x, len(weights) > 2).relate(weights, tracer.dims(x)[-1])
+    for tensor in initial:
+        tracer.unify(hidden, tracer.dims(tensor)[-1])
+        tracer.unify_all(tracer.dims(x)[:-1], tracer.dims(tensor)[:-1])
+    zero = _is_zero(tracer, initial, weights)
+    for out in flat_tensors(result):
+        tracer.give(out, (*tracer.dims(x)[:-1], hidden), [False] * (out.dim() - 1) + [zero])
+
+
+def _is_zero(tracer: Tracer, initial: list[torch.Tensor], weights: list[torch.Tensor]) -> bool:
+    """Whether removed units stay zero: nothing moves them, but half of what a state was stays in it."""
+    still = all(all(tracer.info(weight).zero) for weight in weights)
+    return still and all(tracer.info(tensor).zero[-1] for tensor in initial)
 
 
 class _Cell:
@@ -100,10 +129,11 @@ def _give_results(
     outputs: list[Dim],
     cell: _Cell,
     results: list[torch.Tensor],
+    zero: bool,
 ) -> None:
     """The sequence of outputs, then the last states, which are shaped like the initial ones."""
     sequence, *states = results
-    tracer.give(sequence, (*tracer.dims(x)[:-1], sum_of(outputs)), [False] * (sequence.dim() - 1) + [True])
+    tracer.give(sequence, (*tracer.dims(x)[:-1], sum_of(outputs)), [False] * (sequence.dim() - 1) + [zero])
     for state, like, dim in zip(states, initial, (cell.out, cell.hidden), strict=False):
         assert dim is not None
-        tracer.give(state, (*tracer.dims(like)[:-1], dim), [False] * (state.dim() - 1) + [True])
+        tracer.give(state, (*tracer.dims(like)[:-1], dim), [False] * (state.dim() - 1) + [zero])

@@ -28,9 +28,16 @@ def reduction(tracer: Tracer, given: Arguments, result: Any) -> None:
         kept_size = out.dim() == x.dim()
         places = [place for place in range(x.dim()) if kept_size or place not in reduced]
         dims = [tracer.fixed([1])[0] if place in reduced else info.dims[place] for place in places]
-        keeps_zero = name in ("sum", "mean", "amax", "amin", "max", "min", "prod", "norm", "linalg_vector_norm")
-        tracer.give(out, dims, [keeps_zero and _skips_zeros(power) and info.zero[place] for place in places])
+        values = out.is_floating_point() or out.is_complex()  # else positions, which are not zero where values are
+        keeps_zero = values and name in _ZERO_PRESERVING and _skips_zeros(power)
+        tracer.give(out, dims, [keeps_zero and info.zero[place] for place in places])
     return None
+
+
+# over zeros they are zero
+_ZERO_PRESERVING = frozenset(
+    "sum nansum mean amax amin max min prod norm linalg_vector_norm var std var_mean std_mean".split()
+)
 
 
 def _reduced(dim: Any, rank: int) -> set[int]:

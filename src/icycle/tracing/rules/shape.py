@@ -155,7 +155,9 @@ def repeat(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
         own = info.dims[place - new] if place >= new else None
         outer = _repeated(tracer, int(copies), copies)
         dims.append(outer if own is None else product((outer, own)))
-        zero.append(own is not None and info.zero[place - new] and copies == 1)
+        zero.append(own is not None and info.zero[place - new])
+        if own is not None and copies != 1:
+            tracer.inexact(outer, Kind.REPEATED)  # a copy that goes is not zero
     tracer.give(result, dims, zero)
 
 
@@ -218,11 +220,18 @@ def slice_(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     elif step not in (None, 1):
         tracer.pin(dims[place], Kind.EVERY_NTH)
         dims[place] = tracer.fixed([result.shape[place]])[0]
+    elif tracer.call is not None and tracer.call.name in _UNEVEN:
+        tracer.pin(dims[place], Kind.UNKNOWN_SIZES)
+        dims[place] = tracer.fixed([result.shape[place]])[0]
     else:
         dims[place] = _piece(tracer, dims[place], start, max(start, stop), place, result.dim())
     if tracer.call is not None and tracer.call.name == "narrow":  # a length is never cut short, as a bound is
         tracer.constrain(tracer.call.argument(3, "length"), dims[place])
     tracer.give(result, dims, zero, info)
+
+
+# composed of slices, whose bounds follow from the number of elements in a way of their own
+_UNEVEN = frozenset(("tensor_split", "hsplit", "vsplit", "dsplit"))
 
 
 def _bound(value: int | None, default: int, size: int) -> int:
@@ -441,7 +450,7 @@ def embedding(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     tracer.role(width, "out")
     tracer.pin(rows, Kind.INDEXED)
     index = tracer.dims(given.indices)
-    tracer.give(result, (*index, width), [False] * len(index) + [True])
+    tracer.give(result, (*index, width), [False] * len(index) + [tracer.info(given.weight).zero[1]])
 
 
 @rule("index", "_unsafe_index", "index_select")
