@@ -37,6 +37,7 @@ ROOMS = [
     "tuning",
     "report",
     "recipes",
+    "compare",
     "integrations",
     "cli",
     "__main__",

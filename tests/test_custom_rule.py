@@ -109,7 +109,9 @@ def test_a_wrong_rule_is_found_out() -> None:
         x = tracer.info(args[0])
         tracer.give(result, x.dims, x.zero)
 
-    assert not icycle.testing.verify(Between(Swish()), ROW).held
+    assert icycle.trace(Between(Swish()), ROW, proof="shapes").prunable
+    group = icycle.trace(Between(Swish()), ROW)["first"]
+    assert "the model does not run, by a trial" in group.reason
 
 
 # ---- autograd functions ----

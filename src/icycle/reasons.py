@@ -21,6 +21,7 @@ _FROM_TENSOR = "read the size from the tensor that has it (x.shape)"
 _HEADS = "icycle.trace(..., head_width=True) allows it"
 _MOMENTS = "zeroed channels still count; fine-tune after the removal, or use a norm with statistics per channel"
 _NOT_ZERO = "end the layer before it with something that keeps zero (no bias, relu instead of sigmoid)"
+_TUNE = "by what the operation does: the channels may go, and fine-tuning makes up for it"
 _REPORT = "the prediction was wrong, so nothing is removed here; please report the model"
 
 
@@ -50,6 +51,8 @@ class Kind(Enum):
         "make that tensor a buffer of its module (register_buffer), and it loses the same channels",
     )
     DRY_RUN = ("the dry run gave {detail}", _REPORT)
+    BREAKS = ("without it the model does not run, by a trial: {detail}", _REPORT)
+    NOT_ZEROING = ("removing is not zeroing, by a trial: {detail}", _TUNE)
 
     # ---- sizes that the code says ----
     LITERAL = ("the code says {detail}", f"write -1 for this size, {_READ}")

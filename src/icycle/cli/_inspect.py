@@ -77,6 +77,7 @@ def _record(structure: Structure) -> dict[str, Any]:
         "prunable_share": {cost: structure.prunable_share(cost) for cost in _COSTS},
         "groups": [_group_record(group) for group in structure.groups],
         "unknown_operations": dict(structure.unknown_operations),
+        "proof": structure.proof,
         "notes": list(structure.notes),
     }
 

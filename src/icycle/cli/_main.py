@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from icycle.cli._bench import bench
+from icycle.cli._compare import compare
 from icycle.cli._export import export
 from icycle.cli._inspect import inspect
 from icycle.cli._recipes import recipes
@@ -50,6 +51,7 @@ def _command(
 
 
 app.command()(run)
+app.command()(compare)
 app.command()(tune)
 app.command()(inspect)
 app.command()(verify)

@@ -50,6 +50,10 @@ class Progress:
         description = f"{record['recipe']}: {record['method']}"
         self._bar.update(self._task, description=description, total=record["epochs"], completed=0)
 
+    def _show_weights(self, record: Record) -> None:
+        fresh = f"; a new head: {', '.join(record['fresh'])}" if record["fresh"] else ""
+        self._print(f"weights from {record['source']}{fresh}")
+
     def _show_search(self, record: Record) -> None:
         stability = "" if record["indicator"] is None else f"  indicator {record['indicator']:.3f}"
         self._search = f"{stability}  sub-network {record['macs_kept']:.1%} of the MACs"

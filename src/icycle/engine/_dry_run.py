@@ -152,11 +152,13 @@ class _Checker:
 
 
 def dry_run(
-    shadow: nn.Module, example_inputs: Any, trace: Trace, plan: Plan, counts: Mapping[int, int]
+    shadow: nn.Module, example_inputs: Any, trace: Trace, plan: Plan | None, counts: Mapping[int, int]
 ) -> Fault | None:
-    """Apply `plan` to a shadow and repeat the recorded runs; `counts` maps a free axis to its kept count."""
+    """Apply `plan` (None: remove nothing) to a shadow and repeat the recorded runs; `counts` maps a free axis to its
+    kept count."""
     with undisturbed(shadow):
-        apply(shadow, plan)
+        if plan is not None:
+            apply(shadow, plan)
         for tensor in (*shadow.parameters(), *shadow.buffers()):
             tensor._icycle = True  # type: ignore[attr-defined]
         for training, steps in trace.runs:

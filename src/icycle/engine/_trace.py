@@ -1,73 +1,71 @@
-"""From a model to its proven structure: trace, remove half of everything on a shadow, pin what did not follow."""
+"""From a model to its proven structure: rules guess, a run without data and a trial in numbers prove."""
 
 from __future__ import annotations
 
-import random
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
-import torch
 from torch import nn
 
-from icycle.axes import is_pinned, pin
-from icycle.engine._dry_run import dry_run
-from icycle.errors import TraceError
-from icycle.reasons import Kind, Reason
-from icycle.structure import Structure, SubNetwork, build
-from icycle.surgery import make_plan
-from icycle.tracing import Trace, shadow_of, trace_model
+from icycle.engine._numbers import prove_in_numbers
+from icycle.engine._shapes import prove_in_shapes
+from icycle.engine._trial import NoNumbersError
+from icycle.structure import Structure
+from icycle.tracing import named_tensors, trace_model
 
 __all__ = ["trace"]
 
-_ATTEMPTS = 50  # every attempt pins at least one axis; no model met needed more than a few
+_COPY_BYTES = 4 * 2**30
 
 
-def trace(model: nn.Module, example_inputs: Any, *, head_width: bool = False) -> Structure:
-    """Find out which channels of `model` stand or fall together, and prove it by a dry run.
+def trace(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    head_width: bool = False,
+    proof: Literal["numbers", "shapes"] = "numbers",
+    also: Sequence[Any] = (),
+    copy_bytes: int = _COPY_BYTES,
+) -> Structure:
+    """Find out which channels of `model` stand or fall together, and prove it.
 
     `example_inputs` is a tensor, a tuple of positional arguments or a dict of keyword arguments with which the model
-    runs. The width inside attention heads may be pruned only with `head_width`. The model is left as it is: mode,
-    buffers, random state and attributes. Raises TraceError where the model cannot be copied or does not run on the
-    example."""
+    runs; `also` are more of these, for code that the first does not run (another size, another branch). The width
+    inside attention heads may be pruned only with `head_width`.
+
+    Every trace is proven by a run of the smaller model on tensors without data, in which every shape must be as
+    predicted. With `proof="numbers"` a trial on real values follows: a copy of the model with other weights, so that no
+    zero, one or symmetry hides anything, is run with zeroed channels and then without them. A group whose removal is
+    not zeroing is then not `exact`, and one without which the model does not run stays; the reason names the operation
+    at which the two runs part. That takes one copy of the weights and about two forward passes, more only where
+    something is found. It is left out, as with `proof="shapes"`, for a model on the meta device or whose parameters and
+    buffers have more than `copy_bytes` bytes (4 GiB); `structure.proof` says which it was, and `structure.notes` why.
+
+    The model is left as it is: mode, weights, buffers, random state and attributes. Raises TraceError where the model
+    cannot be copied or does not run on the example."""
     found = trace_model(model, example_inputs, head_width)
-    shadow = found.shadow
-    for _ in range(_ATTEMPTS):
-        structure = build(found)
-        if not structure.prunable or _prove(shadow, example_inputs, found, structure):
-            return structure
-        shadow = shadow_of(model, found.meta, found.caches, found.hooks)
-    raise TraceError(
-        f"Expected {type(model).__name__} to run as predicted after a trial removal, but after {_ATTEMPTS} corrections "
-        "it still does not. Please report the model."
-    )
+    structure = prove_in_shapes(model, example_inputs, found)
+    if proof == "shapes" or not structure.prunable:
+        return replace(structure, proof=proof)
+    missing = _no_copy(model, copy_bytes)
+    if missing:
+        return replace(structure, notes=(*structure.notes, missing))
+    try:
+        return replace(prove_in_numbers(model, (example_inputs, *also), found, structure), proof="numbers")
+    except NoNumbersError as error:
+        return replace(structure, notes=(*structure.notes, f"proven over shapes alone. {error}"))
 
 
-def _prove(shadow: nn.Module, example_inputs: Any, found: Trace, structure: Structure) -> bool:
-    """Remove a different share of every group on a shadow; where that goes wrong, pin the axes at fault."""
-    subnet = _trial(structure)
-    plan = make_plan(shadow, structure, subnet)
-    free = [axis for axis in found.channel_axes() if axis.pinned is None]
-    counts = {axis.created: int(kept.sum()) for axis, kept in zip(free, subnet.keep.values(), strict=True)}
-    fault = dry_run(shadow, example_inputs, found, plan, counts)
-    if fault is None:
-        return True
-    touched = [
-        dim for step in fault.steps for dims in (*step.inputs, *step.outputs) if dims is not None for dim in dims
-    ]
-    if all(is_pinned(dim) for dim in touched):
-        touched = [dim for dims in found.dims.values() for dim in dims]
-    for dim in touched:
-        pin(dim, Reason(Kind.DRY_RUN, fault.problem, *fault.steps[-1].place))
-    found.settle()
-    return False
-
-
-def _trial(structure: Structure) -> SubNetwork:
-    """Between a quarter and three quarters of every group, so that counts which must agree by chance do not."""
-    dice = random.Random(0)
-    keep = {}
-    for group in structure.prunable:
-        count = max(1, min(group.size - 1, round(group.size * dice.uniform(0.25, 0.75))))
-        kept = torch.zeros(group.size, dtype=torch.bool)
-        kept[dice.sample(range(group.size), count)] = True
-        keep[group.name] = kept
-    return SubNetwork(keep)
+def _no_copy(model: nn.Module, most: int) -> str:
+    """Why no copy of the model is made; "" where one is."""
+    tensors = [tensor for _, tensor in named_tensors(model)]
+    if any(tensor.is_meta for tensor in tensors):
+        return "proven over shapes alone: the model has no weights (it is on the meta device)"
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if size > most:
+        return (
+            f"proven over shapes alone: a copy of {size / 2**30:.1f} GiB would be made; "
+            "icycle.trace(..., copy_bytes=...) allows it"
+        )
+    return ""

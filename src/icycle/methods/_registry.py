@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
@@ -97,6 +97,7 @@ class Method(Settings, ABC):
     """A method's settings, and what it does with a network, its data and a training loop."""
 
     name: str
+    starts_trained: ClassVar[bool] = False  # from a trained network, which it trains itself if it is given none
 
     def prepare(self, context: Context) -> None:
         """What has to be done before `run`, once, whatever this method's settings are; by default nothing."""

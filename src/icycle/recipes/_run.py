@@ -16,11 +16,10 @@ from icycle.methods import Context, MethodResult, TuneSettings
 from icycle.recipes._folder import RunFolder
 from icycle.recipes._schema import Recipe
 from icycle.recipes._tuned import write_tuned
-from icycle.recipes._weights import load_weights
 from icycle.report import NetworkFacts, Report, compare_latency, environment, file_bytes
 from icycle.training import Listener, Recorder, measure, run_device, to_device
 from icycle.tuning import Outcome, open_study, tune
-from icycle.zoo import Data, build_model, load_data
+from icycle.zoo import Data, build_model, load_data, load_weights
 
 __all__ = ["run_recipe", "tune_recipe"]
 
@@ -103,19 +102,35 @@ def _context(recipe: Recipe, recorder: Recorder, checkpoint: Path | None) -> Con
         seed=recipe.seed,
         device=run_device(),
     )
-    model = _build(recipe, data)
-    trained = recipe.model.weights is not None
+    model, fresh = _built(recipe, data)
+    weights = recipe.model.weights
+    if weights is not None:
+        recorder.write("weights", source=str(weights), fresh=fresh)
+    # a network from a library was trained for something else, and so was one whose head is new
+    trained = isinstance(weights, Path) and not fresh
     return Context(
         model, data, recipe.train, recorder, seed=recipe.seed, checkpoint=checkpoint, trained=trained, task=recipe.task
     )
 
 
 def _build(recipe: Recipe, data: Data) -> nn.Module:
+    """The recipe's network, with its weights, on the run's device."""
+    return _built(recipe, data)[0]
+
+
+def _built(recipe: Recipe, data: Data) -> tuple[nn.Module, list[str]]:
+    """The same, and the names of the tensors that the weights left as they were: those of a new head."""
     model = recipe.model
-    built = build_model(model.name, num_classes=data.classes, in_channels=data.shape[0], width=model.width)
-    if model.weights is not None:
-        load_weights(model.weights, built)
-    return built.to(run_device())
+    built = build_model(
+        model.name,
+        num_classes=data.classes,
+        in_channels=data.shape[0] if data.shape else 1,
+        width=model.width,
+        options=model.options,
+        pretrained=model.weights == "pretrained",
+    )
+    fresh = load_weights(model.weights, built) if isinstance(model.weights, Path) else []
+    return built.to(run_device()), fresh
 
 
 def _report(

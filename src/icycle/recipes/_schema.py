@@ -83,12 +83,14 @@ class DataSettings(Settings):
 class ModelSettings(Settings):
     """Which network; see `icycle.zoo.build_model`.
 
-    `weights` are trained ones to start from: a folder that `icycle.save` made, or a state dict in a .safetensors file.
+    `weights` are trained ones to start from: "pretrained" for those that its library offers, or a path, see
+    `icycle.zoo.load_weights`.
     """
 
     name: Annotated[Name, _known(require_model)]
     width: Count | None = None
-    weights: Path | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    weights: Literal["pretrained"] | Path | None = None
 
 
 class Recipe(Settings):

@@ -3,6 +3,7 @@
 from icycle.structure._build import build
 from icycle.structure._cost import Cost
 from icycle.structure._group import Group, Slice
+from icycle.structure._layout import freeze
 from icycle.structure._operations import Operation, TensorShape
 from icycle.structure._shrunk import after_removal
 from icycle.structure._structure import Attribute, Structure
@@ -19,4 +20,5 @@ __all__ = [
     "TensorShape",
     "after_removal",
     "build",
+    "freeze",
 ]

@@ -22,6 +22,12 @@ from icycle.tracing import Caches, Edit
 __all__ = ["Attribute", "Example", "Rewrite", "Structure"]
 
 
+_PROOFS = {
+    "numbers": "proven in numbers and over shapes",
+    "shapes": "proven over shapes, not in numbers",
+}
+
+
 @dataclass(frozen=True)
 class Attribute:
     """An integer attribute of a module that must follow a count: `module` is its path, `item` its place in a tuple."""
@@ -67,6 +73,7 @@ class Structure:
     rewrites: tuple[Rewrite, ...] = field(default=(), repr=False)
     caches: Caches = field(default=frozenset(), repr=False)  # what modules keep of results, outdated by a removal
     operations: tuple[Operation, ...] = field(default=(), repr=False)  # of the run in evaluation mode, in order
+    proof: str = "shapes"  # "numbers" where removing was compared with zeroing on real values, too
     unknown_operations: Mapping[str, int] = field(default_factory=dict)  # name -> how often it ran without a rule
 
     @cached_property
@@ -110,7 +117,7 @@ class Structure:
         return "\n".join((*table(self.groups), *self.totals()))
 
     def totals(self) -> tuple[str, ...]:
-        """How much is prunable, what had no rule, and the notes: a line each."""
+        """How much is prunable and how it was proven, what had no rule, and the notes: a line each."""
         channels = sum(group.size for group in self.prunable)
         macs, params = (f"{self.prunable_share(name):.1%}" for name in ("macs", "params"))
         unknown = (
@@ -120,7 +127,7 @@ class Structure:
         )
         return (
             f"{len(self.prunable)} prunable groups of {channels:,} channels, "
-            f"{len(self.groups) - len(self.prunable)} pinned",
+            f"{len(self.groups) - len(self.prunable)} pinned; {_PROOFS[self.proof]}",
             f"{self.macs():,} MACs and {self.params():,} parameters, of which {macs} and {params} would go if one "
             "channel were left in every prunable group",
             *unknown,

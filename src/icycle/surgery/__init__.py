@@ -6,6 +6,7 @@ from icycle.surgery._plan import Plan, make_plan
 from icycle.surgery._prune import prune
 from icycle.surgery._tensors import is_channels_last, successor
 from icycle.surgery._undo import undoing
+from icycle.surgery._zero import zero
 
 __all__ = [
     "Draft",
@@ -19,4 +20,5 @@ __all__ = [
     "prune",
     "successor",
     "undoing",
+    "zero",
 ]

@@ -7,7 +7,7 @@ from icycle.tracing._recorder import Step
 from icycle.tracing._registry import Rule, register
 from icycle.tracing._registry import register as register_rule
 from icycle.tracing._run import call_with, map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
-from icycle.tracing._shadow import Caches, copy_of, named_tensors, shadow_of
+from icycle.tracing._shadow import Caches, copy_of, duplicate, named_tensors, shadow_of
 from icycle.tracing._standins import STAND_INS
 from icycle.tracing._trace import Trace, trace_model
 from icycle.tracing._tracer import Call, Dims, Info, Tracer, flat_tensors
@@ -28,6 +28,7 @@ __all__ = [
     "bind",
     "call_with",
     "copy_of",
+    "duplicate",
     "edits_of",
     "flat_tensors",
     "map_tensors",

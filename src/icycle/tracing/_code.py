@@ -5,11 +5,10 @@
 same, and heads can go on their own. The number of channels in a head, computed as `C // heads`, stays what it was.
 
 Nothing of this touches a user's class: a module whose code must change gets a subclass of its class, with the methods
-compiled anew from their source, and what they call by name beside them.
+compiled anew from their source, and with them the functions that they call by name.
 """
 
 from __future__ import annotations
-import __future__
 
 import ast
 import functools
@@ -17,28 +16,26 @@ import hashlib
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import CodeType, FrameType, FunctionType
+from types import CellType, CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from icycle.errors import SurgeryError
+from icycle.tracing._source import Replacement, Source, Span, nested_codes, recompiled, source_of
 
-__all__ = ["Edit", "Site", "edits_of", "find_edit", "rewritten", "site_here", "user_frame"]
+__all__ = ["Edit", "Site", "edits_of", "find_edit", "is_users", "rewritten", "site_here", "user_frame"]
 
 _LIBRARIES = (
     os.path.dirname(torch.__file__) + os.sep,
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
 )
-_CALLED_BY = os.path.join("torch", "nn", "modules", "module.py")  # what calls a module's forward
-_FUTURE = functools.reduce(
-    int.__or__, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
-)
-
-_COMPREHENSIONS = ("<genexpr>", "<listcomp>", "<dictcomp>", "<setcomp>")  # code of its own within a function's
+_TRACED_BY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_run.py")  # what calls the model
+# what calls a module's forward
+_CALLED_BY = os.path.join(os.path.dirname(torch.__file__), "nn", "modules", "module.py")
 
 _OPERATORS: dict[str, Any] = {
     "add": ast.Add,
@@ -49,16 +46,14 @@ _OPERATORS: dict[str, Any] = {
     "pow": ast.Pow,
 }
 
-Span = tuple[int, int, int, int]  # line (of a function's first line: 0), column, last line, column behind it
-
 
 @dataclass(frozen=True)
 class Edit:
     """An expression in the code of a module and the number that takes its place; or with a `keyword` a call, which gets
     the number as one more argument.
 
-    `functions` are the names of the method and of the functions called by name through which the code is reached;
-    `digest` tells the source of the last one.
+    `functions` are the method and the functions, by the names under which each calls the next, through which the code
+    is reached; `calls` are the places of these names, one fewer. `digest` tells the sources of all of them.
     """
 
     functions: tuple[str, ...]
@@ -66,19 +61,30 @@ class Edit:
     number: float
     digest: str
     keyword: str = ""
+    calls: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Running:
+    """A frame as it was: its code, its globals, its instruction and that one's line."""
+
+    code: CodeType
+    scope: dict[str, Any]
+    instruction: int
+    line: int
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
     """An expression in the course of a run.
 
-    `path` is the module that was running; `frames` are its code, the globals, and the instruction, from the expression
-    outwards to `forward`. `part` picks the expression: an argument of a reshape (`sizes` of them), or an operand of a
-    `calculation`. With a `keyword` it is the call itself.
+    `path` is the module that was running; `frames` are its code, from the expression outwards to `forward`. `part`
+    picks the expression: an argument of a reshape (`sizes` of them), or an operand of a `calculation`. With a `keyword`
+    it is the call itself.
     """
 
     path: str
-    frames: tuple[tuple[CodeType, dict[str, Any], int, int], ...]
+    frames: tuple[_Running, ...]
     part: int = 0
     sizes: int | None = None
     keyword: str = ""
@@ -87,15 +93,24 @@ class Site:
     @property
     def key(self) -> tuple[str, CodeType, int]:
         """The same for the same instruction of the same module."""
-        code, _, instruction, _ = self.frames[0]
-        return self.path, code, instruction
+        return self.path, self.frames[0].code, self.frames[0].instruction
+
+    @property
+    def way(self) -> tuple[str, int, tuple[tuple[CodeType, int], ...]]:
+        """The same for the same part of an instruction reached through the same calls."""
+        return self.path, self.part, tuple((frame.code, frame.instruction) for frame in self.frames)
+
+
+@functools.cache
+def is_users(filename: str) -> bool:
+    """Whether a file is code of a model: not torch's, not ours, and not made up."""
+    return not filename.startswith((*_LIBRARIES, "<"))
 
 
 def user_frame(frame: FrameType | None) -> FrameType | None:
     """The innermost frame, from `frame` outwards, that runs the model's own code: None where all of it is torch's."""
-    while frame is not None and frame.f_code.co_name != "call_with":  # from there on it is the code that traces
-        file = frame.f_code.co_filename
-        if not file.startswith(_LIBRARIES) and not file.startswith("<"):
+    while frame is not None and frame.f_code.co_filename != _TRACED_BY:  # from there on it is the code that traces
+        if is_users(frame.f_code.co_filename):
             return frame
         frame = frame.f_back
     return None
@@ -108,31 +123,37 @@ def site_here(
     frame = user_frame(sys._getframe(1))
     frames = []
     while frame is not None:
-        frames.append((frame.f_code, frame.f_globals, frame.f_lasti, frame.f_lineno))
+        frames.append(_Running(frame.f_code, frame.f_globals, frame.f_lasti, frame.f_lineno))
         frame = frame.f_back
-        if frame is None or frame.f_code.co_filename.endswith(_CALLED_BY):
+        if frame is None or frame.f_code.co_filename == _CALLED_BY:
             return Site(path, tuple(frames), part, sizes, keyword, calculation)
     return None
 
 
-def find_edit(site: Site, owner: type[nn.Module], number: float) -> Edit | None:
-    """What puts `number` in the place of the expression at `site`, in a module of class `owner`; None if it cannot be.
+def find_edit(site: Site, module: nn.Module, number: float) -> Edit | None:
+    """What puts `number` in the place of the expression at `site`, in the code of `module`; None if it cannot be.
 
-    The method must be one of the class's own, a plain function called by its name whatever it calls, and the source
-    of both at hand.
+    Only an edit that is sure to run is one: from `forward` to the expression every function must be reached as a method
+    of the module itself (`self.join(x)`), or by the name of a global (`split_heads(x)`, `ops.split_heads(x)`), not
+    through an attribute, a table or a decorator, whose contents a copy of the code would not change. And the source of
+    each must be at hand.
     """
-    owner = getattr(owner, "_icycle_owner", owner)
-    names = _names(site, owner)
-    function = _reach(owner, names) if names else None
-    parsed = _parsed(function.__code__) if function is not None else None
-    if function is None or parsed is None:
+    route = _route(site, module)
+    source = source_of(route[-1].function.__code__) if route else None
+    if not route or source is None:
         return None
-    tree, digest = parsed
-    node = _expression(tree, site)
-    if node is None:
+    nodes = (_part(node, site) for node in _nodes_at(source, site.frames[0]))
+    found = [node for node in nodes if node is not None]
+    if len(found) != 1:
         return None
-    edit = Edit(names, _span(node, function.__code__), number, digest, site.keyword)
-    return edit if _edited(function.__code__, frozenset([edit])) is not None else None
+    span = _span(found[0], route[-1].function.__code__)
+    calls = tuple(step.call for step in route[1:] if step.call is not None)
+    edit = Edit(tuple(step.name for step in route), span, number, _digest(route), site.keyword, calls)
+    try:
+        rewritten(type(module), [edit])
+    except SurgeryError:
+        return None
+    return edit
 
 
 def rewritten(owner: type[nn.Module], edits: Iterable[Edit]) -> type[nn.Module]:
@@ -141,24 +162,24 @@ def rewritten(owner: type[nn.Module], edits: Iterable[Edit]) -> type[nn.Module]:
     Raises SurgeryError where the code is not what it was when the edits were found.
     """
     known: frozenset[Edit] = getattr(owner, "_icycle_edits", frozenset())
-    original: Any = getattr(owner, "_icycle_owner", owner)
+    original: Any = _original(owner)
     return _rewritten(original, known | frozenset(edits))
 
 
 def edits_of(module: nn.Module) -> tuple[Edit, ...]:
     """The edits in the code of a module."""
-    return tuple(sorted(getattr(type(module), "_icycle_edits", ()), key=lambda edit: (edit.functions, edit.span)))
+    edits = getattr(type(module), "_icycle_edits", ())
+    return tuple(sorted(edits, key=lambda edit: (edit.functions, edit.calls, edit.span)))
+
+
+def _original(owner: type[nn.Module]) -> type[nn.Module]:
+    return getattr(owner, "_icycle_owner", owner)
 
 
 @functools.cache
 def _rewritten(owner: Any, edits: frozenset[Edit]) -> type[nn.Module]:
     methods = {edit.functions[0] for edit in edits}
-    body = {
-        name: _rebuilt(
-            _function(owner, name), [(edit.functions[1:], edit) for edit in edits if edit.functions[0] == name]
-        )
-        for name in methods
-    }
+    body = {name: _rewrite(owner, name, [edit for edit in edits if edit.functions[0] == name]) for name in methods}
     return type(
         owner.__name__,
         (owner,),
@@ -184,94 +205,200 @@ def _revive(owner: type[nn.Module], edits: tuple[Edit, ...]) -> nn.Module:
     return made.__new__(made)
 
 
-# ---- from frames to functions ----
+# ---- from a module's method to a function, and back ----
 
 
-def _names(site: Site, owner: type[nn.Module]) -> tuple[str, ...]:
-    """The names by which the site's code is reached from a module; () where it is not a method or called by name."""
-    names: list[str] = []
-    codes = [code for code, _, _, _ in site.frames if code.co_name not in _COMPREHENSIONS]
-    for code in codes:
-        names.insert(0, code.co_name)
-        method = _function(owner, code.co_name)
-        if method is not None and method.__code__ is code:
-            reached = _reach(owner, tuple(names))
-            return tuple(names) if reached is not None and reached.__code__ is codes[0] else ()
-    return ()
+@dataclass(frozen=True)
+class _Step:
+    """A function on the way to an expression, the name by which it is called, and where the one before says it."""
+
+    name: str
+    function: FunctionType
+    call: Span | None = None
 
 
-def _function(owner: type[nn.Module], name: str) -> Any:
+def _route(site: Site, module: nn.Module) -> list[_Step]:
+    """The functions from a method to the site, outermost first; [] where one is not sure to be reached again."""
+    levels = _levels(site.frames)
+    owner = _original(type(module))
+    first = _function(owner, "forward")
+    if first is None or first.__code__ is not levels[-1][-1].code or "forward" in vars(module):
+        return []
+    route = [_Step("forward", first)]
+    for caller, callee in zip(reversed(levels[1:]), reversed(levels[:-1]), strict=True):
+        steps = [step for step in _callees(route, caller, owner, module) if step.function.__code__ is callee[-1].code]
+        if len(steps) != 1:
+            return []
+        route = steps if steps[0].call is None else [*route, steps[0]]
+    return route
+
+
+def _levels(frames: Sequence[_Running]) -> list[list[_Running]]:
+    """The frames by function: a comprehension, or a function within a function, belongs to the one around it."""
+    levels: list[list[_Running]] = []
+    for frame in frames:
+        if levels and any(code is levels[-1][-1].code for code in nested_codes(frame.code)):
+            levels[-1].append(frame)
+        else:
+            levels.append([frame])
+    return levels
+
+
+def _callees(
+    route: Sequence[_Step], caller: Sequence[_Running], owner: type[nn.Module], module: nn.Module
+) -> Iterator[_Step]:
+    """What a call in the last function of `route`, at the frames' instruction, is sure to call."""
+    code = route[-1].function.__code__
+    source = source_of(code)
+    local = {name for frame in caller for name in (*frame.code.co_varnames, *frame.code.co_cellvars)}
+    for node in _nodes_at(source, caller[0]) if source is not None else ():
+        names = _dotted(node.func) if isinstance(node, ast.Call) else []
+        if not isinstance(node, ast.Call) or not names:
+            continue
+        if len(route) == 1 and len(names) == 2 and source is not None and _is_self(names[0], code, caller, source):
+            method = _function(owner, names[1])
+            if method is not None and names[1] not in vars(module):
+                yield _Step(names[1], method)
+        elif names[0] not in local | set(code.co_freevars):
+            function = _global(caller[0].scope, names)
+            if function is not None:
+                yield _Step(".".join(names), function, _span(node.func, code))
+
+
+def _dotted(node: ast.expr) -> list[str]:
+    """["a", "b"] of the expression a.b; [] of what is no such name."""
+    if isinstance(node, ast.Name):
+        return [node.id]
+    before = _dotted(node.value) if isinstance(node, ast.Attribute) else []
+    return [*before, node.attr] if isinstance(node, ast.Attribute) and before else []
+
+
+def _is_self(name: str, code: CodeType, caller: Sequence[_Running], source: Source) -> bool:
+    """Whether a name is a method's first argument, which nothing in the method gives another value."""
+    within = any(name in frame.code.co_varnames for frame in caller[:-1])
+    stored = any(
+        isinstance(node, ast.Name) and node.id == name and not isinstance(node.ctx, ast.Load)
+        for node in ast.walk(source.definition)
+    )
+    return code.co_argcount > 0 and name == code.co_varnames[0] and not within and not stored
+
+
+def _function(owner: type[nn.Module], name: str) -> FunctionType | None:
     method = inspect.getattr_static(owner, name, None)
     return method if isinstance(method, FunctionType) else None
 
 
-def _reach(owner: type[nn.Module], names: tuple[str, ...]) -> FunctionType | None:
-    function = _function(owner, names[0])
+def _global(scope: dict[str, Any], names: Sequence[str]) -> FunctionType | None:
+    """The function that a name stands for: a global, or one of a module that is a global."""
+    value: Any = scope.get(names[0])
     for name in names[1:]:
-        function = function.__globals__.get(name) if function is not None else None
-    return function if isinstance(function, FunctionType) else None
+        value = vars(value).get(name) if isinstance(value, ModuleType) else None
+    return value if isinstance(value, FunctionType) else None
 
 
-def _rebuilt(function: FunctionType, edits: list[tuple[tuple[str, ...], Edit]]) -> FunctionType:
-    """A function like this one, in which the edits of its own code, and those of what it calls by name, are made."""
-    own = frozenset(edit for names, edit in edits if not names)
-    code = _edited(function.__code__, own) if own else function.__code__
-    called = {names[0] for names, _ in edits if names}
-    if code is None or any(not isinstance(function.__globals__.get(name), FunctionType) for name in called):
+def _digest(route: Iterable[_Step]) -> str:
+    sources = (source_of(step.function.__code__) for step in route)
+    return hashlib.sha256(" ".join(source.digest if source else "" for source in sources).encode()).hexdigest()
+
+
+def _rewrite(owner: type[nn.Module], name: str, edits: Sequence[Edit]) -> FunctionType:
+    """The method with all of its edits. Raises SurgeryError where one does not fit."""
+    method = _function(owner, name)
+    made = None
+    if method is not None and all(_fits(method, edit) for edit in edits):
+        made = _rebuilt(method, edits, 0)
+    if made is None:
         raise SurgeryError(
-            f"Expected the code of {function.__module__}.{function.__qualname__} to be what it was when the model was "
+            f"Expected the code of {owner.__module__}.{owner.__qualname__}.{name} to be what it was when the model was "
             "traced, but it is another. Use the same version of the library that defines it, or prune the model again."
         )
-    inner = {
-        name: _rebuilt(function.__globals__[name], [(rest[1:], edit) for rest, edit in edits if rest[:1] == (name,)])
-        for name in called
-    }
-    scope = {**function.__globals__, **inner} if inner else function.__globals__
-    made = FunctionType(code, scope, function.__name__, function.__defaults__, function.__closure__)
+    return made
+
+
+def _fits(method: FunctionType, edit: Edit) -> bool:
+    """Whether the functions that an edit goes through are those for which it was made."""
+    route = [_Step(edit.functions[0], method)]
+    for name in edit.functions[1:]:
+        function = _global(route[-1].function.__globals__, name.split("."))
+        if function is None:
+            return False
+        route.append(_Step(name, function))
+    return len(edit.calls) == len(route) - 1 and _digest(route) == edit.digest
+
+
+def _rebuilt(function: FunctionType, edits: Sequence[Edit], depth: int) -> FunctionType | None:
+    """A function like this one, with the edits of its own code, which calls changed functions where others are edited.
+
+    The module's globals stay its globals, live as they are. What is called instead comes in a closure, and is called
+    only as long as the global is still the function that it stands in for.
+    """
+    replacements: list[Replacement] = []
+    names: dict[str, Any] = {}
+    for edit in edits:
+        if len(edit.functions) == depth + 1:
+            replacements.append(_replacement(function.__code__, edit))
+    inner = [edit for edit in edits if len(edit.functions) > depth + 1]
+    for number, call in enumerate(sorted({edit.calls[depth] for edit in inner})):
+        within = [edit for edit in inner if edit.calls[depth] == call]
+        name = within[0].functions[depth + 1]
+        called = _global(function.__globals__, name.split("."))
+        made = _rebuilt(called, within, depth + 1) if called is not None else None
+        if made is None:
+            return None
+        own, other = f"_icycle_{number}", f"_icycle_{number}_before"
+        names |= {own: made, other: called}
+        replacements.append(Replacement(call, f"({own} if {name} is {other} else {name})"))
+    code = recompiled(function.__code__, replacements, names)
+    return None if code is None else _like(function, code, names)
+
+
+def _replacement(code: CodeType, edit: Edit) -> Replacement:
+    if not edit.keyword:
+        return Replacement(edit.span, repr(edit.number))
+    source = source_of(code)
+    calls = (node for node in ast.walk(source.definition) if isinstance(node, ast.Call)) if source else ()
+    last = next((_last_argument(call) for call in calls if _span(call, code) == edit.span), None)
+    line, column = edit.span[2:] if last is None else _span(last, code)[2:]  # behind it
+    return Replacement((line, column, line, column), f", {edit.keyword}={edit.number!r}")
+
+
+def _like(function: FunctionType, code: CodeType, names: dict[str, Any]) -> FunctionType:
+    """A function with this code that is otherwise the same; `names` are in its closure."""
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    cells |= {name: CellType(value) for name, value in names.items()}
+    closure = tuple(cells[name] for name in code.co_freevars)
+    made = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
     for name in ("__kwdefaults__", "__qualname__", "__module__", "__doc__", "__annotations__"):
         setattr(made, name, getattr(function, name))
     return made
 
 
-# ---- from functions to expressions ----
+# ---- from an instruction to an expression ----
 
 
-def _parse(code: CodeType) -> tuple[ast.FunctionDef, str] | None:
-    """The definition of a function, with the lines and columns of its file, and a digest of its source."""
-    try:
-        source = inspect.getsource(code)
-        opening = "if True:\n" if source[:1].isspace() else ""
-        tree: Any = ast.parse(opening + source)
-    except (OSError, TypeError, SyntaxError):
-        return None
-    ast.increment_lineno(tree, code.co_firstlineno - 1 - bool(opening))
-    definition = tree.body[0].body[0] if opening else tree.body[0]
-    return (
-        (definition, hashlib.sha256(source.encode()).hexdigest()) if isinstance(definition, ast.FunctionDef) else None
-    )
-
-
-_parsed = functools.cache(_parse)
-
-
-def _expression(tree: ast.FunctionDef, site: Site) -> ast.expr | None:
-    found = [part for node in _at(tree, site) if (part := _part(node, site)) is not None]
-    return found[0] if len(found) == 1 else None
-
-
-def _at(tree: ast.FunctionDef, site: Site) -> Iterator[ast.expr]:
-    """The expression of the site's instruction; before Python 3.11, which tells columns, all that are on its line."""
-    code, _, instruction, line = site.frames[0]
-    position = list(code.co_positions())[instruction // 2] if hasattr(code, "co_positions") else None
-    for node in ast.walk(tree):
+def _nodes_at(source: Source, frame: _Running) -> Iterator[ast.expr]:
+    """The expression of a frame's instruction; before Python 3.11, which tells columns, all that are on its line."""
+    code = frame.code
+    position = list(code.co_positions())[frame.instruction // 2] if hasattr(code, "co_positions") else None
+    for node in ast.walk(source.definition):
         if not isinstance(node, ast.expr) or node.end_lineno is None:
             continue
         if position is None:
-            here = node.lineno <= line <= node.end_lineno
+            here = node.lineno <= frame.line <= node.end_lineno
         else:
-            here = position == (node.lineno, node.end_lineno, node.col_offset, node.end_col_offset)
+            here = position in _positions(node)
         if here:
             yield node
+
+
+def _positions(node: ast.expr) -> Iterator[tuple[int | None, ...]]:
+    """Where an expression's instruction may be said to stand; a method on a line of its own is called at its name."""
+    yield node.lineno, node.end_lineno, node.col_offset, node.end_col_offset
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        name: Any = node.func
+        start = name.end_col_offset - len(name.attr.encode())
+        yield name.end_lineno, node.end_lineno, start, node.end_col_offset
+        yield name.end_lineno, name.end_lineno, start, name.end_col_offset
 
 
 def _part(node: ast.expr, site: Site) -> ast.expr | None:
@@ -282,7 +409,8 @@ def _part(node: ast.expr, site: Site) -> ast.expr | None:
     name = getattr(node.func, "attr", getattr(node.func, "id", ""))
     if site.keyword:  # of a fused attention, where neither it nor **others are given
         named = {keyword.arg for keyword in node.keywords}
-        return node if name == "scaled_dot_product_attention" and not named & {site.keyword, None} else None
+        fitting = name == "scaled_dot_product_attention" and not named & {site.keyword, None}
+        return node if fitting else None
     if node.keywords:
         return None
     if site.calculation == "float":
@@ -291,43 +419,26 @@ def _part(node: ast.expr, site: Site) -> ast.expr | None:
         return None
     last = node.args[-1] if node.args else None
     given = last.elts if isinstance(last, (ast.Tuple, ast.List)) else node.args
-    plain = len(given) == site.sizes and not any(isinstance(size, ast.Starred) for size in given)
-    return given[site.part] if plain else None
+    return _element(given, site.part, site.sizes)
+
+
+def _element(given: Sequence[ast.expr], place: int, of: int) -> ast.expr | None:
+    """The expression that gives one of so many values; a starred one gives as many as it likes."""
+    stars = [number for number, node in enumerate(given) if isinstance(node, ast.Starred)]
+    if not stars:
+        return given[place] if len(given) == of else None
+    behind = len(given) - (of - place)
+    if place < stars[0]:
+        return given[place]
+    return given[behind] if behind > stars[-1] else None
+
+
+def _last_argument(call: ast.Call) -> ast.expr | None:
+    arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
+    return max(arguments, key=lambda node: (node.end_lineno, node.end_col_offset), default=None)
 
 
 def _span(node: ast.AST, code: CodeType) -> Span:
     first = code.co_firstlineno
     place: Any = node
     return place.lineno - first, place.col_offset, place.end_lineno - first, place.end_col_offset
-
-
-@functools.cache
-def _edited(code: CodeType, edits: frozenset[Edit]) -> CodeType | None:
-    """A function's code with these edits made; None where it does not compile to a function like it."""
-    parsed = _parse(code)
-    if parsed is None or code.co_freevars or any(edit.digest != parsed[1] for edit in edits):
-        return None
-    tree = _Replace(code, edits).visit(parsed[0])
-    tree.decorator_list = []  # what they made of the function was this very function
-    module = compile(ast.Module([tree], []), code.co_filename, "exec", code.co_flags & _FUTURE, dont_inherit=True)
-    for made in module.co_consts:
-        if isinstance(made, CodeType) and made.co_name == code.co_name and set(made.co_names) <= set(code.co_names):
-            return made
-    return None
-
-
-class _Replace(ast.NodeTransformer):
-    def __init__(self, code: CodeType, edits: Iterable[Edit]) -> None:
-        self._code = code
-        self._edits = {edit.span: edit for edit in edits}
-
-    def visit(self, node: ast.AST) -> Any:
-        edit = self._edits.get(_span(node, self._code)) if isinstance(node, ast.expr) else None
-        if edit is None:
-            return self.generic_visit(node)
-        number = ast.copy_location(ast.Constant(edit.number), node)
-        if not edit.keyword:
-            return number
-        call: Any = self.generic_visit(node)
-        call.keywords.append(ast.copy_location(ast.keyword(edit.keyword, number), node))
-        return call

@@ -51,7 +51,7 @@ class Conditions:
     solved: dict[AttributeKey, Polynomial] = field(default_factory=dict)
     rewrites: tuple[Rewrite, ...] = ()
     all: list[Condition] = field(default_factory=list)
-    _edits: dict[tuple[Any, int], Edit | None] = field(default_factory=dict)
+    _edits: dict[Any, Edit | None] = field(default_factory=dict)
 
     def settle(self) -> None:
         """Check all conditions: solve for attributes, find edits of the code, and pin what does not hold."""
@@ -106,10 +106,9 @@ class Conditions:
         stays = condition.dim is not None or self.head_width or _divides(condition.origin)
         if not stays or not self._always_the_same(condition, site):
             return None
-        key = (site.key, site.part)
-        if key not in self._edits:
-            self._edits[key] = find_edit(site, type(self.modules[site.path]), condition.number)
-        return self._edits[key]
+        if site.way not in self._edits:
+            self._edits[site.way] = find_edit(site, self.modules[site.path], condition.number)
+        return self._edits[site.way]
 
     def _always_the_same(self, condition: Condition, site: Site) -> bool:
         """Whether the number that would be written into the code fits whenever it runs: at every pass of a loop, for

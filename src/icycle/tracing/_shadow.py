@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from icycle.tracing._standins import STAND_INS
 __all__ = [
     "Caches",
     "copy_of",
+    "duplicate",
     "following_paths",
     "has_foreign_hooks",
     "named_tensors",
@@ -35,6 +36,7 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_buffers()
 
 
+Copied = TypeVar("Copied")
 Caches = frozenset[tuple[str, str]]  # (module path, attribute) of dicts in which modules keep results
 
 
@@ -42,28 +44,40 @@ def shadow_of(model: nn.Module, meta: bool, caches: Caches, hooks: bool = False)
     """A copy of `model` that shares no state with it and copies no weight; its `caches` are empty.
 
     With `meta`, floating-point tensors become tensors on the meta device; else aliases of the real ones. Integer
-    tensors and buffers, which code reads as values or updates in place, are cloned. Hooks watch the real model, and a
-    shadow is none of theirs: only torch's own (weight norm), which are part of the model, stay, or with `hooks` all.
+    tensors and buffers, which code reads as values or updates in place, are cloned. Hooks: as in `duplicate`.
+    """
+    shadow = duplicate(model, lambda tensor: _stand_in(tensor, meta), caches, hooks)
+    for module in shadow.modules():
+        module.__class__ = STAND_INS.get(type(module), type(module))
+    return shadow
+
+
+def duplicate(
+    model: nn.Module, replace: Callable[[torch.Tensor], torch.Tensor], caches: Caches = frozenset(), hooks: bool = False
+) -> nn.Module:
+    """A copy of `model` with `replace(tensor)` in the place of every tensor in it; its `caches` are empty.
+
+    Hooks watch the real model, and a copy is none of theirs: only torch's own (weight norm), which are part of the
+    model, stay, or with `hooks` all.
     """
     memo: dict[int, Any] = {}
     for _, tensor in named_tensors(model):
-        memo[id(tensor)] = _stand_in(tensor, meta)
+        memo[id(tensor)] = replace(tensor)
     try:
-        with _CopyTensors(lambda tensor: _stand_in(tensor, meta)):
-            shadow = copy.deepcopy(model, memo)
+        with _CopyTensors(replace):
+            made = copy.deepcopy(model, memo)
     except Exception as error:
         raise TraceError(
             f"Expected a model whose modules can be copied (without their weights), but copy.deepcopy raised "
             f"{type(error).__name__}: {error}. Remove the attribute that cannot be copied before tracing."
         ) from error
-    for module in shadow.modules():
-        module.__class__ = STAND_INS.get(type(module), type(module))
-        if not hooks:
+    if not hooks:
+        for module in made.modules():
             for registry, key in list(_foreign_hooks(module)):
                 del registry[key]
     for path, name in caches:
-        setattr(shadow.get_submodule(path), name, {})
-    return shadow
+        setattr(made.get_submodule(path), name, {})
+    return made
 
 
 def has_foreign_hooks(model: nn.Module) -> bool:
@@ -102,10 +116,11 @@ def _stand_in(tensor: torch.Tensor, meta: bool) -> torch.Tensor:
     return data
 
 
-def copy_of(model: nn.Module) -> nn.Module:
-    """A whole copy: copy.deepcopy, which refuses tensors that were computed (a weight under weight norm)."""
+def copy_of(value: Copied) -> Copied:
+    """A whole copy of a model, or of its inputs: copy.deepcopy, which refuses tensors that were computed (a weight
+    under weight norm)."""
     with _CopyTensors(lambda tensor: tensor.detach().clone()):
-        return copy.deepcopy(model)
+        return copy.deepcopy(value)
 
 
 class _CopyTensors(TorchFunctionMode):

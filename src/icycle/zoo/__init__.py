@@ -4,9 +4,10 @@ from icycle.zoo._augment import Augment
 from icycle.zoo._batches import Augmentation, Images, SealedLoader, TensorLoader
 from icycle.zoo._data import Data, load_data
 from icycle.zoo._loaders import Batches, DatasetLoader, Examples, OwnLoader
-from icycle.zoo._models import build_model, example_shape, model_names, require_model
+from icycle.zoo._models import build_model, example_shape, model, model_names, require_model
 from icycle.zoo._sources import Place, Source, dataset_names, require_dataset, source
 from icycle.zoo._split import stratified_split
+from icycle.zoo._weights import load_weights
 
 __all__ = [
     "Augment",
@@ -25,6 +26,8 @@ __all__ = [
     "dataset_names",
     "example_shape",
     "load_data",
+    "load_weights",
+    "model",
     "model_names",
     "require_dataset",
     "require_model",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -31,6 +31,8 @@ _MIB = 2**20
 class Stepwise(StepwiseSettings, Method):
     """A method that removes channels in steps, from a trained network: `model.weights`, or it is trained first by the
     recipe's `train` section."""
+
+    starts_trained: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _possible(self) -> Stepwise:

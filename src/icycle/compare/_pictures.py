@@ -1,0 +1,58 @@
+"""Accuracy over what it costs: one picture for seconds, epochs and latency each, with the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icycle.compare._table import Row
+from icycle.errors import RecipeError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw", "front"]
+
+_COSTS = {"seconds": "seconds of the whole run", "epochs": "epochs", "latency": "latency at batch 64 / dense"}
+
+
+def draw(table: Sequence[Row], folder: Path) -> list[Path]:
+    """Write `pareto-seconds.svg`, `pareto-epochs.svg` and `pareto-latency.svg` into `folder`.
+
+    Raises:
+        RecipeError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise RecipeError("Expected matplotlib, which pictures need; pip install 'icycle[plot]'") from error
+    made = []
+    for cost, words in _COSTS.items():
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        _scatter(figure.subplots(), table, cost, words)
+        made.append(folder / f"pareto-{cost}.svg")
+        figure.savefig(made[-1])
+    return made
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those of the (cost, accuracy) points that no other is both cheaper and at least as accurate as, by cost."""
+    best: list[tuple[float, float]] = []
+    for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or accuracy > best[-1][1]:
+            best.append((cost, accuracy))
+    return best
+
+
+def _scatter(axes: Axes, table: Sequence[Row], cost: str, words: str) -> None:
+    points: list[tuple[float, float]] = [(getattr(row, cost), row.accuracy) for row in table]
+    for row, (x, y) in zip(table, points, strict=True):
+        spread: Any = row.deviation
+        axes.errorbar(x, y, yerr=spread, fmt="o", capsize=3)
+        axes.annotate(row.label, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
+    xs, ys = zip(*front(points), strict=True)
+    axes.plot(xs, ys, color="grey", linewidth=1, zorder=0)
+    axes.set_xlabel(words)
+    axes.set_ylabel("test accuracy, percent (mean ± standard deviation)")
+    axes.grid(alpha=0.3)

@@ -1,0 +1,126 @@
+"""Which runs a comparison consists of, and which of them need another one first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from icycle.errors import RecipeError
+from icycle.methods import Dense, Method, Scratch, get_method
+from icycle.recipes import Recipe, RunFolder
+
+__all__ = ["Entry", "Run", "make_plan"]
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A column of the matrix: a method's name and settings of its own. `label` is how the user wrote it."""
+
+    label: str
+    name: str
+    settings: Mapping[str, Any]
+
+    @staticmethod
+    def parse(text: str) -> Entry:
+        """`NAME` or `NAME:KEY=VALUE:KEY=VALUE`, such as `fixed:at=0.1`; values as in YAML."""
+        name, *pairs = text.strip().split(":")
+        settings = {}
+        for pair in pairs:
+            key, equals, value = pair.partition("=")
+            if not equals or not key:
+                raise RecipeError(f"Expected a method as NAME or NAME:KEY=VALUE, but got '{text}'")
+            settings[key.strip()] = yaml.safe_load(value)
+        return Entry(text.strip(), name, settings)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the matrix; `needs` are the labels of the runs of the same seed that must be finished before."""
+
+    label: str
+    seed: int
+    recipe: Recipe
+    folder: RunFolder
+    needs: tuple[str, ...] = ()
+
+
+def make_plan(recipe: Recipe, entries: Sequence[Entry], seeds: Sequence[int], output: Path) -> list[Run]:
+    """All runs, each after those that it needs.
+
+    Every method gets what the recipe's own method says and it knows, too (the budget, rounding, limits), and its own
+    settings. The dense network of each seed is trained once, and is where methods begin that start from a trained one;
+    so it is always part of the plan.
+
+    Raises:
+        RecipeError: an unknown method, settings that it does not take, or the same column twice.
+    """
+    if not any(entry.label == DENSE for entry in entries):
+        entries = [Entry(DENSE, DENSE, {}), *entries]
+    labels = [entry.label for entry in entries]
+    if len(set(labels)) < len(labels):
+        raise RecipeError(f"Expected each method once, but got {', '.join(labels)}")
+    # Stable: within a seed, runs keep the user's order where nothing has to come first.
+    depth = {entry.label: _depth(entry) for entry in entries}
+    return [
+        _run(recipe, entry, entries, seed, output)
+        for level in range(3)
+        for seed in seeds
+        for entry in entries
+        if depth[entry.label] == level
+    ]
+
+
+def _depth(entry: Entry) -> int:
+    kind = get_method(entry.name)
+    if issubclass(kind, Dense):
+        return 0
+    return 2 if issubclass(kind, Scratch) else 1
+
+
+def _run(recipe: Recipe, entry: Entry, entries: Sequence[Entry], seed: int, output: Path) -> Run:
+    kind = get_method(entry.name)
+    settings, needs, model = dict(entry.settings), [], recipe.model
+    if issubclass(kind, Scratch):
+        origin = _origin(settings.get("of"), entries)
+        settings["of"] = _folder(output, origin, seed)
+        needs.append(origin)
+    if kind.starts_trained and model.weights is None:
+        needs.append(DENSE)
+        model = model.model_copy(update={"weights": _folder(output, DENSE, seed) / "model"})
+    method = _method(recipe.method, kind, entry, settings)
+    chosen = recipe.model_copy(update={"method": method, "seed": seed, "model": model})
+    return Run(entry.label, seed, chosen, RunFolder(_folder(output, entry.label, seed)), tuple(needs))
+
+
+def _method(own: Method, kind: type[Method], entry: Entry, settings: Mapping[str, Any]) -> Method:
+    """The recipe's own method where it is the same, else one with what both know."""
+    names = own.model_fields_set - {"name"} if isinstance(own, kind) else own.model_fields_set & set(kind.model_fields)
+    shared = {name: getattr(own, name) for name in names if name != "name"}
+    try:
+        return kind(**{**shared, **settings})
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise RecipeError(f"Expected settings of '{entry.name}' in '{entry.label}', but {faults}") from None
+
+
+def _origin(wanted: str | None, entries: Sequence[Entry]) -> str:
+    """The label of the method whose shape `scratch` takes: the one that it names, or the first that prunes."""
+    labels = [entry.label for entry in entries if _depth(entry) == 1]
+    if not labels or (wanted is not None and wanted not in labels):
+        raise RecipeError(
+            f"Expected a method that prunes, whose shape 'scratch' takes, but got {wanted or 'none'} out of "
+            f"{labels or 'none'}; add it to --methods"
+        )
+    return wanted or labels[0]
+
+
+def _folder(output: Path, label: str, seed: int) -> Path:
+    return output / f"{re.sub(r'[^A-Za-z0-9._=-]+', '-', label)}-seed{seed}"

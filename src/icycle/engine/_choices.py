@@ -1,0 +1,47 @@
+"""Which channels a proof removes: counts that differ wherever they can, and counts that agree wherever they can."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection
+from statistics import median
+
+import torch
+
+from icycle.structure import Group, Structure, SubNetwork
+
+__all__ = ["equal", "part", "unequal"]
+
+
+def unequal(structure: Structure) -> SubNetwork:
+    """Between a quarter and three quarters of every group, so that counts which must agree by chance do not."""
+    dice = random.Random(0)
+    return _choose(structure, dice, lambda group: round(group.size * dice.uniform(0.25, 0.75)))
+
+
+def equal(structure: Structure) -> SubNetwork:
+    """The same count in every group that is large enough, and half of the others: code that asks whether two sizes are
+    equal gets another answer than before."""
+    sizes = [group.size for group in structure.prunable]
+    common = max(1, int(median(sizes)) // 2) if sizes else 1
+    return _choose(structure, random.Random(1), lambda group: common if group.size > common else (group.size + 1) // 2)
+
+
+def part(structure: Structure, subnet: SubNetwork, names: Collection[str]) -> SubNetwork:
+    """`subnet` in the groups of these names; every other group is kept whole."""
+    return SubNetwork(
+        {
+            group.name: subnet.keep[group.name] if group.name in names else torch.ones(group.size, dtype=torch.bool)
+            for group in structure.prunable
+        }
+    )
+
+
+def _choose(structure: Structure, dice: random.Random, count: Callable[[Group], int]) -> SubNetwork:
+    """Random channels, at least one and not all of every group."""
+    keep = {}
+    for group in structure.prunable:
+        kept = torch.zeros(group.size, dtype=torch.bool)
+        kept[dice.sample(range(group.size), max(1, min(group.size - 1, count(group))))] = True
+        keep[group.name] = kept
+    return SubNetwork(keep)

@@ -1,0 +1,81 @@
+"""The proof over shapes: remove a different share of every group on a shadow; what goes wrong, pins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from icycle.axes import leaves, pin
+from icycle.engine._choices import part, unequal
+from icycle.engine._dry_run import Fault, dry_run
+from icycle.engine._halves import at_fault
+from icycle.engine._marks import free_axes
+from icycle.reasons import Kind, Reason
+from icycle.structure import Structure, SubNetwork, build
+from icycle.surgery import make_plan
+from icycle.tracing import Trace, shadow_of
+
+__all__ = ["prove_in_shapes"]
+
+
+def prove_in_shapes(model: nn.Module, example_inputs: Any, found: Trace) -> Structure:
+    """The structure of which a removal gives every shape that was predicted. A fault costs the groups that show it."""
+    shadow = found.shadow
+    while True:  # every pass but the last pins a group
+        structure = build(found)
+        if not structure.prunable:
+            return structure
+        proof = _Shapes(model, example_inputs, found, structure)
+        fault = proof.run(proof.subnet, shadow)
+        if fault is None:
+            return structure
+        proof.pin_at_fault(fault)
+        found.settle()
+        shadow = proof.shadow()
+
+
+class _Shapes:
+    """Dry runs of one structure."""
+
+    def __init__(self, model: nn.Module, example_inputs: Any, found: Trace, structure: Structure) -> None:
+        self._model, self._example, self._found, self._structure = model, example_inputs, found, structure
+        self._axes = free_axes(found, structure)
+        self.subnet = unequal(structure)
+
+    def shadow(self) -> nn.Module:
+        found = self._found
+        return shadow_of(self._model, found.meta, found.caches, found.hooks)
+
+    def run(self, subnet: SubNetwork, shadow: nn.Module) -> Fault | None:
+        """What goes wrong without what `subnet` removes."""
+        whole = all(bool(kept.all()) for kept in subnet.keep.values())
+        plan = None if whole else make_plan(shadow, self._structure, subnet)
+        counts = {self._axes[name].created: int(kept.sum()) for name, kept in subnet.keep.items()}
+        return dry_run(shadow, self._example, self._found, plan, counts)
+
+    def pin_at_fault(self, fault: Fault) -> None:
+        """Find the groups behind a fault, among those that its operations touch first of all, and pin them."""
+        names = list(self._axes)
+        if self._run_part([]) is not None:
+            self._pin(names, "another result without any removal", fault)
+            return
+        near = self._near(fault)
+        suspects = near if near and self._run_part(near) is not None else names
+        for name in at_fault(suspects, lambda some: self._run_part(some) is not None):
+            own = self._run_part([name]) or fault
+            self._pin([name], own.problem, own)
+
+    def _run_part(self, names: Sequence[str]) -> Fault | None:
+        return self.run(part(self._structure, self.subnet, names), self.shadow())
+
+    def _near(self, fault: Fault) -> list[str]:
+        """The groups of the dimensions that the operations in doubt touch."""
+        dims = [dim for step in fault.steps for own in (*step.inputs, *step.outputs) for dim in own or ()]
+        touched = {axis.created for dim in dims for axis in leaves(dim)}
+        return [name for name, axis in self._axes.items() if axis.created in touched]
+
+    def _pin(self, names: Sequence[str], problem: str, fault: Fault) -> None:
+        for name in names:
+            pin(self._axes[name], Reason(Kind.DRY_RUN, problem, *fault.steps[-1].place))

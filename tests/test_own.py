@@ -1,0 +1,145 @@
+"""A network of one's own with a checkpoint, an image folder, and the shortest recipe: as a new user would."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import icycle
+from icycle.errors import RecipeError
+from icycle.recipes import RunFolder, load_recipe, run_recipe
+from icycle.zoo import build_model, load_weights, model
+from test_data import write_images
+
+NET = """
+    from torch import nn
+
+    def build(num_classes, channels=16):
+        return nn.Sequential(
+            nn.Conv2d(3, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+
+    def broken():
+        return 3
+"""
+RECIPE = """
+    data: {folder: data}
+    model: {name: "acme_net:build", weights: w.pt}
+    train: {epochs: 2, batch_size: 8}
+    method: {name: one-cycle, budget: {macs: 0.5}}
+"""
+
+
+@pytest.fixture
+def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "acme_net.py").write_text(dedent(NET))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    sys.modules.pop("acme_net", None)
+
+
+@pytest.mark.parametrize("classes", [2, 7])
+def test_the_shortest_recipe_of_ones_own_prunes_to_half(acme: Path, classes: int) -> None:
+    write_images(acme / "data" / "train", {"ant": 16, "bee": 16}, size=(12, 12))
+    (acme / "own.yaml").write_text(dedent(RECIPE))
+    torch.save(build_model("acme_net:build", num_classes=classes).state_dict(), "w.pt")
+    folder = RunFolder(acme / "run")
+    report = run_recipe(load_recipe("own.yaml", ["data.workers=0"]), folder)
+    assert report.pruned.macs / report.dense.macs == pytest.approx(0.5, abs=0.05)
+    told = next(
+        record for record in map(json.loads, folder.metrics.read_text().splitlines()) if record["kind"] == "weights"
+    )
+    assert told["fresh"] == ([] if classes == 2 else ["8.weight", "8.bias"])
+    loaded = icycle.load(folder.model, build_model("acme_net:build", num_classes=2))
+    assert sum(parameter.numel() for parameter in loaded.parameters()) == report.pruned.params
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "wrapped", "parallel", "artifact"])
+def test_weights_are_read_from_what_people_have(acme: Path, kind: str) -> None:
+    trained, fresh = (build_model("acme_net:build", num_classes=3) for _ in range(2))
+    state, path = trained.state_dict(), acme / "w.pt"
+    if kind == "safetensors":
+        path = acme / "w.safetensors"
+        save_file(state, path)
+    elif kind == "artifact":
+        path = acme / "saved"
+        icycle.save(trained, path)
+    else:
+        parallel = {f"module.{key}": value for key, value in state.items()}
+        content = {"wrapped": {"epoch": 3, "state_dict": state}, "parallel": parallel}
+        torch.save(content.get(kind, state), path)
+    assert load_weights(path, fresh) == []
+    assert all(torch.equal(value, state[key]) for key, value in fresh.state_dict().items())
+
+
+def test_weights_that_do_not_fit_are_told_by_key_and_change_nothing(acme: Path) -> None:
+    state = build_model("acme_net:build", num_classes=3).state_dict()
+    state["extra.weight"] = state.pop("0.weight")
+    state["4.weight"] = torch.ones(5)
+    state["3.weight"] = torch.ones(16, 2, 3, 3)
+    save_file(state, "w.safetensors")
+    network = build_model("acme_net:build", num_classes=3)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(RecipeError) as caught:
+        load_weights(Path("w.safetensors"), network)
+    for words in ("1 missing: 0.weight", "1 unexpected: extra.weight", "2 of another shape: 3.weight, 4.weight"):
+        assert words in str(caught.value)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("w.pt", Path, "could run any code"),
+        ("w.pt", {"a": 1}, "but got dict with a"),
+        ("w.txt", {}, r"\.safetensors"),
+        ("none.pt", None, "there is nothing"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_a_clear_error(acme: Path, name: str, content: object, words: str) -> None:
+    if content is not None:
+        torch.save(content, name)
+    with pytest.raises(RecipeError, match=words):
+        load_weights(Path(name), build_model("acme_net:build", num_classes=3))
+
+
+def test_options_reach_the_network_and_what_is_wrong_is_told(acme: Path) -> None:
+    assert build_model("acme_net:build", num_classes=3, options={"channels": 5})[0].out_channels == 5  # type: ignore[index]
+    for name, options, words in (
+        ("acme_net:build", {"depth": 3}, "unexpected keyword argument 'depth'"),
+        ("acme_net:broken", {}, "but got int"),
+        ("acme_net:none", {}, "Expected 'none' in acme_net"),
+        ("nohub/x", {}, "huggingface/<name>"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            build_model(name, num_classes=3, options=options)
+    with pytest.raises(RecipeError, match="no width"):
+        build_model("acme_net:build", num_classes=3, width=8)
+
+
+def test_a_registered_network_has_a_name() -> None:
+    @model("registered-linear")
+    def build(num_classes: int) -> torch.nn.Module:
+        return torch.nn.Linear(4, num_classes)
+
+    assert build_model("registered-linear", num_classes=3).out_features == 3
+
+
+def test_a_hugging_face_network_is_made_of_its_configuration(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = {"architectures": ["ViTForImageClassification"], "model_type": "vit", "image_size": 16, "patch_size": 8}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **sizes}))
+    network = build_model(f"huggingface/{tmp_path}", num_classes=5, options={"intermediate_size": 24})
+    assert network.classifier.out_features == 5
+    with pytest.raises(RecipeError, match=r"config\.json"):
+        build_model(f"huggingface/{tmp_path}/none", num_classes=5)
