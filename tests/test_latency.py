@@ -198,6 +198,17 @@ def test_a_wrong_prediction_is_corrected_by_what_is_measured(device: MadeUp) -> 
     assert len(selector.attempts) > 1 and abs(selector.attempts[-1].excess) < abs(selector.attempts[0].excess)
 
 
+@pytest.mark.parametrize("factor", [0.3, 3.0])
+def test_a_prediction_that_is_far_off_does_not_end_at_the_smallest(device: MadeUp, factor: float) -> None:
+    """Narrow networks take much less, or more, than the line through the first three says."""
+    model, structure, scores = prepared()
+    selector = Selector(structure, BUDGET, model)
+    assert selector.latency is not None
+    selector.latency.prediction = selector.latency.prediction.scaled(factor)  # what was learnt is wrong
+    subnet = selector.measured(scores)
+    assert selector.latency.measure(subnet) / selector.latency.dense == pytest.approx(0.5, rel=0.03)
+
+
 def test_what_is_out_of_reach_is_shown_with_the_smallest_latency(device: MadeUp) -> None:
     model, structure, scores = prepared()
     with pytest.raises(BudgetError, match="smallest sub-network takes") as error:

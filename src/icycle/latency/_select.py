@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from icycle.structure import Structure, SubNetwork
 __all__ = ["Attempt", "Selector", "select"]
 
 _CLOSE = 0.03  # how far the measured latency may be from what was asked for, as a share of that
-_ATTEMPTS = 8
+_ATTEMPTS = 12
 
 Scores = Mapping[str, torch.Tensor]
 
@@ -83,19 +84,28 @@ class Selector:
         if self.latency is None:
             return self(scores, **settings)
         self.attempts = tuple[Attempt, ...]()
+        self._require_others(scores, settings)
         prediction = self._corrected or self.latency.prediction
+        aim, faster, slower = self._allowed, 0.0, math.inf  # predicted milliseconds: wanted, and known to be off
         for _ in range(_ATTEMPTS):
-            try:
-                subnet = self._predicted(scores, settings, prediction, self._allowed)
-            except BudgetError:
-                break
-            if subnet in [earlier.subnet for earlier in self.attempts]:
-                break
-            latest = self._attempt(subnet, prediction)
-            self._corrected = prediction = prediction.scaled(latest.measured / latest.predicted)
-            if abs(latest.excess) <= _CLOSE:
-                return subnet
-        return self._best_attempt(scores, settings)
+            subnet = self._within(scores, settings, prediction, aim)
+            if subnet is None and slower < math.inf:
+                faster = aim
+            else:
+                latest = self._attempt(subnet or self._smallest(scores, settings), prediction)
+                if abs(latest.excess) <= _CLOSE:
+                    break
+                if subnet is None:
+                    self._require_reach(latest)
+                    aim = latest.predicted
+                faster, slower = (faster, aim) if latest.excess > 0 else (aim, slower)
+                aim = aim / (1 + latest.excess)
+            if not faster < aim < slower:
+                aim = (faster + slower) / 2
+        best = self._closest_within() or self._attempt(self._smallest(scores, settings), prediction)
+        self._require_reach(best)
+        self._corrected = prediction.scaled(best.measured / best.predicted)
+        return best.subnet
 
     @property
     def _allowed(self) -> float:
@@ -117,21 +127,35 @@ class Selector:
         self.attempts = (*self.attempts, attempt)
         return attempt
 
-    def _best_attempt(self, scores: Scores, settings: Mapping[str, Any]) -> SubNetwork:
-        """The closest that is not too slow; else the smallest of all, unless that is too slow itself."""
-        within = [earlier for earlier in self.attempts if earlier.excess <= _CLOSE]
-        if within:
-            return max(within, key=lambda earlier: earlier.measured).subnet
+    def _within(
+        self, scores: Scores, settings: Mapping[str, Any], prediction: Prediction, aim: float
+    ) -> SubNetwork | None:
+        """The best by the prediction; None where even the smallest is predicted to take longer."""
+        try:
+            return self._predicted(scores, settings, prediction, aim)
+        except BudgetError:
+            return None
+
+    def _require_others(self, scores: Scores, settings: Mapping[str, Any]) -> None:
+        """Raise where the budget's other costs are out of reach, whatever the latency."""
+        others = replace(self.budget, latency=None) if len(self.budget.names) > 1 else None
+        if others is not None:
+            selection.select(self.structure, scores, others, **settings)
+
+    def _closest_within(self) -> Attempt | None:
+        """The closest to the budget of those that are not too slow."""
+        within = [one for one in self.attempts if one.excess <= _CLOSE]
+        return max(within, key=lambda one: one.measured, default=None)
+
+    def _require_reach(self, smallest: Attempt) -> None:
+        if smallest.excess <= _CLOSE:
+            return
         assert self.latency is not None
-        smallest = self._smallest(scores, settings)
-        attempt = self._attempt(smallest, self.latency.prediction)
-        if attempt.excess <= _CLOSE:
-            return smallest
         dense = self.latency.dense
         raise BudgetError(
-            f"Expected {self.budget} to be within reach ({attempt.allowed:.3f} of {dense:.3f} ms), but the smallest "
-            f"sub-network takes {attempt.measured:.3f} ms, measured ({attempt.measured / dense:.1%}); ask for at least "
-            "that, or raise limit or limit_rate, or lower round_to or min_keep."
+            f"Expected {self.budget} to be within reach ({smallest.allowed:.3f} of {dense:.3f} ms), but the smallest "
+            f"sub-network takes {smallest.measured:.3f} ms, measured ({smallest.measured / dense:.1%}); ask for at "
+            "least that, or raise limit or limit_rate, or lower round_to or min_keep."
         )
 
     def _smallest(self, scores: Scores, settings: Mapping[str, Any]) -> SubNetwork:
