@@ -81,7 +81,7 @@ class _Checker:
         tensors = list(flat_tensors((args, kwargs)))
         name = _essential(operation)
         followed = any(hasattr(tensor, "_icycle") for tensor in tensors)
-        if not results or not (followed or (not tensors and self._is_factory(name))):
+        if not results or not (followed or (not tensors and self._is_factory(name, results))):
             return
         for tensor in results:
             tensor._icycle = True  # type: ignore[attr-defined]
@@ -105,9 +105,11 @@ class _Checker:
                     break
         return tuple(found)
 
-    def _is_factory(self, name: str | None) -> bool:
+    def _is_factory(self, name: str | None, results: list[torch.Tensor]) -> bool:
+        """Whether a new tensor is the one expected next: code makes others by the same name, of literal sizes, which no
+        run records."""
         expected = (self.steps[place] for place in self.places)
-        return any(not step.inputs and name == _essential(step.operation) for step in expected)
+        return name is not None and any(not step.inputs and self._fits(name, results, step) for step in expected)
 
     def _same(self, name: str, results: list[torch.Tensor], step: Step) -> bool:
         return name == _essential(step.operation) and len(results) == len(step.outputs)

@@ -12,16 +12,18 @@ from icycle.engine._choices import part, unequal
 from icycle.engine._dry_run import Fault, dry_run
 from icycle.engine._halves import at_fault
 from icycle.engine._marks import free_axes
+from icycle.errors import TraceError
 from icycle.reasons import Kind, Reason
 from icycle.structure import Structure, SubNetwork, build
-from icycle.surgery import make_plan
-from icycle.tracing import Trace, shadow_of
+from icycle.surgery import apply, make_plan
+from icycle.tracing import Trace, output_tensors, run_shadow, shadow_inputs, shadow_of, undisturbed
 
 __all__ = ["prove_in_shapes"]
 
 
-def prove_in_shapes(model: nn.Module, example_inputs: Any, found: Trace) -> Structure:
-    """The structure of which a removal gives every shape that was predicted. A fault costs the groups that show it."""
+def prove_in_shapes(model: nn.Module, example_inputs: Any, also: Sequence[Any], found: Trace) -> Structure:
+    """The structure of which a removal gives every shape that was predicted, and on the examples in `also` outputs of
+    the same shapes as before. A fault costs the groups that show it."""
     shadow = found.shadow
     while True:  # every pass but the last pins a group
         structure = build(found)
@@ -29,9 +31,10 @@ def prove_in_shapes(model: nn.Module, example_inputs: Any, found: Trace) -> Stru
             return structure
         proof = _Shapes(model, example_inputs, found, structure)
         fault = proof.run(proof.subnet, shadow)
-        if fault is None:
+        if fault is not None:
+            proof.pin_at_fault(fault)
+        elif not any(proof.pinned_by(number, example) for number, example in enumerate(also, 2)):
             return structure
-        proof.pin_at_fault(fault)
         found.settle()
         shadow = proof.shadow()
 
@@ -54,6 +57,39 @@ class _Shapes:
         plan = None if whole else make_plan(shadow, self._structure, subnet)
         counts = {self._axes[name].created: int(kept.sum()) for name, kept in subnet.keep.items()}
         return dry_run(shadow, self._example, self._found, plan, counts)
+
+    def pinned_by(self, number: int, example: Any) -> bool:
+        """Whether a further example does not run after the removal as before, and the groups at fault were pinned."""
+        expected = self._output_shapes(example, None)
+        if isinstance(expected, str):
+            raise TraceError(
+                f"Expected {type(self._model).__name__} to run on every example, but on example {number} it raised "
+                f"{expected}. Pass inputs with which model(...) works."
+            )
+
+        def fails(names: Sequence[str]) -> bool:
+            return self._output_shapes(example, part(self._structure, self.subnet, names)) != expected
+
+        names = list(self._axes)
+        if not fails(names):
+            return False
+        for name in at_fault(names, fails):
+            problem = f"another output on example {number}"
+            pin(self._axes[name], Reason(Kind.DRY_RUN, problem))
+        return True
+
+    def _output_shapes(self, example: Any, subnet: SubNetwork | None) -> list[tuple[int, ...]] | str:
+        """Of a run without what `subnet` removes; in words what it raises."""
+        found, shadow = self._found, self.shadow().eval()
+        inputs = shadow_inputs(example, found.meta, False, lambda tensor: True)
+        try:
+            with undisturbed(self._model):
+                if subnet is not None:
+                    apply(shadow, make_plan(shadow, self._structure, subnet))
+                outputs = run_shadow(shadow, inputs, lambda *observed: None, found.meta)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}".splitlines()[0]
+        return [tuple(tensor.shape) for tensor in output_tensors(outputs)]
 
     def pin_at_fault(self, fault: Fault) -> None:
         """Find the groups behind a fault, among those that its operations touch first of all, and pin them."""

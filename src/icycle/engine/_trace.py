@@ -45,7 +45,7 @@ def trace(
     The model is left as it is: mode, weights, buffers, random state and attributes. Raises TraceError where the model
     cannot be copied or does not run on the example."""
     found = trace_model(model, example_inputs, head_width)
-    structure = prove_in_shapes(model, example_inputs, found)
+    structure = prove_in_shapes(model, example_inputs, also, found)
     if proof == "shapes" or not structure.prunable:
         return replace(structure, proof=proof)
     missing = _no_copy(model, copy_bytes)
