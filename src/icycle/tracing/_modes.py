@@ -15,14 +15,28 @@ from icycle.tracing._meta import SHORTCUTS
 from icycle.tracing._recorder import Recorder
 from icycle.tracing._registry import FUNCTION_RULES
 from icycle.tracing._sizes import FromDim, TracedInt
-from icycle.tracing._tracer import flat_tensors
+from icycle.tracing._tracer import flat, flat_tensors
 
 __all__ = ["Functions", "Observer", "Operations", "TorchFunction"]
 
 _ARITHMETIC = {way + name: name for way in ("", "r", "i") for name in ("add", "sub", "mul", "div", "truediv", "pow")}
+# functions that take numbers, and no sizes
+_NUMERIC = frozenset(
+    "tensor as_tensor asarray scalar_tensor new_tensor full_like divide true_divide multiply subtract floor_divide "
+    "remainder fmod clamp clip clamp_ clip_ clamp_min clamp_max fill fill_ addcmul addcdiv lerp masked_fill".split()
+)
+_FILLED = {"full": 1, "new_full": 2}  # the place of the number
+_NUMBERS = frozenset(("alpha", "beta", "fill_value", "value", "min", "max"))  # arguments that are numbers wherever
 _COUNTS = frozenset(("numel", "nelement"))
 _READERS = frozenset(("numpy", "tolist", "__array__", "data_ptr"))  # what becomes of the values is not seen
 _SHAPE_GETTERS = {torch.Tensor.shape.__get__, torch.Tensor.size}  # type: ignore[attr-defined]
+
+
+def _numbers(name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+    """The arguments of a torch function that are numbers: a size among them is used for its value."""
+    if name in _NUMERIC:
+        return args, kwargs
+    return args[_FILLED.get(name, len(args)) :][:1], [kwargs[key] for key in kwargs.keys() & _NUMBERS]
 
 
 class Functions(TorchFunctionMode):
@@ -54,6 +68,11 @@ class Functions(TorchFunctionMode):
             for place, value in enumerate(args):
                 if isinstance(value, TracedInt):
                     value.report(calculation, 1 - place if name.startswith("__r") else place)
+        for value in flat(_numbers(name, args, kwargs)):
+            if isinstance(value, TracedInt):
+                value.report(name, 0)
+        if name == "__len__" and hasattr(args[0], "_icycle") and args[0].dim():
+            self._sizes(args[0].shape, args, kwargs)[0].report(name, 0)
         if name == "scaled_dot_product_attention" and kwargs.get("scale") is None and len(args) < 7:
             self._recorder.use_as_scale(args[0] if args else kwargs["query"])
         outer = self._recorder.enter(name, tuple(args), kwargs)

@@ -6,11 +6,14 @@ the attribute is set to the new count, two dimensions keep equal counts, and a l
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, SupportsIndex
 
 from icycle.axes import Dim, Polynomial, count
+from icycle.tracing._code import is_users
 
 __all__ = [
     "AttributeKey",
@@ -54,7 +57,7 @@ class Literal:
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """`symbol` (one of + - * //) applied to two origins."""
+    """`symbol` (one of + - * // %) applied to two origins."""
 
     symbol: str
     left: Origin
@@ -68,11 +71,16 @@ _FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "-": operator.sub,
     "*": operator.mul,
     "//": operator.floordiv,
+    "%": operator.mod,
 }
 
 
 class TracedInt(int):
-    """An int with an `origin`. Everything that is not + - * // gives a plain number, and is reported to the origin."""
+    """An int with an `origin`. Every other method than + - * // % gives a plain number, and is reported to the origin.
+
+    Python gives no way to see some uses: range(n), items[n], math.log(n) and 1.0 / n (a float on the left) take the
+    number out of any int. Comparisons, the truth of a size and text made of it are not followed.
+    """
 
     origin: Origin
 
@@ -80,6 +88,21 @@ class TracedInt(int):
         traced = super().__new__(cls, value)
         traced.origin = origin
         return traced
+
+    def __rshift__(self, other: SupportsIndex) -> Any:
+        return self // (1 << operator.index(other))
+
+    def __lshift__(self, other: SupportsIndex) -> Any:
+        return self * (1 << operator.index(other))
+
+    def __pos__(self) -> TracedInt:
+        return self
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **others: Any) -> Any:
+        """A function of numpy: it gets the plain number."""
+        self._read(function.__name__, 0, sys._getframe(1))
+        plain = (int.__int__(value) if isinstance(value, TracedInt) else value for value in inputs)
+        return getattr(function, method)(*plain, **others)
 
     def __neg__(self) -> TracedInt:
         return TracedInt(-int(self), Operation("-", Literal(0), self.origin))
@@ -90,6 +113,11 @@ class TracedInt(int):
             if isinstance(leaf, (FromDim, FromAttribute)) and leaf.used is not None:
                 leaf.used(self, calculation, operand)
                 return
+
+    def _read(self, calculation: str, operand: int, frame: FrameType) -> None:
+        """Report what the model's own code does; what torch's and ours do with a size, the rules of operations know."""
+        if is_users(frame.f_code.co_filename):
+            self.report(calculation, operand)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedInt:
         return self
@@ -103,11 +131,13 @@ def _define(name: str, symbol: str) -> None:
 
     def forward(self: TracedInt, other: SupportsIndex) -> Any:
         if type(other) not in (int, TracedInt):
+            self._read(name, 0, sys._getframe(1))
             return getattr(int, f"__{name}__")(self, other)
         return TracedInt(function(int(self), int(other)), Operation(symbol, self.origin, origin_of(other)))
 
     def reflected(self: TracedInt, other: SupportsIndex) -> Any:
         if type(other) not in (int, TracedInt):
+            self._read(name, 1, sys._getframe(1))
             return getattr(int, f"__r{name}__")(self, other)
         return TracedInt(function(int(other), int(self)), Operation(symbol, origin_of(other), self.origin))
 
@@ -123,12 +153,34 @@ def _define_number(name: str, calculation: str, operand: int) -> None:
     setattr(TracedInt, f"__{name}__", as_number)
 
 
-for _name, _symbol in (("add", "+"), ("sub", "-"), ("mul", "*"), ("floordiv", "//")):
+def _define_read(name: str, operand: int) -> None:
+    plain = getattr(int, name)
+
+    def read(self: TracedInt, *others: Any, **named: Any) -> Any:
+        self._read(name.strip("_"), operand, sys._getframe(1))
+        return plain(self, *others, **named)
+
+    setattr(TracedInt, name, read)
+
+
+for _name, _symbol in (("add", "+"), ("sub", "-"), ("mul", "*"), ("floordiv", "//"), ("mod", "%")):
     _define(_name, _symbol)
 for _name in ("truediv", "pow", "float"):
     _define_number(_name, _name, 0)
 for _name in ("truediv", "pow"):
     _define_number(f"r{_name}", _name, 1)
+for _name in ("divmod", "and", "or", "xor", "invert", "abs", "int", "trunc", "floor", "ceil", "round"):
+    _define_read(f"__{_name}__", 0)
+for _name in ("divmod", "and", "or", "xor", "lshift", "rshift"):
+    _define_read(f"__r{_name}__", 1)
+for _name in (
+    "bit_length",
+    "to_bytes",
+    "as_integer_ratio",
+    "conjugate",
+    *(["bit_count"] if hasattr(int, "bit_count") else []),
+):
+    _define_read(_name, 0)
 
 
 def origin_of(value: Any) -> Origin:
@@ -156,6 +208,10 @@ def evaluate(origin: Origin, attributes: dict[AttributeKey, Polynomial]) -> Poly
     left, right = evaluate(origin.left, attributes), evaluate(origin.right, attributes)
     if left is None or right is None:
         return None
+    if origin.symbol == "%":
+        if not left.terms.keys() - {()} and not right.terms.keys() - {()}:
+            return Polynomial.constant(left({}) % right({}))
+        return Polynomial.constant(0) if left.divided_by(right) is not None else None
     if origin.symbol == "//":
         if not left.terms.keys() - {()} and not right.terms.keys() - {()}:
             return Polynomial.constant(left({}) // right({}))
@@ -178,6 +234,8 @@ def solve(
     if value is None:
         return None
     inverse: Polynomial | None = None
+    if origin.symbol == "%":
+        return None
     if origin.symbol == "*":
         inverse = target.divided_by(value)
     elif origin.symbol == "+":

@@ -1,0 +1,90 @@
+"""Sizes that serve as numbers: whatever a model's code computes with one, a removal that changes it is not exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import icycle
+from icycle.tracing._sizes import FromAttribute, TracedInt
+
+UNSEEN = {  # no number comes of these, or Python does not ask; see TracedInt
+    *"__class__ __delattr__ __dir__ __doc__ __getattribute__ __getnewargs__ __getstate__ __init__".split(),
+    *"__init_subclass__ __new__ __reduce__ __reduce_ex__ __setattr__ __sizeof__ __subclasshook__".split(),
+    *"__format__ __repr__ __str__ __hash__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __bool__ __index__".split(),
+    *"denominator from_bytes imag numerator real is_integer".split(),
+}
+FOLLOWED = set("__neg__ __pos__ __lshift__ __rshift__".split()) | {
+    f"__{way}{name}__" for way in ("", "r") for name in ("add", "sub", "mul", "floordiv", "mod")
+}
+ARGUMENTS = {"to_bytes": (2, "big"), "__round__": (), "__rlshift__": (1,), "__rrshift__": (9,), "__pow__": (2,)}
+UNARY = set("__abs__ __ceil__ __floor__ __float__ __int__ __invert__ __trunc__ bit_length bit_count conjugate".split())
+
+
+@pytest.mark.parametrize("name", sorted(set(dir(int)) - UNSEEN))
+def test_every_method_of_int_is_followed_or_reported(name: str) -> None:
+    seen: list[str] = []
+    size = TracedInt(6, FromAttribute(("", "n", None), 6, lambda size, how, operand: seen.append(how)))
+    unary = name in UNARY or name in ("as_integer_ratio", "__neg__", "__pos__")
+    arguments = () if unary else ARGUMENTS.get(name, (2,))
+    result = getattr(size, name)(*arguments)
+    assert result == getattr(6, name)(*arguments)
+    assert isinstance(result, TracedInt) == (name in FOLLOWED)
+    assert bool(seen) != (name in FOLLOWED)
+
+
+USES: dict[str, Callable[[Tensor, Any], Any]] = {
+    "reciprocal": lambda x, c: x * (1 / c),
+    "times a float": lambda x, c: x * (c * 0.5),
+    "int": lambda x, c: x * int(c),
+    "rest": lambda x, c: x * (c % 5 + 1),
+    "absolute": lambda x, c: x * abs(c),
+    "rounded": lambda x, c: x * round(c),
+    "shifted": lambda x, c: x * (c >> 1),
+    "numpy": lambda x, c: x * float(np.sqrt(c)),
+    "root": lambda x, c: x * math.sqrt(c),
+    "length": lambda x, c: x * len(x[0]),
+    "tensor": lambda x, c: x * torch.tensor(c),
+    "nested": lambda x, c: x * torch.tensor([[1.0, c]])[0, 1],
+    "full": lambda x, c: x * torch.full((1,), c),
+    "full by name": lambda x, c: x * torch.full((1,), fill_value=c),
+    "new_full": lambda x, c: x * x.new_full((1,), c),
+    "new_tensor": lambda x, c: x * x.new_tensor(c),
+    "divide": lambda x, c: torch.divide(x, c),
+    "alpha": lambda x, c: torch.add(x, x, alpha=c),
+    "clamp": lambda x, c: (3 * x).clamp(-c, c),
+}
+
+
+class Use(nn.Module):
+    def __init__(self, use: Callable[[Tensor, Any], Any]) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.use = use
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        return self.outer(self.use(y, y.shape[1]))
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_removal_that_changes_a_number_is_not_exact(use: str) -> None:
+    structure = icycle.trace(Use(USES[use]), torch.randn(8, 4))
+    group = structure["inner"]
+    assert not group.exact and (not group.prunable or "used as a number" in group.inexact_reason)
+
+
+def test_sizes_of_positions_do_not_matter() -> None:
+    structure = icycle.trace(Use(lambda x, c: x * (0.5 * len(x)) * (x.shape[0] % 3)), torch.randn(8, 4))
+    assert structure["inner"].exact
+
+
+@pytest.mark.parametrize("use", [lambda x, c: x * (1.0 / c), lambda x, c: x * math.log(c)], ids=["float", "log"])
+def test_what_python_does_not_show_is_found_by_numbers(use: Callable[[Tensor, Any], Any]) -> None:
+    assert not icycle.trace(Use(use), torch.randn(8, 4))["inner"].exact
