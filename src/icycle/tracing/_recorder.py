@@ -90,7 +90,8 @@ class Recorder(Tracer):
         tensors = list(flat_tensors((args, kwargs)))
         results = list(flat_tensors(result))
         followed = any(hasattr(tensor, "_icycle") for tensor in tensors)
-        if not followed and not (results and not tensors and self._sized_factory()):
+        sizable = not tensors or name == "aten::expand"  # an index, say, repeated for every channel
+        if not followed and not (results and sizable and self._has_traced_size()):
             return  # constants
         self.place = self._here(name)
         if not results:
@@ -140,7 +141,7 @@ class Recorder(Tracer):
         source = "" if frame is None else f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
         return Place(operation, self._path, source)
 
-    def _sized_factory(self) -> bool:
+    def _has_traced_size(self) -> bool:
         return self.call is not None and any(
             isinstance(size, TracedInt) for size in flat((self.call.args, self.call.kwargs))
         )

@@ -1,5 +1,29 @@
 """One file per family of operations; importing this package registers every rule."""
 
-from icycle.tracing.rules import attention, convolution, elementwise, matmul, norm, pooling, recurrent, reduction, shape
+from icycle.tracing.rules import (
+    attention,
+    convolution,
+    elementwise,
+    fourier,
+    indexing,
+    matmul,
+    norm,
+    pooling,
+    recurrent,
+    reduction,
+    shape,
+)
 
-__all__ = ["attention", "convolution", "elementwise", "matmul", "norm", "pooling", "recurrent", "reduction", "shape"]
+__all__ = [
+    "attention",
+    "convolution",
+    "elementwise",
+    "fourier",
+    "indexing",
+    "matmul",
+    "norm",
+    "pooling",
+    "recurrent",
+    "reduction",
+    "shape",
+]

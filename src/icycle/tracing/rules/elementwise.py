@@ -145,7 +145,7 @@ def _set_roles(tracer: Tracer, name: str, infos: dict[str, Info]) -> None:
             tracer.role(dim, "scale" if name in ("mul", "div") else "shift")
 
 
-@rule("masked_scatter", "view_as_real", "view_as_complex", "complex", "polar")
+@rule("masked_scatter", "complex", "polar")
 def unrelated(tracer: Tracer, given: Arguments, result: Any) -> None:
     """Operations that mix positions: all is pinned."""
     for tensor in given.operands().values():

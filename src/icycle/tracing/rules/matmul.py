@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from icycle.axes import Dim
+from icycle.axes import Axis, Dim, resolve
 from icycle.reasons import Kind
 from icycle.tracing._arguments import Arguments
 from icycle.tracing._registry import rule
-from icycle.tracing._tracer import Tracer
+from icycle.tracing._tracer import Info, Tracer
 
 
 def _contract(tracer: Tracer, a: torch.Tensor, b: torch.Tensor, left: Dim, right: Dim, axis: tuple[int, int]) -> None:
@@ -78,7 +78,8 @@ def _add_bias(tracer: Tracer, bias: torch.Tensor, dims: tuple[Dim, ...], zero: l
 def bmm(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """(batch, m, k) x (batch, k, n).
 
-    Between two activations this is attention: the widths inside a head stay as they are unless they were asked for.
+    Between two activations with a batch of heads this is attention: the widths inside a head stay as they are unless
+    they were asked for.
     """
     with_addend = given.name == "baddbmm"
     a, b = (given.batch1, given.batch2) if with_addend else (given.self, given.mat2)
@@ -88,7 +89,7 @@ def bmm(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     tracer.unify(left.dims[0], right.dims[0])
     _contract(tracer, a, b, left.dims[2], right.dims[1], (2, 1))
     fused = tracer.call is not None and tracer.call.name == "scaled_dot_product_attention"
-    if not tracer.head_width and (fused or (left.depends_on_input and right.depends_on_input)):
+    if not tracer.head_width and (fused or (left.depends_on_input and right.depends_on_input and _has_heads(left))):
         for dim in (left.dims[1], left.dims[2], right.dims[2]):
             tracer.pin(dim, Kind.HEAD_WIDTH)
     dims = (left.dims[0], left.dims[1], right.dims[2])
@@ -98,6 +99,51 @@ def bmm(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     tracer.cost("macs", 1, (*left.dims, right.dims[2]))
     tracer.cost("activation_bytes", result.element_size(), dims)
     tracer.give(result, dims, zero)
+
+
+def _has_heads(info: Info) -> bool:
+    """False where the batch is the model's own, as it comes in: attention pooling, products of a state space."""
+    batch = resolve(info.dims[0])
+    plain = isinstance(batch, Axis) and batch.pinned is not None and batch.pinned.kind is Kind.INPUT
+    return not plain and batch.size > 1
+
+
+@rule("_cdist_forward")
+def distances(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
+    """x1 (..., p, m), x2 (..., r, m) -> (..., p, r): a sum, or the largest, of the powers of differences along m."""
+    left, right = tracer.info(given.x1), tracer.info(given.x2)
+    tracer.unify(left.dims[-1], right.dims[-1])
+    if not (left.zero[-1] and right.zero[-1] and given.p > 0):
+        tracer.inexact(left.dims[-1], Kind.SUM_NOT_ZERO)
+    fresh = tracer.fixed(result.shape)
+    dims = list(fresh)
+    for info in (left, right):
+        for dim, place in zip(reversed(info.dims[:-2]), range(result.dim() - 3, -1, -1), strict=False):
+            if dim.size == result.shape[place]:
+                if dims[place] is not fresh[place]:
+                    tracer.unify(dims[place], dim)
+                dims[place] = dim
+    tracer.give(result, (*dims[:-2], left.dims[-2], right.dims[-2]), [False] * result.dim())
+
+
+@rule("_grouped_mm")
+def grouped_mm(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
+    """Tokens (n, k), sorted by expert, times the experts' weights (experts, k, m) -> (n, m); other forms are pinned."""
+    left, right = tracer.info(given.self), tracer.info(given.mat2)
+    positions = [tracer.dims(given.offs)] if given.offs is not None else []
+    if (len(left.dims), len(right.dims)) != (2, 3) or given.bias is not None:
+        for dim in (*left.dims, *right.dims):
+            tracer.pin(dim, Kind.MIXED)
+        tracer.give(result, tracer.fixed(result.shape), [False] * result.dim())
+        return
+    _roles(tracer, given.mat2, 1)
+    tracer.pin(left.dims[0], Kind.ORDERED)
+    for dim in (right.dims[0], *(dim for dims in positions for dim in dims)):
+        tracer.pin(dim, Kind.NUMBERED)
+    _contract(tracer, given.self, given.mat2, left.dims[1], right.dims[1], (1, 1))
+    tracer.cost("macs", 1, (*left.dims, right.dims[2]))
+    tracer.cost("activation_bytes", result.element_size(), (left.dims[0], right.dims[2]))
+    tracer.give(result, (left.dims[0], right.dims[2]), [False, right.zero[2]])
 
 
 @rule("_trilinear")

@@ -34,11 +34,11 @@ _POOLS = [
 
 
 @rule(*_POOLS, "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d")
-@rule("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "grid_sampler_2d", "grid_sampler_3d", "max_unpool2d")
+@rule("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "max_unpool2d")
 def spatial(tracer: Tracer, given: Arguments, result: Any) -> None:
     """The number of spatial dimensions is in the name."""
     rank = int(next(letter for letter in reversed(given.name) if letter.isdigit()))
-    info = tracer.info(given.input if given.name.startswith("grid") else given.self)
+    info = tracer.info(given.self)
     leading = info.dims[:-rank]
     for dim in info.dims[-rank:]:
         tracer.pin(dim, Kind.SPATIAL)
@@ -46,6 +46,17 @@ def spatial(tracer: Tracer, given: Arguments, result: Any) -> None:
         dims = (*leading, *tracer.fixed(out.shape[-rank:], Kind.SPATIAL))
         values = out.is_floating_point()  # else positions, which are not zero where all that they point to is
         tracer.give(out, dims, [*(values and flag for flag in info.zero[:-rank]), *[False] * rank])
+
+
+@rule("grid_sampler_2d", "grid_sampler_3d")
+def grid_sample(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
+    """input (batch, channels, ...), grid (batch, ..., 2 or 3) of positions -> (batch, channels, ...)."""
+    x, grid = tracer.info(given.input), tracer.info(given.grid)
+    tracer.unify(x.dims[0], grid.dims[0])
+    for dim in (*x.dims[2:], *grid.dims[1:]):
+        tracer.pin(dim, Kind.POSITIONS)
+    dims = (*x.dims[:2], *tracer.fixed(result.shape[2:], Kind.POSITIONS))
+    tracer.give(result, dims, [*x.zero[:2], *[False] * (result.dim() - 2)])
 
 
 @rule("constant_pad_nd")

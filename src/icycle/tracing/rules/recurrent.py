@@ -32,6 +32,8 @@ def recurrent(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: An
     leading = tracer.dims(x)[:-1]
     batch_first = not packed and x.dim() == 3 and given.batch_first
     tracer.inexact(leading[1 if batch_first else 0], Kind.STEPS)  # even a step of zeros changes the state
+    for tensor in initial:  # (layers * directions, ...)
+        tracer.pin(tracer.dims(tensor)[0], Kind.POSITIONS)
     cell = _Cell(tracer, _GATES[operation.function], x, given.has_biases)
     features = tracer.dims(x)[-1]
     per_cell = len(weights) // (layers * directions)

@@ -175,6 +175,15 @@ def restride(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
         tracer.give(result, tracer.fixed(result.shape), [False] * result.dim())
 
 
+@rule("as_strided", "as_strided_copy")
+def strided(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
+    """A view of any elements: which channel one belongs to is not followed."""
+    info = tracer.info(given.self)
+    for dim in info.dims:
+        tracer.pin(dim, Kind.MEMORY)
+    tracer.give(result, tracer.fixed(result.shape, Kind.MEMORY), [False] * result.dim(), info)
+
+
 @rule("cat", "concat")
 def cat(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """Concatenate along one dimension; the others are the same."""
