@@ -24,6 +24,7 @@ _MADE_OF = {  # table -> the module that makes it, and the file in bench/results
     "digits": ("_training", "digits"),
     "engine": ("engine", "engine"),
     "coverage": ("coverage", "engine"),
+    "proof_cost": ("proof_cost", "proof_cost"),
     "ice": ("ice", "ice"),
     "step_overhead": ("step_overhead", "step_overhead"),
 }
