@@ -16,11 +16,11 @@ sys.path.insert(0, str(_BENCH))
 import _common  # noqa: E402
 import _engines  # noqa: E402
 import _training  # noqa: E402
+import engine  # noqa: E402
 import step_overhead  # noqa: E402
 import tables  # noqa: E402
 from _incumbent import TrainPruneFineTune  # noqa: E402
 
-import engine  # noqa: E402
 import icycle  # noqa: E402
 from icycle.methods import Context  # noqa: E402
 from icycle.recipes import load_recipe  # noqa: E402
