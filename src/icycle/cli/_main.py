@@ -14,6 +14,7 @@ from icycle.cli._compare import compare
 from icycle.cli._export import export
 from icycle.cli._inspect import inspect
 from icycle.cli._recipes import recipes
+from icycle.cli._report import report
 from icycle.cli._run import run
 from icycle.cli._tune import tune
 from icycle.cli._verify import verify
@@ -57,6 +58,7 @@ app.command()(inspect)
 app.command()(verify)
 app.command()(bench)
 app.command()(export)
+app.command()(report)
 app.command()(recipes)
 
 

@@ -45,6 +45,10 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report.json"
 
+    @property
+    def page(self) -> Path:
+        return self.path / "report.html"
+
     def create(self, recipe: Recipe) -> None:
         """Make the folder and write the resolved recipe into it.
 

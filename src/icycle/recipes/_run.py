@@ -16,7 +16,8 @@ from icycle.methods import Context, MethodResult, TuneSettings
 from icycle.recipes._folder import RunFolder
 from icycle.recipes._schema import Recipe
 from icycle.recipes._tuned import write_tuned
-from icycle.report import NetworkFacts, Report, compare_latency, environment, file_bytes
+from icycle.report import NetworkFacts, Report, compare_latency, environment, file_bytes, group_facts, write_page
+from icycle.structure import Structure
 from icycle.training import Listener, Recorder, measure, run_device, to_device
 from icycle.tuning import Outcome, open_study, tune
 from icycle.zoo import Data, build_model, load_data, load_weights
@@ -29,7 +30,8 @@ _LATENCY_BATCHES = (1, 64)
 def run_recipe(
     recipe: Recipe, folder: RunFolder, *, listeners: Sequence[Listener] = (), resume: bool = False
 ) -> Report:
-    """Run a recipe and leave everything in `folder`: recipe, metrics, checkpoint, pruned model, report.
+    """Run a recipe and leave everything in `folder`: recipe, metrics, checkpoint, pruned model, report, and the
+    report as a page.
 
     Args:
         recipe: what to do.
@@ -60,6 +62,7 @@ def run_recipe(
     artifacts.save(model, folder.model)
     report = _report(recipe, data, model, result, metrics, recorder)
     folder.report.write_text(report.to_json(), encoding="utf-8")
+    write_page([folder.path], folder.page)
     recorder.write("end", test_accuracy=report.test_accuracy, metric=recipe.task.metric, metrics=metrics)
     return report
 
@@ -142,7 +145,9 @@ def _report(
     recorder: Recorder,
 ) -> Report:
     seconds = recorder.clock.seconds()  # the run's own; what follows only measures
-    dense, pruned = _facts([_build(recipe, data), model], data, recipe.train.channels_last)
+    networks = [_build(recipe, data), model]
+    structures = [trace(network, data.example()) for network in networks]
+    dense, pruned = _facts(networks, structures, data, recipe.train.channels_last)
     return Report(
         recipe=recipe.name,
         method=recipe.method.name,
@@ -156,10 +161,13 @@ def _report(
         seconds=seconds,
         environment=environment(run_device()),
         details=result.details,
+        groups=group_facts(*structures),
     )
 
 
-def _facts(networks: Sequence[nn.Module], data: Data, channels_last: bool) -> list[NetworkFacts]:
+def _facts(
+    networks: Sequence[nn.Module], structures: Sequence[Structure], data: Data, channels_last: bool
+) -> list[NetworkFacts]:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for network in networks:
         network.to(memory_format=layout)
@@ -174,6 +182,5 @@ def _facts(networks: Sequence[nn.Module], data: Data, channels_last: bool) -> li
             file_bytes=file_bytes(network),
             latency={size: measured[position] for size, measured in latencies.items()},
         )
-        for position, network in enumerate(networks)
-        for structure in (trace(network, data.example()),)
+        for position, (network, structure) in enumerate(zip(networks, structures, strict=True))
     ]

@@ -12,8 +12,9 @@ import torch
 
 import icycle
 from icycle.methods import Removal
+from icycle.structure import Structure
 
-__all__ = ["Latency", "NetworkFacts", "Report", "environment"]
+__all__ = ["GroupFacts", "Latency", "NetworkFacts", "Report", "environment", "group_facts"]
 
 _VERSION = 1
 
@@ -39,6 +40,23 @@ class NetworkFacts:
 
 
 @dataclass(frozen=True)
+class GroupFacts:
+    """How many of a group's channels are left, and the parameters and buffers that hold them."""
+
+    name: str
+    size: int
+    kept: int
+    members: tuple[str, ...]
+
+
+def group_facts(dense: Structure, pruned: Structure) -> tuple[GroupFacts, ...]:
+    """Every group that could lose channels, front to back; `pruned` is of the same network after all removals."""
+    left = {group.name: group.size for group in pruned.groups}
+    # a group of which one channel is left is no group any more
+    return tuple(GroupFacts(group.name, group.size, left.get(group.name, 1), group.members) for group in dense.prunable)
+
+
+@dataclass(frozen=True)
 class Report:
     """A finished run: dense against pruned, seconds by stage, and where it was measured.
 
@@ -57,6 +75,7 @@ class Report:
     details: Mapping[str, Any] = field(default_factory=dict)  # what else the method tells
     metric: str = "accuracy"
     test_metrics: Mapping[str, float] = field(default_factory=dict)  # all that the task measures
+    groups: tuple[GroupFacts, ...] = ()
 
     def speedup(self, batch_size: int) -> float:
         """How many times as fast the pruned network is; below 1 it is slower."""
