@@ -15,7 +15,6 @@ from pathlib import Path
 
 from _architectures import ARCHITECTURES
 from _common import RESULTS, Record, Results, by_setting, provenance, table
-
 from engine import ENGINES, add_arguments, measure_all, outcome, zoo
 
 __all__ = ["tables"]

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 from _common import RESULTS, Record, Results, command, in_fresh_process, machine, provenance, table
+from engine import zoo
 from torch import nn
 
 import icycle
-from engine import zoo
 from icycle.errors import BudgetError
 from icycle.methods import Phases
 from icycle.training import SGD
