@@ -343,24 +343,6 @@ class _Helper(nn.Module):
         return _attend(self, x)
 
 
-class _ByHook(_Attention):
-    def prepare(self) -> None:
-        self.proj.register_forward_pre_hook(_AttendFirst(self))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
-
-
-class _AttendFirst:
-    """A hook that is copied with the module whose attention it is."""
-
-    def __init__(self, module: Any) -> None:
-        self.module = [module]
-
-    def __call__(self, module: Any, args: Any) -> Any:
-        return (_attend(self.module[0], args[0]),)
-
-
 class _ByProperty(_Attention):
     @property
     def function(self) -> Any:
@@ -414,7 +396,7 @@ _calls = 0
 _WAYS = (
     _Direct, _ByName, _ByAttribute, _ByTable, _ByTableVariable, _ByOtherName, _ByDecorator, _ByPartial, _ByInstance,
     _ByClassAttribute, _ByDecoratedForward, _ByStatic, _ByMethod, _BySuper, _ByCallable, _ByNested, _ByLambda,
-    _ByForwardCall, _ByHook, _ByProperty, _Conditional, _ByCallWith, _Twice, _Fused, _Counter,
+    _ByForwardCall, _ByProperty, _Conditional, _ByCallWith, _Twice, _Fused, _Counter,
 )  # fmt: skip
 
 
