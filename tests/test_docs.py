@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,6 +42,19 @@ def test_the_guide_s_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert scope["pruner"].removed  # type: ignore[attr-defined]
     model, fresh, (x, _) = scope["model"], scope["fresh"], scope["loader"][0]  # type: ignore[index]
     assert torch.equal(model(x), fresh(x))  # type: ignore[operator]
+
+
+def test_the_page_on_ones_own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that begins with a file's name is that file; the last one uses them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    *files, last = blocks(ROOT / "docs" / "own.md", "python")
+    for code in files:
+        (tmp_path / code.splitlines()[0].removeprefix("# ")).write_text(code)
+    scope: dict[str, Any] = {}
+    exec(last, scope)
+    assert 0.4 < scope["report"].pruned.macs / scope["report"].dense.macs <= 0.55
+    assert set(scope["report"].test_metrics) == {"balanced accuracy"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

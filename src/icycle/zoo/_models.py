@@ -14,6 +14,7 @@ from icycle.registry import Kind, did_you_mean, is_import_path
 from icycle.zoo._densenet import CifarDenseNet
 from icycle.zoo._libraries import LIBRARIES
 from icycle.zoo._mobilenet import CifarMobileNetV2
+from icycle.zoo._other import MLP, SmallFCN, TinyTransformer
 from icycle.zoo._resnet import CifarResNet
 from icycle.zoo._small import SmallCNN
 from icycle.zoo._vgg import CifarVGG
@@ -23,6 +24,7 @@ __all__ = ["build_model", "example_shape", "model", "model_names", "require_mode
 _OWN: dict[str, Callable[..., nn.Module]] = {
     "densenet40": partial(CifarDenseNet, 40),
     "densenet100": partial(CifarDenseNet, 100),
+    "mlp": MLP,
     "mobilenet-v2": CifarMobileNetV2,
     "resnet20": partial(CifarResNet, 20),
     "resnet32": partial(CifarResNet, 32),
@@ -30,7 +32,10 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
     "resnet110": partial(CifarResNet, 110),
     "resnet152": partial(CifarResNet, 152),
     "small-cnn": SmallCNN,
+    "small-fcn": SmallFCN,
+    "tiny-transformer": TinyTransformer,
     "vgg16-bn": CifarVGG,
+    "vgg19-bn": partial(CifarVGG, per_stage=4),
 }
 
 _KIND: Kind[Callable[..., nn.Module]] = Kind("a model", "icycle.models", _OWN)

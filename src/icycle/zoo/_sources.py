@@ -16,6 +16,7 @@ from icycle.zoo._augment import Augment
 from icycle.zoo._batches import Images
 from icycle.zoo._binary import read_cifar, read_idx
 from icycle.zoo._folders import image_folder, imagenet, tiny_imagenet
+from icycle.zoo._generated import chain, diabetes, shapes, shapes_labels, tags
 from icycle.zoo._huggingface import huggingface_source
 from icycle.zoo._own import own_source
 from icycle.zoo._shards import shard_source
@@ -98,8 +99,16 @@ def _unnamed(place: Place) -> Source:
     return readers[given[0]](place)
 
 
-source("tiny-imagenet")(tiny_imagenet)
-source("imagenet")(imagenet)
+for _name, _reader in {
+    "chain": chain,
+    "diabetes": diabetes,
+    "imagenet": imagenet,
+    "shapes": shapes,
+    "shapes-labels": shapes_labels,
+    "tags": tags,
+    "tiny-imagenet": tiny_imagenet,
+}.items():
+    source(_name)(_reader)
 
 
 @source("digits")

@@ -1,4 +1,4 @@
-"""VGG-16 with batch norm for small images (Simonyan and Zisserman, arXiv 1409.1556), with one linear layer on top."""
+"""VGG-16 and VGG-19 with batch norm and one linear layer, for small images (Simonyan, Zisserman, arXiv 1409.1556)."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from torch import nn
 __all__ = ["CifarVGG"]
 
 # Channels as multiples of the first stage's; each stage ends with a pooling that halves the image.
-_STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
+_STAGES = ((1, 2), (2, 2), (4, None), (8, None), (8, None))  # multiple, convolutions; None: `per_stage` of them
 
 
 class CifarVGG(nn.Module):
-    """13 convolutions and a linear layer.
+    """Four convolutions, `per_stage` in each of three more stages (3: VGG-16, 4: VGG-19), and a linear layer.
 
     Input `(batch, in_channels, height, width)` of any size; stops halving where one pixel is left.
     Output `(batch, num_classes)`.
     """
 
-    def __init__(self, num_classes: int, in_channels: int = 3, width: int = 64) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 3, width: int = 64, per_stage: int = 3) -> None:
         super().__init__()
         stages = []
         channels = in_channels
-        for multiples in _STAGES:
+        for multiple, count in _STAGES:
             layers: list[nn.Module] = []
-            for multiple in multiples:
+            for _ in range(count or per_stage):
                 layers += [
                     nn.Conv2d(channels, multiple * width, 3, padding=1, bias=False),
                     nn.BatchNorm2d(multiple * width),
