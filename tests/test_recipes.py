@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
+import icycle
 from icycle import artifacts
 from icycle.errors import RecipeError
 from icycle.methods import Removal
@@ -202,6 +203,16 @@ def test_a_run_leaves_everything_in_its_folder(tiny: Recipe, tmp_path: Path) -> 
     assert report.dense.macs == report.pruned.macs > 0
     assert set(report.dense.latency) == {1, 64}
     assert folder.model.exists()
+
+
+def test_a_run_is_read_as_a_table(tmp_path: Path) -> None:
+    lines = [{"kind": "epoch", "epoch": 1, "seconds": {"train": 0.5}}, {"kind": "end", "test_accuracy": 90.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    frame = icycle.read_run(tmp_path)
+    assert frame["kind"].tolist() == ["epoch", "end"]
+    assert frame["seconds.train"][0] == 0.5
+    with pytest.raises(RecipeError, match=r"metrics\.jsonl"):
+        icycle.read_run(tmp_path / "none")
 
 
 def test_equal_seeds_give_equal_runs(tiny: Recipe, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from icycle.latency import select
     from icycle.methods import Curve, FineTune, IceResult, OneCycle
     from icycle.methods.ice import ice
+    from icycle.report import read_run
     from icycle.selection import Budget
     from icycle.structure import Group, Slice, Structure, SubNetwork
     from icycle.surgery import prune
@@ -45,6 +46,7 @@ __all__ = [
     "latency",
     "load",
     "prune",
+    "read_run",
     "register_rule",
     "saliency",
     "save",
@@ -67,6 +69,7 @@ _HOMES = {
     "ice": "methods.ice",
     "load": "artifacts",
     "prune": "surgery",
+    "read_run": "report",
     "register_rule": "tracing",
     "save": "artifacts",
     "select": "latency",
