@@ -430,13 +430,12 @@ class _Hooked(nn.Module):
         return self.middle(self.first(x)).sum(1)
 
 
-_HOOKS = "hooks are taken for observers, and left out of the trace over shapes"
 HOOKS = [
-    case("hook-adds", direct(lambda: _Hooked(lambda m, a, out: out + 1), 4, 5), unseen=_HOOKS),
-    case("hook-scales", direct(lambda: _Hooked(lambda m, a, out: out / out.shape[1]), 4, 5), unseen=_HOOKS),
-    case("hook-sorts", direct(lambda: _Hooked(lambda m, a, out: out.cumsum(1)), 4, 5), unseen=_HOOKS),
-    case("hook-writes", direct(lambda: _Hooked(lambda m, a, out: (out.add_(1), None)[1]), 4, 5), unseen=_HOOKS),
-    case("hook-before", direct(lambda: _Hooked(lambda m, a: (a[0].cos(),), True), 4, 5), unseen=_HOOKS),
+    case("hook-adds", direct(lambda: _Hooked(lambda m, a, out: out + 1), 4, 5)),
+    case("hook-scales", direct(lambda: _Hooked(lambda m, a, out: out / out.shape[1]), 4, 5)),
+    case("hook-sorts", direct(lambda: _Hooked(lambda m, a, out: out.cumsum(1)), 4, 5)),
+    case("hook-writes", direct(lambda: _Hooked(lambda m, a, out: (out.add_(1), None)[1]), 4, 5)),
+    case("hook-before", direct(lambda: _Hooked(lambda m, a: (a[0].cos(),), True), 4, 5)),
     case("hook-watches", direct(lambda: _Hooked(lambda m, a, out: None), 4, 5), "first"),
 ]
 

@@ -1,4 +1,4 @@
-"""Which channels a proof removes: counts that differ wherever they can, and counts that agree wherever they can."""
+"""Which channels a proof removes: counts that differ wherever they can, that agree wherever they can, small ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from icycle.structure import Group, Structure, SubNetwork
 
-__all__ = ["equal", "part", "unequal"]
+__all__ = ["equal", "few", "part", "unequal"]
 
 
 def unequal(structure: Structure) -> SubNetwork:
@@ -25,6 +25,11 @@ def equal(structure: Structure) -> SubNetwork:
     sizes = [group.size for group in structure.prunable]
     common = max(1, int(median(sizes)) // 2) if sizes else 1
     return _choose(structure, random.Random(1), lambda group: common if group.size > common else (group.size + 1) // 2)
+
+
+def few(structure: Structure) -> SubNetwork:
+    """An eighth of every group: code that looks at the size of a number sees one of another size."""
+    return _choose(structure, random.Random(2), lambda group: group.size // 8)
 
 
 def part(structure: Structure, subnet: SubNetwork, names: Collection[str]) -> SubNetwork:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from icycle.axes import Dim, mark_inexact, pin
-from icycle.engine._choices import equal, part, unequal
+from icycle.engine._choices import equal, few, part, unequal
 from icycle.engine._halves import at_fault
 from icycle.engine._locate import first_difference
 from icycle.engine._marks import free_axes
@@ -26,8 +26,8 @@ Ask = Callable[[SubNetwork], Doubt | None]
 def prove_in_numbers(model: nn.Module, examples: Sequence[Any], found: Trace, structure: Structure) -> Structure:
     """The structure of which no removal from an exact group is anything else than zeroing, on these examples.
 
-    A small model, which costs nothing, is tried with two choices of channels, and with all examples; any other with the
-    choice that the proof over shapes has not tried, and the first example. Raises NoNumbersError."""
+    A small model, which costs nothing, is tried with three choices of channels, and with all examples; any other with
+    the choice that the proof over shapes has not tried, and the first example. Raises NoNumbersError."""
     while structure.prunable:  # every pass but the last marks a group
         trials = [Trial(model, structure, example) for example in examples]
         tried = trials if trials[0].small else trials[:1]
@@ -48,7 +48,7 @@ class _Numbers:
     def correct(self) -> bool:
         """Whether a trial failed, and the groups at fault were marked."""
         exact = [group.name for group in self._structure.prunable if group.exact]
-        choices = (equal, unequal) if self._trial.small else (equal,)
+        choices = (equal, unequal, few) if self._trial.small else (equal,)
         for subnet in (choose(self._structure) for choose in choices):
             if exact and self._marked(exact, subnet, self._trial.doubt, self._trial.judge):
                 return True

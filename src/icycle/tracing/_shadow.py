@@ -13,6 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from icycle.errors import TraceError
+from icycle.tracing._hooks import watchers
 from icycle.tracing._sizes import FromAttribute, TracedInt, Used
 from icycle.tracing._standins import STAND_INS
 
@@ -21,7 +22,6 @@ __all__ = [
     "copy_of",
     "duplicate",
     "following_paths",
-    "has_foreign_hooks",
     "named_tensors",
     "remember_attributes",
     "reusable",
@@ -57,8 +57,7 @@ def duplicate(
 ) -> nn.Module:
     """A copy of `model` with `replace(tensor)` in the place of every tensor in it; its `caches` are empty.
 
-    Hooks watch the real model, and a copy is none of theirs: only torch's own (weight norm), which are part of the
-    model, stay, or with `hooks` all.
+    Of the hooks only those stay that are part of what the model computes, or with `hooks` all.
     """
     memo: dict[int, Any] = {}
     for _, tensor in named_tensors(model):
@@ -73,23 +72,11 @@ def duplicate(
         ) from error
     if not hooks:
         for module in made.modules():
-            for registry, key in list(_foreign_hooks(module)):
+            for registry, key in list(watchers(module)):
                 del registry[key]
     for path, name in caches:
         setattr(made.get_submodule(path), name, {})
     return made
-
-
-def has_foreign_hooks(model: nn.Module) -> bool:
-    """Whether anything but torch has hooks on a module's forward."""
-    return any(True for module in model.modules() for _ in _foreign_hooks(module))
-
-
-def _foreign_hooks(module: nn.Module) -> Iterator[tuple[dict[int, Any], int]]:
-    for registry in (module._forward_pre_hooks, module._forward_hooks):
-        for key, hook in registry.items():
-            if not (getattr(hook, "__module__", None) or type(hook).__module__).startswith("torch."):
-                yield registry, key
 
 
 def tensor_dicts(model: nn.Module) -> Caches:

@@ -15,12 +15,12 @@ from icycle.axes import Axis, Dim, Polynomial, count, leaves, pin
 from icycle.errors import TraceError
 from icycle.reasons import Kind, Reason
 from icycle.tracing._conditions import Conditions, Rewrite
+from icycle.tracing._hooks import has_watchers
 from icycle.tracing._recorder import Recorder, Step
 from icycle.tracing._run import map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
 from icycle.tracing._shadow import (
     Caches,
     following_paths,
-    has_foreign_hooks,
     named_tensors,
     remember_attributes,
     reusable,
@@ -111,10 +111,10 @@ class Trace:
 def trace_model(model: nn.Module, example_inputs: Any, head_width: bool = False) -> Trace:
     """Run a shadow of `model` on tensors without data, or where code must read values, on real ones.
 
-    Dicts of tensors are taken for caches, and emptied; hooks for observers, and dropped. Where the model cannot
+    Dicts of tensors are taken for caches, and emptied; hooks that only watch are dropped. Where the model cannot
     do without, they are left as they are.
     """
-    hooks = (False, True) if has_foreign_hooks(model) else (False,)
+    hooks = (False, True) if has_watchers(model) else (False,)
     ways = itertools.product((True, False), hooks, dict.fromkeys((tensor_dicts(model), frozenset())))
     errors: list[Exception] = []
     with undisturbed(model):
