@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from icycle.cli import main
+import icycle
+from icycle.cli import app, main
+from icycle.recipes import RunFolder
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -55,7 +61,11 @@ def test_a_run_ends_with_its_table_and_its_folder(
     shown = capsys.readouterr().out
     for word in ("epoch", "MACs", "latency, batch 64", "test", "evaluation", "runs/digits-1"):
         assert word in shown
-    assert json.loads((tmp_path / "runs" / "digits-1" / "report.json").read_text())["recipe"] == "digits"
+    (row,) = (line for line in shown.splitlines() if line.startswith("| digits | dense | seed 0 | test accuracy "))
+    assert row.endswith(" s |")
+    report = json.loads((tmp_path / "runs" / "digits-1" / "report.json").read_text())
+    assert (report["recipe"], report["seed"], report["criterion"]) == ("digits", 0, "")
+    assert report["settings"]["data"]["subset"] == 300
 
 
 @pytest.mark.parametrize(
@@ -64,6 +74,11 @@ def test_a_run_ends_with_its_table_and_its_folder(
         (("run", "digts"), "did you mean 'digits'"),
         (("run", "digits", "--set", "train.epoch=1"), "did you mean 'epochs'"),
         (("run", "digits", "--output", "."), "never overwritten"),
+        (("run", "digits", "--output", "file/run"), "Not a directory: file"),
+        (("run", "digits", "--output", "locked/run"), "Permission denied: locked/run; choose another folder"),
+        (("run", "digits", "--output", "made", "--set", "model={name: broken:make}"), "gave KeyError: 'width'"),
+        (("run", "digits", "--output", "made", "--set", "data.name=broken:make"), "gave KeyError: 'width'"),
+        (("inspect", "broken:make", "--input", "4"), "gave KeyError: 'width'"),
         (("run", "--resume", "nowhere"), "nowhere, but it has no recipe.yaml"),
         (("run",), "RECIPE"),
         (("--import", "nowhere.at_all", "recipes"), "No module named 'nowhere'"),
@@ -80,12 +95,87 @@ def test_an_error_is_one_message_and_exit_code_two(
     arguments: tuple[str, ...],
     words: str,
 ) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "broken.py").write_text("def make():\n    return {}['width']\n")
+    refuse_below(tmp_path / "locked", monkeypatch)
+    before = sorted(tmp_path.iterdir())
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     assert command(monkeypatch, *arguments) == 2
     shown = capsys.readouterr().err
     assert words in shown
     assert shown.startswith("error: ")
     assert "Traceback" not in shown
+    left = {path for path in tmp_path.iterdir() if path.name != "__pycache__"}
+    assert sorted(left) == before, "a refused command leaves nothing"
+
+
+def refuse_below(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `folder`, in which nothing can be made: its permissions would not stop the superuser."""
+    make = Path.mkdir
+
+    def mkdir(path: Path, *arguments: int, **options: bool) -> None:
+        if folder in path.absolute().parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        make(path, *arguments, **options)
+
+    folder.mkdir()
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that has no room")
+def test_a_full_disk_is_one_message_and_leaves_no_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RunFolder, "metrics", Path("/dev/full"))
+    assert command(monkeypatch, "run", "digits", "--set", "method.name=dense") == 2
+    assert "error: No space left on device; the disk is full; free some space" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"icycle {icycle.__version__}\n"
+
+
+def test_the_doctor_knows_versions_devices_and_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = importlib.metadata.version
+
+    def version(package: str) -> str:
+        if package == "optuna":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return real(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert command(monkeypatch, "doctor", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["versions"]["icycle"] == icycle.__version__
+    assert facts["versions"]["torch"] == real("torch")
+    assert "cpu" in facts["devices"]
+    assert facts["parts"]["tune"] == {"packages": {"optuna": ""}, "install": "pip install 'icycle[tune]'"}
+    assert facts["targets"]["torch"] == ""
+    assert command(monkeypatch, "doctor") == 0
+    shown = capsys.readouterr().out
+    assert "optuna is missing" in shown
+    assert "pip install 'icycle[tune]'\n" in shown
+
+
+def test_colours_respect_no_color(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    command(monkeypatch, "run", "digts")
+    assert "\x1b[1;31m" in capsys.readouterr().err
+    monkeypatch.setenv("NO_COLOR", "1")
+    command(monkeypatch, "run", "digts")
+    assert "31m" not in capsys.readouterr().err
+
+
+def test_the_shell_can_complete_commands() -> None:
+    shown = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="icycle")
+    assert (shown.exit_code, "_ICYCLE_COMPLETE=complete_bash" in shown.output) == (0, True)
 
 
 def test_inspect_prints_groups_and_reasons(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,6 +36,14 @@ def test_groups_are_found_by_name_and_listed_front_to_back(structure: icycle.Str
         structure["nowhere"]
 
 
+def test_a_repr_is_one_line_and_a_str_the_table(structure: icycle.Structure) -> None:
+    subnet = icycle.SubNetwork.random(structure, 0.5)
+    assert repr(structure).startswith("Structure(4 prunable groups of 36 channels, ")
+    assert repr(subnet) == str(subnet) == "SubNetwork(18 of 36 channels kept, in 4 groups)"
+    assert "\n" not in repr(structure)
+    assert len(str(structure).splitlines()) > len(structure.groups)
+
+
 def test_members_are_all_the_tensors_that_hold_the_channels(structure: icycle.Structure) -> None:
     stem = {piece.parameter: (piece.dim, piece.role) for piece in structure["stem"].slices if piece.role != "in"}
     assert stem == {

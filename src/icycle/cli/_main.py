@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -11,6 +13,7 @@ from rich.text import Text
 
 from icycle.cli._bench import bench
 from icycle.cli._compare import compare
+from icycle.cli._doctor import doctor
 from icycle.cli._export import export
 from icycle.cli._inspect import inspect
 from icycle.cli._recipes import recipes
@@ -26,14 +29,34 @@ app = typer.Typer(
     name="icycle",
     help="Prunes PyTorch networks inside one training cycle.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+# what to do about a refusal of the operating system
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space and try again, or choose another folder",
+    errno.EDQUOT: "your share of the disk is used up; free some space and try again, or choose another folder",
+    errno.EACCES: "choose another folder, or change its permissions",
+    errno.EPERM: "choose another folder, or change its permissions",
+    errno.EROFS: "the disk is read-only; choose another folder",
+}
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import icycle
+
+        typer.echo(f"icycle {icycle.__version__}")
+        raise typer.Exit()
 
 
 @app.callback()
 def _command(
     context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
     imports: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,13 +83,28 @@ app.command()(bench)
 app.command()(export)
 app.command()(report)
 app.command()(recipes)
+app.command()(doctor)
 
 
 def main() -> None:
-    """Run the command; an `IcycleError` becomes one red message and exit code 2."""
+    """Run the command; an `IcycleError`, or a file that cannot be read or written, becomes one red message and exit
+    code 2."""
     try:
         app()
     except IcycleError as error:
-        message = Text.assemble(("error: ", "bold red"), str(error))
-        Console(stderr=True).print(message, soft_wrap=True)
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:
+        _fail(_refusal(error))
+
+
+def _refusal(error: OSError) -> str:
+    """What the operating system refused, where, and what to do about it."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    where = f": {error.filename}" if error.filename else ""
+    advice = _ADVICE.get(error.errno or 0)
+    return f"{reason}{where}" + (f"; {advice}" if advice else "")
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    sys.exit(2)

@@ -91,7 +91,7 @@ def _call(reference: str) -> Any:
         sys.path.insert(0, os.getcwd())
     try:
         return getattr(importlib.import_module(module), factory)()
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # whatever the user's own code raises
         raise RecipeError(
             "Expected module.path:factory that takes no arguments and returns a model (then with --input C,H,W), "
             f"or a model and its example inputs, but '{reference}' gave {type(error).__name__}: {error}"

@@ -37,7 +37,7 @@ def run(
 
     from icycle.cli._progress import Progress
     from icycle.recipes import RunFolder, load_recipe, next_run, run_recipe
-    from icycle.report import render
+    from icycle.report import render, summary
 
     console = Console()
     if resume is not None:
@@ -55,6 +55,7 @@ def run(
         console.print(f"Interrupted. To go on: icycle run --resume {folder.path}", soft_wrap=True)
         raise typer.Exit(130) from None
     console.print(render(report))
+    console.print(summary(report), soft_wrap=True, highlight=False, markup=False)
     console.print(f"Everything is in {folder.path}", soft_wrap=True)
 
 

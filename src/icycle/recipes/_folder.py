@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -49,12 +51,13 @@ class RunFolder:
     def page(self) -> Path:
         return self.path / "report.html"
 
-    def create(self, recipe: Recipe) -> None:
-        """Make the folder and write the resolved recipe into it.
+    def create(self, recipe: Recipe) -> tuple[Path, ...]:
+        """Make the folder and write the resolved recipe into it; returns the folders that it made, innermost first.
 
         Raises:
             RecipeError: the folder exists.
         """
+        made = tuple(path for path in (self.path, *self.path.parents) if not path.exists())
         try:
             self.path.mkdir(parents=True)
         except FileExistsError as error:
@@ -63,6 +66,15 @@ class RunFolder:
                 f"or go on with the run in it: icycle run --resume {self.path}"
             ) from error
         self.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
+        return made
+
+    def discard(self, made: Sequence[Path]) -> None:
+        """Remove what `create` made, and what a run that was refused has written since."""
+        shutil.rmtree(self.path)
+        for folder in made[1:]:
+            if any(folder.iterdir()):  # another run has moved in
+                break
+            folder.rmdir()
 
     def saved_recipe(self) -> Recipe:
         """The recipe of the run in this folder.
@@ -74,8 +86,9 @@ class RunFolder:
             raise RecipeError(f"Expected a run to resume in {self.path}, but it has no recipe.yaml")
         return load_recipe(str(self.recipe))
 
-    def reopen(self, recipe: Recipe) -> None:
-        """Check that the unfinished run of `recipe` in this folder can go on; forget what it will do again.
+    def reopen(self, recipe: Recipe) -> tuple[Path, ...]:
+        """Check that the unfinished run of `recipe` in this folder can go on; forget what it will do again. Returns
+        the folders that it made: none.
 
         Raises:
             RecipeError: there is no run, it is finished, or it had other settings.
@@ -92,6 +105,7 @@ class RunFolder:
                 "resume with nothing but --resume, or start a new run"
             )
         self._keep_metrics(completed_epochs(self.checkpoint))
+        return ()
 
     def _keep_metrics(self, epochs: int) -> None:
         """Drop the records after the first `epochs` epochs: the run goes on from there, and writes them again."""

@@ -25,6 +25,7 @@ from icycle.zoo import Data, build_model, load_data, load_weights
 __all__ = ["run_recipe", "tune_recipe"]
 
 _LATENCY_BATCHES = (1, 64)
+_BEFORE_ANY_WORK = {"start", "weights"}  # kinds of records
 
 
 def run_recipe(
@@ -39,13 +40,20 @@ def run_recipe(
         listeners: are called with every record as it is written to the metrics.
 
     Raises:
-        IcycleError: whatever can be wrong with data, settings, folder or training; what was written stays.
+        IcycleError: whatever can be wrong with data, settings, folder or training; what was written stays, unless
+            the run was refused before it did anything.
     """
-    if resume:
-        folder.reopen(recipe)
-    else:
-        folder.create(recipe)
+    made = folder.reopen(recipe) if resume else folder.create(recipe)
     recorder = Recorder(folder.metrics, listeners)
+    try:
+        return _carry_out(recipe, folder, recorder)
+    except Exception:
+        if made and {record["kind"] for record in recorder.records} <= _BEFORE_ANY_WORK:
+            folder.discard(made)
+        raise
+
+
+def _carry_out(recipe: Recipe, folder: RunFolder, recorder: Recorder) -> Report:
     context = _context(recipe, recorder, folder.checkpoint)
     study = _study(recipe, context.data)
     model, data, method = context.model, context.data, recipe.method
@@ -162,6 +170,9 @@ def _report(
         environment=environment(run_device()),
         details=result.details,
         groups=group_facts(*structures),
+        seed=recipe.seed,
+        criterion=getattr(recipe.method, "criterion", ""),
+        settings=recipe.model_dump(mode="json", warnings="none"),
     )
 
 

@@ -4,7 +4,7 @@ from icycle.report._measure import compare_latency, file_bytes
 from icycle.report._page import write_page
 from icycle.report._read import read_run
 from icycle.report._records import GroupFacts, Latency, NetworkFacts, Report, environment, group_facts
-from icycle.report._table import render
+from icycle.report._table import render, summary
 
 __all__ = [
     "GroupFacts",
@@ -17,5 +17,6 @@ __all__ = [
     "group_facts",
     "read_run",
     "render",
+    "summary",
     "write_page",
 ]

@@ -76,6 +76,9 @@ class Report:
     metric: str = "accuracy"
     test_metrics: Mapping[str, float] = field(default_factory=dict)  # all that the task measures
     groups: tuple[GroupFacts, ...] = ()
+    seed: int | None = None
+    criterion: str = ""  # "" where the method has none
+    settings: Mapping[str, Any] = field(default_factory=dict)  # the whole recipe, every value spelled out
 
     def speedup(self, batch_size: int) -> float:
         """How many times as fast the pruned network is; below 1 it is slower."""

@@ -8,12 +8,28 @@ from rich.text import Text
 
 from icycle.report._records import Latency, Report
 
-__all__ = ["render"]
+__all__ = ["render", "summary"]
 
 
 def render(report: Report) -> RenderableType:
     """Dense against pruned, accuracies, seconds by stage, and a plain word where pruning made the network slower."""
     return Group(_costs(report), _accuracies(report), *_details(report), _seconds(report), *_remarks(report))
+
+
+def summary(report: Report) -> str:
+    """One row of a Markdown table: what was run, what it gave, and what is left of the dense network's costs."""
+    dense, pruned = report.dense, report.pruned
+    cells = [
+        report.recipe,
+        " ".join(word for word in (report.method, report.criterion) if word),
+        f"seed {report.seed}",
+        f"test {report.metric} {report.test_accuracy:.2f}",
+        f"MACs {pruned.macs / dense.macs:.1%}",
+        f"parameters {pruned.params / dense.params:.1%}",
+        *(f"latency, batch {size}: {1 / report.speedup(size):.1%}" for size in dense.latency),
+        f"{sum(report.seconds.values()):.1f} s",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def _costs(report: Report) -> Table:

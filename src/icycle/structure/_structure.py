@@ -64,15 +64,15 @@ class Structure:
     """The frozen result of a trace; it never refers to the model."""
 
     groups: tuple[Group, ...]
-    layouts: Mapping[str, tuple[Layout, ...]] = field(repr=False)  # parameter or buffer -> a layout per dimension
-    costs: Mapping[str, Cost] = field(repr=False)  # "macs", "params", "activation_bytes"
-    attributes: tuple[Attribute, ...] = field(repr=False)
+    layouts: Mapping[str, tuple[Layout, ...]]  # parameter or buffer -> a layout per dimension
+    costs: Mapping[str, Cost]  # "macs", "params", "activation_bytes"
+    attributes: tuple[Attribute, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
-    example: Example | None = field(default=None, repr=False)
-    rewrites: tuple[Rewrite, ...] = field(default=(), repr=False)
-    caches: Caches = field(default=frozenset(), repr=False)  # what modules keep of results, outdated by a removal
-    operations: tuple[Operation, ...] = field(default=(), repr=False)  # of the run in evaluation mode, in order
+    example: Example | None = None
+    rewrites: tuple[Rewrite, ...] = ()
+    caches: Caches = frozenset()  # what modules keep of results, outdated by a removal
+    operations: tuple[Operation, ...] = ()  # of the run in evaluation mode, in order
     proof: str = "shapes"  # "numbers" where removing was compared with zeroing on real values, too
     unknown_operations: Mapping[str, int] = field(default_factory=dict)  # name -> how often it ran without a rule
 
@@ -132,6 +132,13 @@ class Structure:
             "channel were left in every prunable group",
             *unknown,
             *self.notes,
+        )
+
+    def __repr__(self) -> str:
+        channels = sum(group.size for group in self.prunable)
+        return (
+            f"Structure({len(self.prunable)} prunable groups of {channels:,} channels, "
+            f"{len(self.groups) - len(self.prunable)} pinned; {self.macs():,} MACs, {self.params():,} parameters)"
         )
 
     def __str__(self) -> str:

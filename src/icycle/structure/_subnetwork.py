@@ -50,6 +50,11 @@ class SubNetwork:
                 )
         object.__setattr__(self, "keep", _Masks(self.keep))
 
+    def __repr__(self) -> str:
+        masks = list(self.keep.values())
+        kept, channels = sum(int(mask.sum()) for mask in masks), sum(len(mask) for mask in masks)
+        return f"SubNetwork({kept:,} of {channels:,} channels kept, in {len(masks)} groups)"
+
     def __reduce__(self) -> tuple[Any, ...]:
         """For copy and pickle."""
         return type(self), (dict(self.keep),)

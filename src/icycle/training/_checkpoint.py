@@ -55,7 +55,11 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     method: Stateful | None = None,
 ) -> None:
-    """Write a checkpoint; the one that was there stays whole until the new one is."""
+    """Write a checkpoint; the one that was there stays whole until the new one is.
+
+    Raises:
+        TrainingError, ArtifactError: it cannot be written (no space, no permission).
+    """
     fresh, old = _beside(folder, ".new"), _beside(folder, ".old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -65,7 +69,10 @@ def save_checkpoint(
     optimizer_tensors, optimizer_scalars = _split(_optimizer_state(model, optimizer), "optimizer.")
     header = {"version": _VERSION, "progress": asdict(progress), "scalars": scalars | optimizer_scalars}
     everything = tensors | optimizer_tensors | _random_state()
-    save_file(everything, fresh / _STATE, metadata={"icycle": json.dumps(header)})
+    try:
+        save_file(everything, fresh / _STATE, metadata={"icycle": json.dumps(header)})
+    except SafetensorError as error:  # no space
+        raise TrainingError(f"Expected to write a checkpoint to {folder}, but it failed: {error}") from error
 
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from icycle.errors import RecipeError
+from icycle.errors import IcycleError, RecipeError
 from icycle.registry import Kind, did_you_mean, is_import_path
 from icycle.zoo._densenet import CifarDenseNet
 from icycle.zoo._libraries import LIBRARIES
@@ -136,7 +136,9 @@ def _call(name: str, build: Callable[..., Any], offered: Mapping[str, Any], opti
         if offered["width"] is not None and "width" not in taken:
             raise RecipeError(f"Expected no width for '{name}', but got {offered['width']}: it takes none")
         made = build(**{**taken, **options})
-    except (TypeError, ValueError) as error:
+    except IcycleError:
+        raise
+    except Exception as error:  # whatever the network's own code raises
         raise RecipeError(
             f"Expected '{name}' to make a network of {options or 'no options'}, but it gave {type(error).__name__}: "
             f"{error}; change model.options"

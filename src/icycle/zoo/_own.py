@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from icycle.errors import DataError
+from icycle.errors import DataError, IcycleError
 from icycle.zoo._loaders import Examples, OwnLoader
 from icycle.zoo._source import Part, Place, Source
 
@@ -25,9 +25,15 @@ def own_source(name: str, function: Callable[..., Any], place: Place) -> Source:
     them.
 
     Raises:
-        DataError: it raises a TypeError, or returns something else.
+        DataError: it raises an error, or returns something else.
     """
-    made = function(**{**_taken(function, place), **(place.options or {})})
+    given = {**_taken(function, place), **(place.options or {})}
+    try:
+        made = function(**given)
+    except IcycleError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        raise DataError(f"Expected '{name}' to return data, but it gave {type(error).__name__}: {error}") from error
     if isinstance(made, Source):
         return made
     parts = _named(name, made)
