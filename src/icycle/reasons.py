@@ -63,6 +63,10 @@ class Kind(Enum):
         "its size is computed from others in a way that does not follow a removal",
         _FROM_TENSOR,
     )
+    BRANCH = (
+        "a branch depends on its size",
+        "decide by a flag that is set where the model is built, or compare sizes that always change together",
+    )
     OTHER_SIZE = ("the size {detail}", _FROM_TENSOR)
 
     # ---- what the algebra cannot express ----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -55,6 +56,16 @@ class Polynomial:
                 return None
             quotient[rest] = c // coefficient
         return Polynomial(quotient)
+
+    @property
+    def variables(self) -> frozenset[int]:
+        """The numbers of the variables that occur."""
+        return frozenset(number for monomial in self.terms for number in monomial)
+
+    def bounds(self, sizes: Mapping[int, int]) -> tuple[int, int]:
+        """A least and a greatest value for all variables from 1 to their `sizes`; term by term, so they may be wide."""
+        ends = [(c, c * math.prod(sizes[number] for number in m)) for m, c in self.terms.items()]
+        return sum(min(pair) for pair in ends), sum(max(pair) for pair in ends)
 
     def renamed(self, names: Mapping[int, int]) -> Polynomial:
         """The same polynomial with every variable's number replaced."""

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from icycle.axes import Dim, Polynomial, count, is_pinned, leaves, mark_inexact, pin, unify
+from icycle.axes import Axis, Dim, Polynomial, count, is_pinned, leaves, mark_inexact, pin, unify
 from icycle.reasons import Kind, Place, Reason
+from icycle.tracing._branches import always_same, is_branch, solve_equality, were_equal
 from icycle.tracing._code import Edit, Site, find_edit
 from icycle.tracing._sizes import AttributeKey, FromAttribute, FromDim, Operation, Origin, evaluate, operands, solve
 
@@ -62,22 +63,19 @@ class Conditions:
     def _settled(self) -> bool:
         """One pass over the conditions; False where it changed what the others depend on."""
         self.solved = {}
+        sizes = {number: axis.size for number, axis in self._axes().items()}
         changed = True
         while changed:  # one attribute may be needed to solve for another
             changed, unmet = False, []
             known = {key: count(dim) for key, dim in self.attributes.items()} | self.solved
             for condition in self.all:
-                value = evaluate(condition.origin, known)
-                if condition.dim is None:
-                    if value is None or value.terms.keys() - {()}:
-                        unmet.append(condition)
+                if _is_met(condition, known, sizes):
                     continue
-                target = count(condition.dim)
-                found = None if value == target else solve(condition.origin, target, known)
+                found = _solved(condition, known)
                 if found is not None:
                     self.solved[found[0]] = known[found[0]] = found[1]
                     changed = True
-                elif value != target:
+                else:
                     unmet.append(condition)
         return self._settle_unmet(unmet)
 
@@ -86,8 +84,8 @@ class Conditions:
         places = {(condition.site.key, condition.site.part) for condition in unmet if condition.site is not None}
         calls = Counter(key for key, _ in places)
         rewrites = []
-        for condition in sorted(unmet, key=lambda condition: isinstance(condition.origin, Operation)):
-            site = condition.site  # equal sizes first: what is computed from them often holds then
+        for condition in sorted(unmet, key=_urgency):
+            site = condition.site
             edit = self._edit(condition, site) if site is not None and calls[site.key] == 1 else None
             if edit is None or site is None:
                 if self._force(condition):
@@ -119,6 +117,8 @@ class Conditions:
 
     def _force(self, condition: Condition) -> bool:
         """Make the sizes at the two ends of an unmet condition follow each other; True where that changed anything."""
+        if is_branch(condition.origin):
+            return self._force_branch(condition, condition.origin)
         involved = self._involved(condition)
         if all(is_pinned(part) for part in involved):
             return False
@@ -136,6 +136,28 @@ class Conditions:
             pin(part, Reason(Kind.COMPUTED_SIZE, "", *condition.where))
         return True
 
+    def _force_branch(self, condition: Condition, origin: Operation) -> bool:
+        """Join two sizes that were found to be equal, or else pin what a comparison has read."""
+        ends = self._involved(condition)
+        whole = not any(isinstance(side, Operation) for side in (origin.left, origin.right))
+        if whole and were_equal(origin, bool(condition.number)) and len(ends) == 2 and ends[0].size == ends[1].size:
+            unify(ends[0], ends[1], condition.where)
+            if count(ends[0]) == count(ends[1]):
+                return True
+        axes = self._axes()
+        keys = [leaf.key for leaf in operands(origin) if isinstance(leaf, FromAttribute)]
+        solved = [self.solved[key] for key in keys if key in self.solved]
+        parts = (*ends, *(axes[number] for value in solved for number in value.variables))
+        if all(is_pinned(part) for part in parts):
+            return False
+        for part in parts:
+            pin(part, Reason(Kind.BRANCH, "", *condition.where))
+        return True
+
+    def _axes(self) -> dict[int, Axis]:
+        """The axes that sizes depend on, by their number."""
+        return {axis.created: axis for dim in self.sized() for axis in leaves(dim)}
+
     def sized(self) -> list[Dim]:
         """Every dimension to which an attribute or a computed size is tied."""
         tied = [part for condition in self.all for part in self._involved(condition)]
@@ -150,6 +172,28 @@ class Conditions:
             elif isinstance(leaf, FromAttribute) and leaf.key in self.attributes:
                 found.append(self.attributes[leaf.key])
         return found
+
+
+def _is_met(condition: Condition, counts: Mapping[AttributeKey, Polynomial], sizes: Mapping[int, int]) -> bool:
+    if is_branch(condition.origin):
+        return always_same(condition.origin, counts, sizes)
+    value = evaluate(condition.origin, counts)
+    if condition.dim is None:
+        return value is not None and not value.variables
+    return value == count(condition.dim)
+
+
+def _solved(condition: Condition, counts: Mapping[AttributeKey, Polynomial]) -> tuple[AttributeKey, Polynomial] | None:
+    """An attribute, and the value of it that meets the condition."""
+    if is_branch(condition.origin):
+        equal = were_equal(condition.origin, bool(condition.number))
+        return solve_equality(condition.origin, counts) if equal else None
+    return None if condition.dim is None else solve(condition.origin, count(condition.dim), counts)
+
+
+def _urgency(condition: Condition) -> int:
+    """Equal sizes first: what is computed from them often holds then; what was found out by comparing, last."""
+    return 2 if is_branch(condition.origin) else int(isinstance(condition.origin, Operation))
 
 
 def _divides(origin: Origin) -> bool:

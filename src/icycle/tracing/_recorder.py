@@ -121,9 +121,12 @@ class Recorder(Tracer):
         self._pin_all([tensor], Kind.VALUES_READ)
 
     def use(self, size: TracedInt, calculation: str, operand: int) -> None:
-        """A size serves as a number: an operand (0: left, 1: right) of a calculation whose result is not followed."""
-        site = site_here(self._path, operand, calculation=calculation)
-        self._conditions.all.append(Condition(size.origin, None, self._here("a calculation"), site, int(size)))
+        """A size serves as a number: an operand (0: left, 1: right) of a calculation whose result is not followed, or a
+        comparison's result (0 or 1), by which the code goes on."""
+        branch = calculation == "branch"
+        site = None if branch else site_here(self._path, operand, calculation=calculation)
+        where = self._here("a comparison" if branch else "a calculation")
+        self._conditions.all.append(Condition(size.origin, None, where, site, int(size)))
 
     def use_as_scale(self, query: torch.Tensor) -> None:
         """A fused attention takes its scale from the width of a head."""

@@ -5,9 +5,11 @@ the attribute is set to the new count, two dimensions keep equal counts, and a l
 
 from __future__ import annotations
 
+import math
+import numbers
 import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, SupportsIndex
@@ -16,6 +18,8 @@ from icycle.axes import Dim, Polynomial, count
 from icycle.tracing._code import is_users
 
 __all__ = [
+    "COMPARISONS",
+    "FUNCTIONS",
     "AttributeKey",
     "FromAttribute",
     "FromDim",
@@ -57,7 +61,7 @@ class Literal:
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """`symbol` (one of + - * // %) applied to two origins."""
+    """`symbol` (one of + - * // %, or a comparison, which gives 0 or 1) applied to two origins."""
 
     symbol: str
     left: Origin
@@ -66,20 +70,29 @@ class Operation:
 
 Origin = FromDim | FromAttribute | Literal | Operation
 
-_FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
+FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add,
     "-": operator.sub,
     "*": operator.mul,
     "//": operator.floordiv,
     "%": operator.mod,
 }
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 
 class TracedInt(int):
-    """An int with an `origin`. Every other method than + - * // % gives a plain number, and is reported to the origin.
+    """An int with an `origin`. Every other method than + - * // % gives a plain number, and is reported to the origin;
+    so are comparisons and the truth of a size, as a "branch" of an origin that is the comparison itself.
 
-    Python gives no way to see some uses: range(n), items[n], math.log(n) and 1.0 / n (a float on the left) take the
-    number out of any int. Comparisons, the truth of a size and text made of it are not followed.
+    Python gives no way to see some uses: range(n), items[n], math.log(n), 1.0 / n and 1.0 < n (a float on the left)
+    take the number out of any int. Text made of a size is not followed.
     """
 
     origin: Origin
@@ -119,6 +132,18 @@ class TracedInt(int):
         if is_users(frame.f_code.co_filename):
             self.report(calculation, operand)
 
+    def __bool__(self) -> bool:
+        truth = int.__bool__(self)
+        if is_users(sys._getframe(1).f_code.co_filename):
+            self._decide("!=", 0, truth)
+        return truth
+
+    def _decide(self, symbol: str, other: Any, truth: bool) -> None:
+        """Report that the model's own code has compared this size, and goes on by the truth of it."""
+        bound = _whole(symbol, other)
+        if bound is not None:
+            TracedInt(truth, Operation(symbol, self.origin, origin_of(bound))).report("branch", 0)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedInt:
         return self
 
@@ -127,7 +152,7 @@ class TracedInt(int):
 
 
 def _define(name: str, symbol: str) -> None:
-    function = _FUNCTIONS[symbol]
+    function = FUNCTIONS[symbol]
 
     def forward(self: TracedInt, other: SupportsIndex) -> Any:
         if type(other) not in (int, TracedInt):
@@ -143,6 +168,30 @@ def _define(name: str, symbol: str) -> None:
 
     setattr(TracedInt, f"__{name}__", forward)
     setattr(TracedInt, f"__r{name}__", reflected)
+
+
+def _define_comparison(name: str, symbol: str) -> None:
+    def compare(self: TracedInt, other: Any) -> Any:
+        if not isinstance(other, (int, numbers.Real)):
+            return NotImplemented
+        truth = COMPARISONS[symbol](int.__int__(self), int.__int__(other) if isinstance(other, int) else other)
+        if is_users(sys._getframe(1).f_code.co_filename):  # torch compares sizes all the time, and only to check them
+            self._decide(symbol, other, truth)
+        return truth
+
+    setattr(TracedInt, name, compare)
+
+
+def _whole(symbol: str, other: Any) -> int | None:
+    """The integer with which an integer compares as with `other`; None where the result is the same for them all."""
+    if isinstance(other, int):
+        return other
+    if not math.isfinite(other):
+        return None
+    below = math.floor(other)
+    if below == other:
+        return below
+    return None if symbol in ("==", "!=") else below + (symbol in ("<", ">="))
 
 
 def _define_number(name: str, calculation: str, operand: int) -> None:
@@ -165,6 +214,8 @@ def _define_read(name: str, operand: int) -> None:
 
 for _name, _symbol in (("add", "+"), ("sub", "-"), ("mul", "*"), ("floordiv", "//"), ("mod", "%")):
     _define(_name, _symbol)
+for _symbol, _compare in COMPARISONS.items():
+    _define_comparison(f"__{_compare.__name__}__", _symbol)
 for _name in ("truediv", "pow", "float"):
     _define_number(_name, _name, 0)
 for _name in ("truediv", "pow"):
@@ -197,7 +248,7 @@ def operands(origin: Origin) -> Iterator[Origin]:
         yield origin
 
 
-def evaluate(origin: Origin, attributes: dict[AttributeKey, Polynomial]) -> Polynomial | None:
+def evaluate(origin: Origin, attributes: Mapping[AttributeKey, Polynomial]) -> Polynomial | None:
     """The integer as a polynomial in the kept counts; None where it is not one (a quotient that leaves a rest)."""
     if isinstance(origin, FromDim):
         return count(origin.dim)
@@ -220,7 +271,7 @@ def evaluate(origin: Origin, attributes: dict[AttributeKey, Polynomial]) -> Poly
 
 
 def solve(
-    origin: Origin, target: Polynomial, attributes: dict[AttributeKey, Polynomial]
+    origin: Origin, target: Polynomial, attributes: Mapping[AttributeKey, Polynomial]
 ) -> tuple[AttributeKey, Polynomial] | None:
     """The one attribute without a known value in `origin`, and the value that makes `origin` equal `target`."""
     if isinstance(origin, FromAttribute):
