@@ -479,8 +479,8 @@ def test_every_family_s_prefix_can_be_cut(name: str) -> None:
 
 def test_a_step_that_recalibration_repairs_triggers_no_fine_tune(trained: nn.Module) -> None:
     with_it, without_it = Asked(), Asked()
-    repaired = prune(copy.deepcopy(trained), with_it, ratio=0.25, threshold=10.0, final_epochs=0)
-    broken = prune(trained, without_it, ratio=0.25, threshold=10.0, final_epochs=0, calibrate=False)
+    repaired = prune(copy.deepcopy(trained), with_it, ratio=0.25, threshold=10.0, final_epochs=0, compensate=False)
+    broken = prune(trained, without_it, ratio=0.25, threshold=10.0, final_epochs=0, compensate=False, calibrate=False)
     assert with_it.requests == []
     assert repaired.fine_tunes == 0
     assert repaired.accuracy > 90
@@ -614,7 +614,7 @@ def test_every_criterion_can_choose(trained: nn.Module, criterion: str) -> None:
         ({"ratio": None}, TrainingError, "exactly one"),
         ({"treshold": 1.0}, TrainingError, "treshold"),
         ({"criterion": "l3"}, CriterionError, "l3"),
-        ({"criterion": "taylor"}, CriterionError, "loader is None"),
+        ({"criterion": "taylor", "calibration": None}, CriterionError, "loader is None"),
         ({"criterion": "taylor", "loader": BATCHES}, CriterionError, "loss is None"),
         ({"evaluate": lambda _: math.nan}, TrainingError, "0..100"),
         ({"evaluate": lambda _: torch.tensor(90.0)}, TrainingError, "float"),

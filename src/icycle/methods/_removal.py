@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 from pydantic import AfterValidator
 
+from icycle.compensation import compensate
 from icycle.errors import IcycleError
 from icycle.methods._registry import Context, Removal
+from icycle.methods._remove import Refit
 from icycle.methods._settings import BudgetSettings, Count, Kept, Positive
 from icycle.methods._training import Training
 from icycle.saliency import Scores, check, score
@@ -15,7 +18,7 @@ from icycle.selection import select
 from icycle.structure import Structure, SubNetwork
 from icycle.training import Settings
 
-__all__ = ["RemovalLog", "RemovalSettings"]
+__all__ = ["RemovalLog", "RemovalSettings", "refitting"]
 
 
 def _known(criterion: str) -> str:
@@ -28,7 +31,7 @@ def _known(criterion: str) -> str:
 
 class RemovalSettings(Settings):
     """Which channels go: `criterion` scores them, the rest is as in `icycle.select`. Batch norm is recalibrated on
-    `calibration_batches` afterwards."""
+    `calibration_batches` afterwards; with `compensate` what reads them is refitted before, on as many batches."""
 
     budget: BudgetSettings
     criterion: Annotated[str, AfterValidator(_known)] = "group_norm"
@@ -38,6 +41,7 @@ class RemovalSettings(Settings):
     limit_rate: Positive = 0.1
     cost_factor: bool = True
     calibration_batches: Count = 10
+    compensate: bool = False
 
     def scores(self, context: Context, training: Training, structure: Structure) -> Scores:
         """By the criterion, of the network as it is now."""
@@ -62,6 +66,17 @@ class RemovalSettings(Settings):
             limit_rate=self.limit_rate,
             cost_factor=self.cost_factor,
         )
+
+
+def refitting(settings: RemovalSettings, context: Context, training: Training) -> Refit | None:
+    """What has to be done to a network right before a removal; None: nothing."""
+
+    def refit(model: torch.nn.Module, structure: Structure, subnet: SubNetwork) -> None:
+        assert training.batches is not None
+        with context.recorder.clock.stage("compensation"):
+            compensate(model, structure, subnet, training.batches, max_batches=settings.calibration_batches)
+
+    return refit if settings.compensate else None
 
 
 class RemovalLog:

@@ -13,10 +13,11 @@ from icycle.engine import trace
 from icycle.errors import TrainingError
 from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, MethodResult, Removal
-from icycle.methods._removal import RemovalLog, RemovalSettings
+from icycle.methods._removal import RemovalLog, RemovalSettings, refitting
+from icycle.methods._remove import remove
 from icycle.saliency import Scores
 from icycle.selection import Budget, select
-from icycle.structure import Structure, SubNetwork, after_removal
+from icycle.structure import Structure, SubNetwork
 from icycle.surgery import prune
 from icycle.training import Trainer
 
@@ -88,9 +89,9 @@ class ScheduledRemoval:
         if subnet == SubNetwork.full(structure):
             return
         self._log.before()
-        prune(model, structure, subnet, optimizer=self._training.optimizer)
+        refit = refitting(self._settings, self._context, self._training)
+        self._structure = remove(model, structure, subnet, optimizer=self._training.optimizer, refit=refit)
         self._training.recalibrate(model, self._settings.calibration_batches)
-        self._structure = after_removal(structure, subnet)
         trainer = self._training.trainer
         self._log.after(trainer.step / trainer.steps_per_epoch, structure.macs(), self._structure.macs())
 

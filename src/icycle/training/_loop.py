@@ -239,7 +239,7 @@ class Trainer:
             metric=self.task.metric,
             metrics=metrics,
             learning_rate=learning_rate,
-            seconds={stage: seconds - before[stage] for stage, seconds in clock.seconds().items()},
+            seconds={stage: spent - before.get(stage, 0.0) for stage, spent in clock.seconds().items()},
         )
         return accuracy
 

@@ -1,7 +1,7 @@
 """ICE: iterative pruning of a trained network that fine-tunes only when it must.
 
 1. Measure the dense network; plan the steps, front to back                                       `IceRun`
-2. At each step remove the least important channels of its groups                                 `_remove`
+2. At each step remove the least important channels of its groups, whose readers are refitted       `_remove`
    and estimate the batch-norm statistics anew                                                    `_recalibrate`
 3. Has the validation accuracy fallen too far below the dense network's? Then, and only then,      trigger
    fine-tune, at a learning rate that follows what remains of the weights                         `_fine_tune_step`
@@ -24,8 +24,10 @@ from typing import Any, Literal
 
 import torch
 
+from icycle.compensation import compensate
 from icycle.engine import trace
 from icycle.errors import TrainingError
+from icycle.methods._remove import remove
 from icycle.methods._run_clock import unwrapped
 from icycle.methods._settings import validated
 from icycle.methods._training import Calibration, FineTune, Loss, OwnTraining, Training
@@ -42,8 +44,7 @@ from icycle.methods.ice._trigger import (
 )
 from icycle.saliency import check, score
 from icycle.selection import Budget
-from icycle.structure import Structure, after_removal
-from icycle.surgery import prune
+from icycle.structure import Structure, SubNetwork
 from icycle.training import Loader, StageClock
 
 __all__ = ["IceResult", "IceRun", "IceStep", "ice"]
@@ -101,6 +102,7 @@ def ice(
     loader: Iterable[Any] | None = None,
     loss: Loss | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    compensate: bool | None = None,
     on_step: Callable[[IceStep], object] | None = None,
     seed: int = 0,
     **settings: Any,
@@ -123,8 +125,11 @@ def ice(
             they need; without it they call `evaluate`.
         calibration: batches to estimate batch-norm statistics on after each removal, or a function that does it.
             Without it the trigger sees a network whose statistics are wrong, and fires far more often than it need.
-        loader, loss: for the criteria that read data or gradients; see `icycle.saliency`.
+        loader, loss: for the criteria that read data or gradients; see `icycle.saliency`. Without a loader the batches
+            of `calibration` serve.
         optimizer: one that your code keeps throughout; loses the removed channels' state along with the weights.
+        compensate: whether what reads the removed channels is refitted at each step (see `icycle.compensate`), on
+            `calibration_batches` of `loader` or `calibration`. Default: where there are any.
         on_step: called after each step.
         groups: patterns of names; only groups that match one lose channels. Default: all.
         steps: "group", "block" (default), "all", or lists of group names.
@@ -153,8 +158,10 @@ def ice(
 
         All of them before any training.
     """
-    training = OwnTraining(fine_tune, evaluate, validation, calibration, loader, loss, optimizer)
-    chosen = validated(IceSettings, {"ratio": ratio, "budget": budget, **settings})
+    batches = calibration if loader is None and not callable(calibration) else loader
+    training = OwnTraining(fine_tune, evaluate, validation, calibration, batches, loss, optimizer)
+    compensate = batches is not None if compensate is None else compensate
+    chosen = validated(IceSettings, {"ratio": ratio, "budget": budget, "compensate": compensate, **settings})
     run = IceRun(chosen, unwrapped(model), example_inputs, training, seed=seed, on_step=on_step)
     if run.result.dense_accuracy <= 1:
         raise TrainingError(
@@ -186,6 +193,11 @@ class IceRun:
         on_step: Callable[[IceStep], object] | None = None,
     ) -> None:
         check(settings.criterion, loader=training.batches, loss=training.loss)
+        if settings.compensate and training.batches is None:
+            raise TrainingError(
+                "Expected training batches to compensate on, but got none; pass loader=, calibration= as batches, or "
+                "compensate=False."
+            )
         self.settings = settings
         self.model = model
         self._example_inputs = example_inputs
@@ -241,8 +253,14 @@ class IceRun:
         with self._clock.stage("search"):
             due = replace(self.structure, groups=tuple(self.structure[name] for name in step.counts))
             subnet = channels_to_keep(self.structure, self._scores(number, due), step)
-            prune(self.model, self.structure, subnet, optimizer=self._training.optimizer)
-            self.structure = after_removal(self.structure, subnet)
+            optimizer, refit = self._training.optimizer, self._refit if self.settings.compensate else None
+            self.structure = remove(self.model, self.structure, subnet, optimizer=optimizer, refit=refit)
+
+    def _refit(self, model: torch.nn.Module, structure: Structure, subnet: SubNetwork) -> None:
+        with self._clock.stage("compensation"):
+            batches = self._training.batches
+            assert batches is not None
+            compensate(model, structure, subnet, batches, max_batches=self.settings.calibration_batches)
 
     def _recalibrate(self) -> None:
         if self.settings.calibrate:

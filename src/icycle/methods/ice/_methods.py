@@ -126,6 +126,7 @@ class IcePublished(Stepwise):
         return {
             "confidence": None,
             "calibrate": False,
+            "compensate": False,
             "freezing": "published",
             "probe_epochs": 1.0,
             "decay": False,

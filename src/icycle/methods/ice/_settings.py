@@ -31,6 +31,7 @@ class StepwiseSettings(Settings):
     criterion: str = "group_norm"
     criterion_batches: Count = 8
     calibration_batches: Count = 4
+    compensate: bool = True
     curve: Annotated[Curve, Checked] = Curve()
 
     @model_validator(mode="after")

@@ -49,7 +49,8 @@ class IceSpace:
         self._method = method
         self._examples = data.train.examples
         self._validation = data.validation.examples
-        self._calibration = method.calibration_batches * data.train.batch_size if method.calibrate else 0
+        passes = method.calibrate + method.compensate
+        self._calibration = passes * method.calibration_batches * data.train.batch_size
         self._lowest = {**_LOWEST, "threshold": _lowest_threshold(method.confidence, self._validation)}
 
     @property
@@ -95,8 +96,9 @@ class IceSpace:
         return self._method.model_copy(update=changes)
 
     def trial(self, values: Values) -> IceMethod:
-        """Recalibrates on one batch; `cost` counts as many as a whole run would need."""
-        return self.method(values).model_copy(update={"calibration_batches": 1})
+        """Recalibrates on one batch, where that is all that such batches are for; `cost` counts what a run needs."""
+        method = self.method(values)
+        return method if method.compensate else method.model_copy(update={"calibration_batches": 1})
 
     def cost(self, effort: Effort) -> float:
         return self._passes(effort) / self._baseline(effort.steps)

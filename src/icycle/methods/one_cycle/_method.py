@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, Method, MethodResult, Removal, register
-from icycle.methods._removal import RemovalLog, RemovalSettings
+from icycle.methods._removal import RemovalLog, RemovalSettings, refitting
 from icycle.methods._settings import Checked
 from icycle.methods.one_cycle._one_cycle import OneCycle, OneCycleReport
 from icycle.methods.one_cycle._phases import Phases
@@ -54,6 +54,7 @@ class _Hooks:
                 epochs=context.train.epochs,
                 optimizer=trainer.optimizer,
                 steps_per_epoch=trainer.steps_per_epoch,
+                compensate=refitting(method, context, training),
                 recalibrate=partial(training.recalibrate, batches=method.calibration_batches),
                 criterion=criterion,
                 round_to=method.round_to,

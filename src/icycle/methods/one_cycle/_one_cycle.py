@@ -18,17 +18,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
 
+from icycle.compensation import compensate as refit_on
 from icycle.engine import trace
 from icycle.errors import TrainingError
 from icycle.latency import Selector
 from icycle.methods._distributed import broadcast_from_rank0, flatten, require_same_everywhere, unflatten
+from icycle.methods._remove import Refit, remove
 from icycle.methods._run_clock import RunClock, unwrapped
 from icycle.methods.one_cycle._phases import Phases
 from icycle.methods.one_cycle._shrink import Shrink
@@ -36,7 +38,6 @@ from icycle.methods.one_cycle._stability import Stability
 from icycle.saliency import group_norm
 from icycle.selection import Budget, achieved
 from icycle.structure import Structure, SubNetwork
-from icycle.surgery import prune
 from icycle.training import Loader, recalibrate
 
 __all__ = ["Criterion", "OneCycle", "OneCycleReport"]
@@ -71,6 +72,10 @@ class OneCycleReport:
             self.seconds[stage] += time.perf_counter() - start
 
 
+def _refitting(batches: Iterable[Any]) -> Refit:
+    return lambda model, structure, subnet: refit_on(model, structure, subnet, batches)
+
+
 class OneCycle:
     """Prunes `model` while it is trained, from any training loop, by two calls:
 
@@ -93,6 +98,9 @@ class OneCycle:
             fewer than there are batches. Learnt in the first epoch if not given; until then the run stands at that
             epoch's start.
         averaged: copies of the model (an exponential average) that lose the same channels.
+        compensate: batches of training data on which what reads the removed channels is refitted right before the
+            removal (see `icycle.compensate`), or a function (model, structure, subnet) that does it; in the averaged
+            copies, too. Default: nothing is.
         recalibrate: batches on which the batch-norm statistics of the model and its averaged copies are estimated anew
             after the removal, or a function that does it, given one of them. Without it they recover in training.
         criterion: (model, structure) -> scores.
@@ -115,6 +123,7 @@ class OneCycle:
         optimizer: torch.optim.Optimizer | None = None,
         steps_per_epoch: int | None = None,
         averaged: Sequence[torch.nn.Module] = (),
+        compensate: Iterable[Any] | Refit | None = None,
         recalibrate: Loader | Callable[[torch.nn.Module], object] | None = None,
         criterion: Criterion = group_norm,
         round_to: int = 1,
@@ -134,6 +143,7 @@ class OneCycle:
         with self.report.timed("trace"):
             self.structure = trace(self.model, example_inputs)
         self._averaged = tuple(averaged)
+        self._refit = compensate if compensate is None or callable(compensate) else _refitting(compensate)
         self._recalibrate = recalibrate
         self._criterion = criterion
         self._selector = Selector(self.structure, budget, self.model)
@@ -247,11 +257,18 @@ class OneCycle:
         elif self._recalibrate is not None:
             recalibrate(model, self._recalibrate)
 
-    def _cut(self) -> None:
+    def _cut(self, refit: bool = True) -> None:
         """Take the marked channels out of the model; where the budget is everything there are none."""
         self._shrink.clear()
         if self.subnet != SubNetwork.full(self.structure):
-            prune(self.model, self.structure, self.subnet, optimizer=self.optimizer, averaged=self._averaged)
+            remove(
+                self.model,
+                self.structure,
+                self.subnet,
+                optimizer=self.optimizer,
+                averaged=self._averaged,
+                refit=self._refit if refit else None,
+            )
         self.removed = True
 
     @property
@@ -308,7 +325,7 @@ class OneCycle:
         self._params = (whole, pruned)
         self.subnet = unflatten(state["keep"], sizes)
         if state["removed"] and params == whole:
-            self._cut()
+            self._cut(refit=False)  # the weights are those of the state
         self.removed = state["removed"]
         self.removal_epoch, self.removal_progress = state["removal_epoch"], state["removal_progress"]
         self._next_check, self._removal_due = state["next_check"], state["removal_due"]
