@@ -289,6 +289,174 @@ def reads_values(draw: Draw, x: Tensor) -> nn.Module:
     return Block(lambda self, x: self.out(ways[way](x)), out=project(x, draw(widths)), way=way)
 
 
+@kind(IMAGE, SEQUENCE, ROW)
+def counted(draw: Draw, x: Tensor) -> nn.Module:
+    """The number of channels serves as a number."""
+    dim = _channel_dim(x)
+    ways: dict[str, Callable[[Block, Tensor], Tensor]] = {
+        "divided": lambda self, x: x / x.shape[dim],
+        "multiplied": lambda self, x: x * (x.shape[dim] * 0.1),
+        "root": lambda self, x: x * x.shape[dim] ** -0.5,
+        "log": lambda self, x: x * math.log(1 + x.shape[dim]),
+        "float": lambda self, x: x + 1.0 / x.size(dim),
+        "full": lambda self, x: x + torch.full((1,), float(x.shape[dim]), dtype=x.dtype),
+        "clamp": lambda self, x: x.clamp(-0.1 * x.shape[dim], 0.1 * x.shape[dim]),
+        "alpha": lambda self, x: torch.add(x, x, alpha=x.shape[dim]),
+        "remainder": lambda self, x: x * (1 + x.shape[dim] % 3),
+    }
+    way = draw(st.sampled_from(list(ways)))
+    return Block(lambda self, x: ways[way](self, self.inner(x)), inner=project(x, draw(widths)), way=way)
+
+
+@kind(IMAGE, SEQUENCE, ROW)
+def branching(draw: Draw, x: Tensor) -> nn.Module:
+    """What runs depends on the number of channels."""
+    dim = _channel_dim(x)
+    ways: dict[str, Callable[[Block, Tensor], Tensor]] = {
+        "large": lambda self, x: x.relu() if x.shape[dim] > 3 else x.tanh() + 1,
+        "even": lambda self, x: x.relu() if x.shape[dim] % 2 else x.sigmoid(),
+        "equal": lambda self, x: x + self.other(x) if self.other(x).shape == x.shape else x,
+        "any": lambda self, x: x * 2 if x.shape[dim] else x,
+    }
+    way = draw(st.sampled_from(list(ways)))
+    width = draw(widths)
+    return Block(
+        lambda self, x: ways[way](self, self.inner(x)),
+        inner=project(x, width),
+        other=_projection(x, width, draw(st.sampled_from([width, width + 1]))),
+        way=way,
+    )
+
+
+@kind(IMAGE, SEQUENCE, ROW)
+def positions_seen(draw: Draw, x: Tensor) -> nn.Module:
+    """Operations for which it matters where an element stands, then a projection."""
+    dim = _channel_dim(x)
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "tril": lambda x: x.tril(),
+        "triu": lambda x: x.movedim(dim, -1).triu().movedim(-1, dim),
+        "roll": lambda x: x.roll(1),
+        "rolled channels": lambda x: x.roll(1, dim),
+        "rot90": lambda x: x.rot90(2, (0, dim)),
+        "uneven parts": lambda x: torch.cat([part * (1 + n) for n, part in enumerate(x.tensor_split(3, dim))], dim),
+        "diff": lambda x: x.diff(dim=dim, prepend=x.narrow(dim, 0, 1)),
+    }
+    way = draw(st.sampled_from(list(ways)))
+    inner = draw(widths)
+    return Block(
+        lambda self, x: self.out(ways[way](self.inner(x))),
+        inner=project(x, inner),
+        out=_projection(x, inner, draw(widths)),
+        way=way,
+    )
+
+
+@kind(IMAGE, SEQUENCE, ROW)
+def computed_weight(draw: Draw, x: Tensor) -> nn.Module:
+    """A projection by a weight that is computed from a parameter."""
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "squashed": lambda w: w.tanh(),
+        "shifted": lambda w: w + 0.5,
+        "standardised": lambda w: (w - w.mean(1, keepdim=True)) / (w.std(1, keepdim=True) + 0.1),
+        "normal": lambda w: F.normalize(w, dim=1),
+        "shared": lambda w: w * w.abs().mean(),
+    }
+    way = draw(st.sampled_from(list(ways)))
+    weight = nn.Parameter(torch.randn(draw(widths), _width(x)))
+    if x.dim() == 4:
+        return Block(lambda self, x: F.conv2d(x, ways[way](self.weight)[:, :, None, None]), weight=weight, way=way)
+    return Block(lambda self, x: F.linear(x, ways[way](self.weight)), weight=weight, way=way)
+
+
+@kind(IMAGE, SEQUENCE, ROW)
+def written_in_place(draw: Draw, x: Tensor) -> nn.Module:
+    """A view of the activation, or a detached one, is written into."""
+    dim = _channel_dim(x)
+
+    def through_view(self: Block, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        y.transpose(0, dim).mul_(0.5).add_(self.shift)
+        return y
+
+    def through_detached(self: Block, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        y.detach().add_(self.shift)
+        return y
+
+    def one_channel(self: Block, x: Tensor) -> Tensor:
+        y = self.inner(x).clone()
+        y.select(dim, 0).zero_()
+        return y
+
+    def copied(self: Block, x: Tensor) -> Tensor:
+        y = torch.empty_like(self.inner(x))
+        y.copy_(self.inner(x))
+        return y
+
+    way = draw(st.sampled_from([through_view, through_detached, one_channel, copied]))
+    return Block(way, inner=project(x, draw(widths)), shift=draw(st.sampled_from([0.0, 0.5])))
+
+
+@kind(IMAGE, SEQUENCE, ROW)
+def measured(draw: Draw, x: Tensor) -> nn.Module:
+    """Divided by a norm over the channels, of one order or another."""
+    dim = _channel_dim(x)
+    order = draw(st.sampled_from([0.5, 1.0, 2.0, 3.0, math.inf, -math.inf]))
+    return Block(
+        lambda self, x: self.inner(x) / (1 + self.inner(x).norm(p=order, dim=dim, keepdim=True)),
+        inner=project(x, draw(widths)),
+        order=str(order),
+    )
+
+
+@kind(IMAGE, SEQUENCE, ROW)
+def powers(draw: Draw, x: Tensor) -> nn.Module:
+    """Element-wise operations that keep zero, and ones that do not."""
+    ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "square": lambda x, y: x**2,
+        "inverse": lambda x, y: (x.abs() + 1) ** -1,
+        "addcmul": lambda x, y: torch.addcmul(x, x, y, value=0.5),
+        "addcdiv": lambda x, y: torch.addcdiv(x, y, y.abs() + 1),
+        "remainder": lambda x, y: x.remainder(1.5),
+        "maximum": lambda x, y: torch.maximum(x, y),
+        "where": lambda x, y: torch.where(x > 0.1, x, y),
+        "lerp": lambda x, y: x.lerp(y, 0.3),
+        "true": lambda x, y: x + (y > 0),
+        "exp": lambda x, y: (x.clamp(-2, 2)).exp() - 1,
+    }
+    way = draw(st.sampled_from(list(ways)))
+    width = draw(widths)
+    return Block(
+        lambda self, x: ways[way](self.one(x), self.two(x)), one=project(x, width), two=project(x, width), way=way
+    )
+
+
+@kind(IMAGE, SEQUENCE, ROW)
+def chosen_by_index(draw: Draw, x: Tensor) -> nn.Module:
+    """Channels are taken, or added up, by the numbers in a buffer; then a projection."""
+    dim = _channel_dim(x)
+    inner = draw(widths)
+    ways: dict[str, Callable[[Block, Tensor], Tensor]] = {
+        "select": lambda self, x: x.index_select(dim, self.index),
+        "add": lambda self, x: torch.zeros_like(x).index_add(dim, self.index, x),
+        "take": lambda self, x: x.movedim(dim, -1)[..., self.index].movedim(-1, dim),
+    }
+    way = draw(st.sampled_from(list(ways)))
+    block = Block(
+        lambda self, x: self.out(ways[way](self, self.inner(x))),
+        inner=project(x, inner),
+        out=_projection(x, inner, draw(widths)),
+        way=way,
+    )
+    block.register_buffer("index", torch.arange(inner).flip(0))
+    return block
+
+
+def _projection(x: Tensor, inner: int, outer: int) -> nn.Module:
+    """A projection of something shaped like `x`, but `inner` channels wide."""
+    return _conv(inner, outer) if x.dim() == 4 else nn.Linear(inner, outer)
+
+
 def _of(x: Tensor) -> list[Kind]:
     return {4: IMAGE, 3: SEQUENCE, 2: ROW}[x.dim()]
 
@@ -611,6 +779,15 @@ def encoder_layer(draw: Draw, x: Tensor) -> nn.Module:
     return nn.TransformerEncoderLayer(
         x.shape[-1], draw(divisors(x.shape[-1])), draw(widths), 0.0, batch_first=True, norm_first=draw(st.booleans())
     )
+
+
+@kind(SEQUENCE)
+def recurrent(draw: Draw, x: Tensor) -> nn.Module:
+    """One layer that reads the sequence, in one direction or both, from its own initial state or a learned one."""
+    layer = draw(st.sampled_from([nn.LSTM, nn.GRU, nn.RNN]))
+    hidden, both = draw(st.integers(2, 5)), draw(st.booleans())
+    made = layer(x.shape[-1], hidden, batch_first=True, bidirectional=both)
+    return Block(lambda self, x: self.layer(x)[0], layer=made)
 
 
 @kind(SEQUENCE)

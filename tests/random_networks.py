@@ -3,6 +3,8 @@
     python tests/random_networks.py --count 10000 --seed 0
 
 draws that many networks, checks every law on each, prints what came of it, and ends with exit code 1 where a law broke.
+Each is traced by the rules and a run over shapes alone, too: where the proof in numbers says otherwise, a rule is
+missing.
 The same count, seed and number of processes give the same networks.
 """
 
@@ -260,7 +262,8 @@ class Tally:
     """What came of many networks."""
 
     networks: int = 0
-    corrected: int = 0
+    corrected: int = 0  # networks that the dry run corrected
+    by_numbers: Counter[str] = field(default_factory=Counter)  # groups that the trial corrected, by what it found
     channels: Counter[str] = field(default_factory=Counter)
     groups: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -280,6 +283,18 @@ class Tally:
             if group.reason:
                 self.reasons[group.reason.partition(": ")[0]] += 1
 
+    def compare(self, sample: Sample, structure: icycle.Structure) -> None:
+        """Count the groups that the rules alone take for something else than the proof in numbers does."""
+        alone = {group.name: group for group in icycle.trace(sample.model, sample.inputs, proof="shapes").groups}
+        for group in structure.groups:
+            claimed = alone.get(group.name)
+            if claimed is not None and (claimed.prunable, claimed.exact) != (group.prunable, group.exact):
+                found = (group.reason or group.inexact_reason).partition(" at ")[0].split("error")[0]
+                place = (group.pinned_by or group.inexact_by).operation
+                key = f"{found} ({place})"
+                self.by_numbers[key] += 1
+                self._keep(f"by numbers: {key}", f"{sample}\n{group.name}: {group.reason or group.inexact_reason}")
+
     def fail(self, law: str, sample: Sample, seed: int) -> None:
         error = traceback.format_exc(limit=-3).strip()
         key = f"{law}: {error.splitlines()[-1][:160]}"
@@ -296,6 +311,7 @@ class Tally:
         return Tally(
             self.networks + other.networks,
             self.corrected + other.corrected,
+            self.by_numbers + other.by_numbers,
             self.channels + other.channels,
             self.groups + other.groups,
             self.reasons + other.reasons,
@@ -324,6 +340,7 @@ def check_many(count: int, seed: int) -> Tally:
         try:
             structure = icycle.trace(sample.model, sample.inputs)
             tally.add(sample, structure)
+            tally.compare(sample, structure)
             for one in LAWS if structure.prunable else LAWS[:1]:
                 law = one.__name__
                 one(sample, structure, seed)
@@ -344,6 +361,8 @@ def report(tally: Tally) -> str:
         for word in ("exact", "not exact", "pinned")
     ]
     lines += [f"{count:>8} pinned: {reason}" for reason, count in tally.reasons.most_common(30)]
+    lines += [f"{count:>8} groups corrected by numbers: {found}" for found, count in tally.by_numbers.most_common()]
+    lines += ["", *(f"{key}\n{text}" for key, text in tally.examples.items() if key.startswith("by numbers"))]
     if tally.corrected:
         lines += ["", f"{tally.corrected} corrected by the dry run", tally.examples["corrected by the dry run"]]
     for key, count in tally.failures.most_common():

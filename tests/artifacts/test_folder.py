@@ -186,18 +186,21 @@ def test_a_folder_that_holds_a_model_is_not_overwritten(saved: Path) -> None:
 
 
 def _uses_pickle(tree: ast.AST) -> list[str]:
-    """torch.load, torch.save, and any module that pickles, by import or by attribute."""
+    """torch.load (but for weights_only=True), torch.save, and any module that pickles, by import or by attribute."""
     modules = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+    harmless = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and _reads_weights_only(node)}
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names if alias.name.split(".")[0] in modules]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = {alias.name for alias in node.names}
-            found += [node.module] if node.module.split(".")[0] in modules else []
+            found += [node.module] if node.module.split(".")[0] in modules and names != {"UnpicklingError"} else []
             found += [
                 f"torch.{name}" for name in names & {"load", "save"} if node.module in ("torch", "torch.serialization")
             ]
+        elif id(node) in harmless:
+            continue
         elif isinstance(node, ast.Attribute) and node.attr in ("load", "save", "load_state", "save_state"):
             owner = ast.unparse(node.value)
             found += [f"{owner}.{node.attr}"] if owner in ("torch", "accelerator", "self._accelerator") else []
@@ -210,6 +213,12 @@ def _uses_pickle(tree: ast.AST) -> list[str]:
     return found
 
 
+def _reads_weights_only(call: ast.Call) -> bool:
+    return ast.unparse(call.func) == "torch.load" and any(
+        keyword.arg == "weights_only" and ast.unparse(keyword.value) == "True" for keyword in call.keywords
+    )
+
+
 @pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=lambda file: str(file.relative_to(SOURCE)))
 def test_no_file_reads_or_writes_pickles(file: Path) -> None:
     assert _uses_pickle(ast.parse(file.read_text())) == []
@@ -218,6 +227,8 @@ def test_no_file_reads_or_writes_pickles(file: Path) -> None:
 def test_the_search_for_pickles_finds_them() -> None:
     code = "import pickle\nfrom torch import save\ntorch.load('x')\nnp.load('x', allow_pickle=True)"
     assert len(_uses_pickle(ast.parse(code))) == 4
+    assert _uses_pickle(ast.parse("torch.load('x', weights_only=False)"))
+    assert not _uses_pickle(ast.parse("torch.load('x', weights_only=True)"))
 
 
 def test_saved_files_are_what_they_say(saved: Path) -> None:

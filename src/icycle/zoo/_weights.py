@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ def _state(path: Path) -> Mapping[str, torch.Tensor]:
             return load_file(path)
         if path.suffix in _TORCH:
             return _unwrapped(torch.load(path, map_location="cpu", weights_only=True), path)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise RecipeError(
             f"Expected nothing but tensors in {path}, but it holds other objects, which could run any code when read; "
             "save model.state_dict() alone, or better safetensors.torch.save_model(model, 'weights.safetensors')"
