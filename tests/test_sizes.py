@@ -90,3 +90,41 @@ def test_sizes_of_positions_do_not_matter() -> None:
 @pytest.mark.parametrize("use", [lambda x, c: x * (1.0 / c), lambda x, c: x * math.log(c)], ids=["float", "log"])
 def test_what_python_does_not_show_is_found_by_numbers(use: Callable[[Tensor, Any], Any]) -> None:
     assert not icycle.trace(Use(use), torch.randn(8, 4))["inner"].exact
+
+
+class Told(nn.Module):
+    """Uses an attribute by which a layer tells the shape of its weight."""
+
+    def __init__(self, layer: nn.Module, use: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.layer, self.last = nn.Conv2d(3, 8, 1), layer, nn.Conv2d(8, 2, 1)
+        self.use = use
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.use(self.layer, self.layer(self.first(x))))
+
+
+TOLD: dict[str, tuple[nn.Module, Callable[[Any, Tensor], Tensor]]] = {
+    "out_channels": (nn.Conv2d(8, 8, 1), lambda layer, x: x / layer.out_channels),
+    "in_channels": (nn.Conv2d(8, 8, 1), lambda layer, x: x / layer.in_channels),
+    "out_channels of transposed": (nn.ConvTranspose2d(8, 8, 1), lambda layer, x: x * (layer.out_channels * 0.5)),
+    "num_features": (nn.BatchNorm2d(8), lambda layer, x: x * layer.num_features**0.5),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_an_attribute_that_a_removal_sets_is_a_size(name: str) -> None:
+    structure = icycle.trace(Told(*TOLD[name]), torch.randn(2, 3, 5, 5), proof="shapes")
+    assert any("used as a number" in group.inexact_reason for group in structure.groups if not group.exact)
+
+
+def test_a_shape_from_such_an_attribute_follows() -> None:
+    def flat(layer: Any, x: Tensor) -> Tensor:
+        assert x.shape[1] == layer.out_channels
+        return x.view(len(x), layer.out_channels, -1).unflatten(2, (5, 5))
+
+    model, x = Told(nn.Conv2d(8, 8, 1), flat).double(), torch.randn(2, 3, 5, 5).double()
+    structure = icycle.trace(model, x)
+    assert structure["layer"].prunable
+    assert structure["layer"].exact
+    assert icycle.testing.removal_error(model, x, icycle.SubNetwork.random(structure, 0.5)) <= 1e-9

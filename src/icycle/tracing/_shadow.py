@@ -10,11 +10,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
+from icycle.axes import Dim
 from icycle.errors import TraceError
 from icycle.tracing._hooks import watchers
-from icycle.tracing._sizes import FromAttribute, TracedInt, Used
+from icycle.tracing._sizes import FromAttribute, FromDim, TracedInt, Used
 from icycle.tracing._standins import STAND_INS
 
 __all__ = [
@@ -124,19 +127,42 @@ class _CopyTensors(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def remember_attributes(shadow: nn.Module, used: Used) -> None:
-    """Replace the integer attributes of every module, also inside tuples and lists, by ints that know their name, and
-    tell `used` when they serve as numbers."""
+# torch's layers: the attributes that tell the shape of their weight, which a removal sets, and the dimension each tells
+_WEIGHT_SIZES: tuple[tuple[type[nn.Module], dict[str, int]], ...] = (
+    (_ConvTransposeNd, {"in_channels": 0, "out_channels": 1}),
+    (_ConvNd, {"out_channels": 0, "in_channels": 1}),
+    (nn.Linear, {"out_features": 0, "in_features": 1}),
+    (nn.Embedding, {"num_embeddings": 0, "embedding_dim": 1}),
+    (_NormBase, {"num_features": 0}),
+    (nn.GroupNorm, {"num_channels": 0}),
+)
+
+
+def remember_attributes(shadow: nn.Module, used: Used, dims: Callable[[torch.Tensor], tuple[Dim, ...]]) -> None:
+    """Replace the integer attributes of every module, also inside tuples and lists, by ints that know their name, or
+    the dimension of the weight that they tell, and tell `used` when they serve as numbers."""
     for path, module in shadow.named_modules():
+        told = _told_sizes(module, dims)
         for name, value in vars(module).items():
             if type(value) is int:
-                module.__dict__[name] = TracedInt(value, FromAttribute((path, name, None), value, used))
+                own = FromAttribute((path, name, None), value, used)
+                module.__dict__[name] = TracedInt(value, FromDim(told[name], used) if name in told else own)
             elif type(value) in (tuple, list, torch.Size) and any(type(item) is int for item in value):
                 items = [
                     TracedInt(item, FromAttribute((path, name, place), item, used)) if type(item) is int else item
                     for place, item in enumerate(value)
                 ]
                 module.__dict__[name] = type(value)(items)
+
+
+def _told_sizes(module: nn.Module, dims: Callable[[torch.Tensor], tuple[Dim, ...]]) -> dict[str, Dim]:
+    weight = module._parameters.get("weight")
+    places = next((places for kind, places in _WEIGHT_SIZES if isinstance(module, kind)), {})
+    if weight is None:
+        return {}
+    own = dims(weight)
+    same = {name: place for name, place in places.items() if getattr(module, name, None) == own[place].size}
+    return {name: own[place] for name, place in same.items()}  # with groups, one of the two is a multiple
 
 
 @contextmanager

@@ -141,9 +141,9 @@ def _describe(inputs: Any) -> str:
 def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, hooks: bool, caches: Caches) -> Trace:
     shadow = shadow_of(model, meta, caches, hooks)
     recorder = Recorder(shadow, head_width)
-    remember_attributes(shadow, recorder.use)
     constant = tensor_dicts(shadow)
     dims = {name: recorder.own(name, tensor) for name, tensor in named_tensors(shadow)}
+    remember_attributes(shadow, recorder.use, recorder.dims)
     buffers = frozenset(name for name, _ in model.named_buffers())
     notes: list[str] = []
     with reusable(shadow), following_paths(shadow, recorder.paths):
