@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "icycle"
 # a room imports only rooms that come before it
 ROOMS = [
     "errors",
+    "files",
     "registry",
     "reasons",
     "axes",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from safetensors.torch import save_file
 
 import icycle
 from icycle import artifacts
-from icycle.errors import RecipeError
+from icycle.errors import RecipeError, RunInterruptedError
 from icycle.methods import Removal
 from icycle.recipes import (
     Recipe,
@@ -313,6 +315,71 @@ def test_a_resumed_run_ends_like_one_that_was_never_cut(overrides: tuple[str, ..
     assert resumed.validation_accuracy == whole.validation_accuracy
     with pytest.raises(RecipeError, match="unfinished"):
         run_recipe(recipe, folder, resume=True)
+
+
+@pytest.mark.parametrize("kind", ["search", "epoch", "removal"])
+def test_a_run_that_is_asked_to_stop_goes_on_where_it_was(kind: str, tmp_path: Path) -> None:
+    recipe = load_recipe("digits", ONE_CYCLE)
+
+    def ask(record: object) -> None:
+        if record["kind"] == kind:  # type: ignore[index]
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    whole, folder = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "cut")
+    run_recipe(recipe, whole)
+    with pytest.raises(RunInterruptedError, match="SIGTERM"):
+        run_recipe(recipe, folder, listeners=[ask])
+    run_recipe(recipe, folder, resume=True)
+    assert model_bytes(folder) == model_bytes(whole)
+    kinds = [[r["kind"] for r in records(each) if r["kind"] != "start"] for each in (whole, folder)]
+    assert kinds[0] == kinds[1]
+
+
+def model_bytes(folder: RunFolder) -> bytes:
+    return (folder.model / "model.safetensors").read_bytes()
+
+
+def records(folder: RunFolder) -> list[dict[str, object]]:
+    return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+
+
+def test_two_processes_cannot_go_on_with_one_run(tiny: Recipe, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create(tiny)
+    with folder.locked(), pytest.raises(RecipeError, match="another process"):
+        run_recipe(tiny, folder, resume=True)
+    run_recipe(tiny, folder, resume=True)  # a lock file that was left says nothing
+
+
+def test_a_recipe_that_was_changed_under_its_run_is_refused(tiny: Recipe, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create(tiny)
+    folder.recipe.write_text(folder.recipe.read_text().replace("seed: 0", "seed: 1"))
+    with pytest.raises(RecipeError, match="was changed"):
+        run_recipe(folder.saved_recipe(), folder, resume=True)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", ".x", "a\\b", "a\nb", "x" * 101])
+def test_the_name_of_a_run_stays_in_its_folder(name: str) -> None:
+    with pytest.raises(RecipeError, match="name that a folder can have"):
+        load_recipe("digits", [f"name={json.dumps(name)}"])
+
+
+def test_a_report_that_cannot_be_written_is_a_clear_error_and_the_run_goes_on(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("icycle.recipes._run.write_page", full)
+    with pytest.raises(RecipeError, match="No space left"):
+        run_recipe(tiny, folder)
+    monkeypatch.undo()
+    run_recipe(tiny, folder, resume=True)
+    kinds = [record["kind"] for record in records(folder)]
+    assert kinds == ["start", "epoch", "epoch", "start", "end"]  # no epoch was trained again
 
 
 def test_a_run_is_resumed_with_its_own_settings_only(tiny: Recipe, tmp_path: Path) -> None:

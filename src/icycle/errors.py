@@ -14,6 +14,7 @@ __all__ = [
     "IcycleError",
     "LatencyError",
     "RecipeError",
+    "RunInterruptedError",
     "StructureError",
     "SubNetworkError",
     "SurgeryError",
@@ -69,6 +70,10 @@ class DataError(IcycleError):
 
 class TrainingError(IcycleError):
     """Training cannot go on: a non-finite loss, or settings that contradict each other."""
+
+
+class RunInterruptedError(IcycleError):
+    """The process was asked to stop; what the run had reached is saved."""
 
 
 class CriterionError(IcycleError):

@@ -42,7 +42,7 @@ class Progress:
 
     def show(self, record: Record) -> None:
         """Show one record; kinds without a way of their own are left to the metrics file."""
-        shown = getattr(self, f"_show_{record['kind']}", None)
+        shown = getattr(self, f"_show_{record['kind'].replace('-', '_')}", None)
         if shown is not None:
             shown(record)
 
@@ -53,6 +53,9 @@ class Progress:
     def _show_weights(self, record: Record) -> None:
         fresh = f"; a new head: {', '.join(record['fresh'])}" if record["fresh"] else ""
         self._print(f"weights from {record['source']}{fresh}")
+
+    def _show_damaged_checkpoint(self, record: Record) -> None:
+        self._print(f"{record['path']} is damaged ({record['damage']}); going on from the checkpoint before it")
 
     def _show_search(self, record: Record) -> None:
         stability = "" if record["indicator"] is None else f"  indicator {record['indicator']:.3f}"

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icycle.errors import RecipeError
+from icycle.errors import RecipeError, RunInterruptedError
 
 if TYPE_CHECKING:
     from icycle.recipes import Recipe, RunFolder
 
 __all__ = ["run"]
+
+_STOPPED = 75  # "a temporary failure: try again" (EX_TEMPFAIL of sysexits.h)
 
 
 def run(
@@ -31,7 +33,11 @@ def run(
         typer.Option(metavar="FOLDER", help="Go on with the unfinished run in FOLDER, by the recipe that it keeps."),
     ] = None,
 ) -> None:
-    """Train and prune a network by RECIPE; leave model, metrics and report in a folder."""
+    """Train and prune a network by RECIPE; leave model, metrics and report in a folder.
+
+    SIGTERM and SIGUSR1 save the run after the step that it is at, and end it with exit code 75; then, as after any
+    other end, `icycle run --resume FOLDER` goes on.
+    """
     # Imported here so that `icycle --help` need not wait for torch.
     from rich.console import Console
 
@@ -54,6 +60,9 @@ def run(
     except KeyboardInterrupt:
         console.print(f"Interrupted. To go on: icycle run --resume {folder.path}", soft_wrap=True)
         raise typer.Exit(130) from None
+    except RunInterruptedError as stop:
+        console.print(f"{stop}; all is saved. To go on: icycle run --resume {folder.path}", soft_wrap=True)
+        raise typer.Exit(_STOPPED) from None
     console.print(render(report))
     console.print(summary(report), soft_wrap=True, highlight=False, markup=False)
     console.print(f"Everything is in {folder.path}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ from torch import nn
 
 from icycle import artifacts
 from icycle.engine import trace
-from icycle.errors import RecipeError
+from icycle.errors import RecipeError, RunInterruptedError
+from icycle.files import write_whole
 from icycle.methods import Context, MethodResult, TuneSettings
 from icycle.recipes._folder import RunFolder
+from icycle.recipes._result import read_result, write_result
 from icycle.recipes._schema import Recipe
 from icycle.recipes._tuned import write_tuned
 from icycle.report import NetworkFacts, Report, compare_latency, environment, file_bytes, group_facts, write_page
 from icycle.structure import Structure
-from icycle.training import Listener, Recorder, measure, run_device, to_device
+from icycle.training import Listener, Recorder, measure, require_no_stop, run_device, stoppable, to_device
 from icycle.tuning import Outcome, open_study, tune
 from icycle.zoo import Data, build_model, load_data, load_weights
 
@@ -39,40 +42,62 @@ def run_recipe(
         folder: a new one; with `resume` the folder of the same recipe's unfinished run.
         listeners: are called with every record as it is written to the metrics.
 
+    A run that was cut off at any moment goes on with `resume`; what it had finished by then is not done again.
+
     Raises:
+        RunInterruptedError: SIGTERM or SIGUSR1 came; the run is saved, and can be resumed.
         IcycleError: whatever can be wrong with data, settings, folder or training; what was written stays, unless
             the run was refused before it did anything.
     """
-    made = folder.reopen(recipe) if resume else folder.create(recipe)
-    recorder = Recorder(folder.metrics, listeners)
-    try:
-        return _carry_out(recipe, folder, recorder)
-    except Exception:
-        if made and {record["kind"] for record in recorder.records} <= _BEFORE_ANY_WORK:
-            folder.discard(made)
-        raise
+    made = () if resume else folder.create(recipe)
+    with folder.locked(), stoppable():
+        if resume:
+            folder.reopen(recipe)
+        recorder = Recorder(folder.metrics, listeners)
+        try:
+            return _carry_out(recipe, folder, recorder)
+        except RunInterruptedError:
+            raise
+        except Exception:
+            if made and {record["kind"] for record in recorder.records} <= _BEFORE_ANY_WORK:
+                folder.discard(made)
+            raise
 
 
 def _carry_out(recipe: Recipe, folder: RunFolder, recorder: Recorder) -> Report:
+    """Whatever of the run is not done yet. The order of what is written decides what a later part does again: the
+    model, the method's result, the report, its page, the record of the end."""
     context = _context(recipe, recorder, folder.checkpoint)
-    study = _study(recipe, context.data)
-    model, data, method = context.model, context.data, recipe.method
-    recorder.write("start", recipe=recipe.name, method=method.name, epochs=recipe.train.epochs)
+    recorder.write("start", recipe=recipe.name, method=recipe.method.name, epochs=recipe.train.epochs)
+    if folder.result.exists():
+        result = read_result(folder.result, recorder)
+        artifacts.load(folder.model, context.model)
+    else:
+        result = _pruned(recipe, context, folder)
+        with folder.written():
+            shutil.rmtree(folder.model, ignore_errors=True)  # of a part that ended before it wrote its result
+            artifacts.save(context.model, folder.model)
+            write_result(result, folder.result, recorder)
+    require_no_stop()
+    with recorder.clock.stage("evaluation"):
+        metrics = measure(context.model, context.data.test.open(), recipe.task)
+    report = _report(recipe, context.data, context.model, result, metrics, recorder)
+    with folder.written():
+        write_whole(folder.report, report.to_json())
+        write_page([folder.path], folder.page)
+    recorder.write("end", test_accuracy=report.test_accuracy, metric=recipe.task.metric, metrics=metrics)
+    return report
+
+
+def _pruned(recipe: Recipe, context: Context, folder: RunFolder) -> MethodResult:
+    """Tune where that is asked for, train and prune the context's model."""
+    method, study = recipe.method, _study(recipe, context.data)
     method.prepare(context)
     if method.tuning is not None:
         outcome = tune(method, context, method.tuning, study)
         write_tuned(recipe, outcome, folder.tuned)
         method = outcome.method
-    result = method.run(context)
-
-    with recorder.clock.stage("evaluation"):
-        metrics = measure(model, data.test.open(), recipe.task)
-    artifacts.save(model, folder.model)
-    report = _report(recipe, data, model, result, metrics, recorder)
-    folder.report.write_text(report.to_json(), encoding="utf-8")
-    write_page([folder.path], folder.page)
-    recorder.write("end", test_accuracy=report.test_accuracy, metric=recipe.task.metric, metrics=metrics)
-    return report
+    return method.run(context)
 
 
 def tune_recipe(recipe: Recipe, settings: TuneSettings, output: Path, *, listeners: Sequence[Listener] = ()) -> Outcome:

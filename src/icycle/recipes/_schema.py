@@ -41,6 +41,16 @@ Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
+def _file_name(name: str) -> str:
+    """A run's folder is named after it, and lies in the runs folder."""
+    if name.startswith(".") or not name.isprintable() or len(name) > 100 or any(sign in name for sign in "/\\:"):
+        raise ValueError(
+            f"expected a name that a folder can have, of at most 100 characters, without / \\ : and not beginning with "
+            f"a dot, but got {name!r:.120}"
+        )
+    return name
+
+
 def _augment(value: Any) -> bool | Augment:
     """True, false, or the keys of `Augment`; a union would report each fault once for either."""
     if isinstance(value, dict | Augment):
@@ -100,7 +110,7 @@ class Recipe(Settings):
     """
 
     imports: tuple[Annotated[str, _known(import_module)], ...] = ()
-    name: Name
+    name: Annotated[Name, AfterValidator(_file_name)]
     seed: Annotated[int, Field(ge=0)] = 0
     data: DataSettings
     model: ModelSettings

@@ -2,7 +2,7 @@
 
 from icycle.training._accelerator import run_device
 from icycle.training._batches import Batch, Loader, inputs_of, run_model, split_batch, to_device
-from icycle.training._checkpoint import Stateful, completed_epochs
+from icycle.training._checkpoint import Stateful, damaged_checkpoints, saved_progress
 from icycle.training._clock import STAGES, StageClock
 from icycle.training._evaluate import evaluate, evaluate_batches
 from icycle.training._loop import Hooks, Trainer, TrainSettings
@@ -12,6 +12,7 @@ from icycle.training._recalibrate import recalibrate
 from icycle.training._recorder import Listener, Record, Recorder
 from icycle.training._schedules import Constant, Cosine, MultiStep, Schedule
 from icycle.training._settings import Named, Settings
+from icycle.training._signals import require_no_stop, stoppable
 from icycle.training._task import Classification, Supervised, Task, correct_batches, measure
 
 __all__ = [
@@ -38,16 +39,19 @@ __all__ = [
     "Task",
     "TrainSettings",
     "Trainer",
-    "completed_epochs",
     "correct_batches",
+    "damaged_checkpoints",
     "evaluate",
     "evaluate_batches",
     "inputs_of",
     "logits_of",
     "measure",
     "recalibrate",
+    "require_no_stop",
     "run_device",
     "run_model",
+    "saved_progress",
     "split_batch",
+    "stoppable",
     "to_device",
 ]

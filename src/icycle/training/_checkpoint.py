@@ -1,8 +1,9 @@
 """Checkpoints of a run: model, optimizer, random state and the method's own state; safetensors and JSON only.
 
-A checkpoint is a folder: `model/` is an artifact (it knows which channels are gone, so a fresh dense model takes it),
-and `state.safetensors` holds everything else, with the scalars as JSON in its header. The learning-rate schedule is a
-function of the step, so the step is all of its state.
+A folder holds the last few, each a folder of its own, which is moved there whole, with the checksums of its files:
+where the newest is damaged, the one before it serves. In each, `model/` is an artifact (it knows which channels are
+gone, so a fresh dense model takes it), and `state.safetensors` holds everything else, with the scalars as JSON in its
+header. The learning-rate schedule is a function of the step, so the step is all of its state.
 """
 
 from __future__ import annotations
@@ -18,25 +19,48 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from icycle import artifacts
-from icycle.errors import TrainingError
+from icycle.errors import ArtifactError, TrainingError
+from icycle.files import checksum, flush, write_whole
+from icycle.training._random import RandomState, random_state, restore_random
 
-__all__ = ["Checkpoint", "Stateful", "completed_epochs", "restore_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "Restored",
+    "Stateful",
+    "damaged_checkpoints",
+    "restore_checkpoint",
+    "save_checkpoint",
+    "saved_progress",
+]
 
-_VERSION = 1
+_VERSION = 2
 _STATE = "state.safetensors"
 _MODEL = "model"
+_SEAL = "checksums.json"
 
 State = dict[str, Any]  # JSON values, and tensors at the top level
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """How far a run had come: completed epochs and steps, validation accuracy in percent, seconds by stage."""
+    """How far a run had come."""
 
-    epoch: int
-    step: int
-    accuracy: float
-    seconds: dict[str, float]
+    epoch: int  # completed ones
+    step: int  # completed ones, of the whole run
+    accuracy: float | None  # on the validation split after the last completed epoch, in percent
+    seconds: dict[str, float]  # by stage
+    records: int = 0  # written by then
+    batches: int = 0  # of the epoch that is not done
+    examples: int = 0  # in those batches
+    loss: float = 0.0  # summed over those examples
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A checkpoint that was put back, and the random state at the start of its unfinished epoch."""
+
+    progress: Checkpoint
+    epoch_start: RandomState
 
 
 @runtime_checkable
@@ -54,47 +78,52 @@ def save_checkpoint(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     method: Stateful | None = None,
+    *,
+    epoch_start: RandomState | None = None,
+    keep: int = 2,
 ) -> None:
-    """Write a checkpoint; the one that was there stays whole until the new one is.
+    """Write a checkpoint into `folder`, and leave the `keep` - 1 before it there.
+
+    Args:
+        epoch_start: the random state at the start of an epoch that is not done.
 
     Raises:
-        TrainingError, ArtifactError: it cannot be written (no space, no permission).
+        TrainingError: it cannot be written (no space, no permission); those before it are whole.
     """
-    fresh, old = _beside(folder, ".new"), _beside(folder, ".old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    artifacts.save(model, fresh / _MODEL)
-
-    tensors, scalars = _split(method.state_dict() if method is not None else {}, "method.")
-    optimizer_tensors, optimizer_scalars = _split(_optimizer_state(model, optimizer), "optimizer.")
-    header = {"version": _VERSION, "progress": asdict(progress), "scalars": scalars | optimizer_scalars}
-    everything = tensors | optimizer_tensors | _random_state()
+    target, fresh = folder / _name(progress), folder / ".new"
     try:
-        save_file(everything, fresh / _STATE, metadata={"icycle": json.dumps(header)})
-    except SafetensorError as error:  # no space
-        raise TrainingError(f"Expected to write a checkpoint to {folder}, but it failed: {error}") from error
-
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        _write(fresh, progress, model, optimizer, method, epoch_start)
+        shutil.rmtree(target, ignore_errors=True)
+        fresh.rename(target)
+        flush(folder)
+    except (OSError, SafetensorError, ArtifactError) as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise TrainingError(
+            f"Expected to write a checkpoint to {folder}, but it failed: {error}; those before it are whole: make "
+            "room, then go on with the run"
+        ) from error
+    before = [path for path in _all(folder) if path.name < target.name]
+    kept = {target, *before[: keep - 1]}  # what lies after it belongs to a course that was given up
+    for path in set(_all(folder)) - kept:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def restore_checkpoint(
     folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, method: Stateful | None = None
-) -> Checkpoint | None:
-    """Put model, optimizer, random state and method back; None where there is no checkpoint.
+) -> Restored | None:
+    """Put model, optimizer, random state and method back, from the newest whole checkpoint; None where there is none.
 
     Args:
         model: a fresh dense one; it loses the channels that the checkpoint's has lost.
         optimizer: a new one on `model`'s parameters; it is rewired to the ones that remain.
 
     Raises:
-        TrainingError: the checkpoint is damaged, of another version, or does not fit the optimizer.
+        TrainingError: all checkpoints are damaged, of another version, or do not fit the optimizer.
         ArtifactError: the model in it is damaged, or of another architecture.
     """
-    found = _find(folder)
+    found = newest_checkpoint(folder)
     if found is None:
         return None
     header, tensors = _read(found / _STATE)
@@ -103,27 +132,88 @@ def restore_checkpoint(
     _restore_optimizer_state(model, optimizer, _under("optimizer.", values))
     if method is not None:
         method.load_state_dict(_under("method.", values))
-    _restore_random(tensors)
-    return Checkpoint(**header["progress"])
+    restore_random(_under("random.", tensors))
+    return Restored(Checkpoint(**header["progress"]), _under("epoch_start.", tensors))
 
 
-def completed_epochs(folder: Path) -> int:
-    """How many epochs the checkpoint in `folder` covers; 0 where there is none.
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` that is as it was written; None where there never was one.
 
     Raises:
-        TrainingError: the checkpoint is damaged, or of another version.
+        TrainingError: there are some, and all of them are damaged.
     """
-    found = _find(folder)
-    return 0 if found is None else int(_read(found / _STATE)[0]["progress"]["epoch"])
+    found = _all(folder)
+    whole = next((path for path in found if not _damage(path)), None)
+    if found and whole is None:
+        raise TrainingError(
+            f"Expected a checkpoint in {folder}, but it is damaged ({_damage(found[0])}), as are those before it; "
+            "start the run anew"
+        )
+    return whole
 
 
-def _beside(folder: Path, ending: str) -> Path:
-    return folder.with_name(folder.name + ending)
+def damaged_checkpoints(folder: Path) -> dict[str, str]:
+    """What is wrong with each checkpoint that is newer than the newest whole one."""
+    damaged = {}
+    for path in _all(folder):
+        if not (words := _damage(path)):
+            break
+        damaged[str(path)] = words
+    return damaged
 
 
-def _find(folder: Path) -> Path | None:
-    """The checkpoint, or the one before it where the last was cut off between two renames."""
-    return next((path for path in (folder, _beside(folder, ".old")) if (path / _STATE).is_file()), None)
+def saved_progress(folder: Path) -> Checkpoint | None:
+    """How far the run had come that left its checkpoints in `folder`; None where there are none.
+
+    Raises:
+        TrainingError: all are damaged, or of another version.
+    """
+    found = newest_checkpoint(folder)
+    return None if found is None else Checkpoint(**_read(found / _STATE)[0]["progress"])
+
+
+def _name(progress: Checkpoint) -> str:
+    """Names in the order of time; at the last step of an epoch there may be one without and one with its end."""
+    return f"step-{progress.step:09d}-epoch-{progress.epoch:05d}"
+
+
+def _all(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, newest first."""
+    return sorted(folder.glob("step-*-epoch-*"), reverse=True)
+
+
+def _write(
+    folder: Path,
+    progress: Checkpoint,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    method: Stateful | None,
+    epoch_start: RandomState | None,
+) -> None:
+    artifacts.save(model, folder / _MODEL)
+    tensors, scalars = _split(method.state_dict() if method is not None else {}, "method.")
+    optimizer_tensors, optimizer_scalars = _split(_optimizer_state(model, optimizer), "optimizer.")
+    header = {"version": _VERSION, "progress": asdict(progress), "scalars": scalars | optimizer_scalars}
+    random, _ = _split(random_state(), "random.")
+    start, _ = _split(epoch_start or {}, "epoch_start.")
+    save_file(tensors | optimizer_tensors | random | start, folder / _STATE, metadata={"icycle": json.dumps(header)})
+    flush(folder / _STATE)
+    write_whole(folder / _SEAL, json.dumps({name: checksum(folder / name) for name in _files(folder)}))
+
+
+def _files(folder: Path) -> list[str]:
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL)
+    return sorted(str(path.relative_to(folder)) for path in found)
+
+
+def _damage(checkpoint: Path) -> str:
+    """What differs from what was written; empty where nothing does."""
+    try:
+        seal = json.loads((checkpoint / _SEAL).read_text(encoding="utf-8"))
+        changed = [name for name, digest in seal.items() if checksum(checkpoint / name) != digest]
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error)
+    return f"{', '.join(changed)} changed since it was written" if changed else ""
 
 
 def _split(state: State, prefix: str) -> tuple[dict[str, torch.Tensor], State]:
@@ -189,16 +279,3 @@ def _restore_optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Opti
             # A step counter stays where the optimizer made it; what is shaped like the weight goes beside the weight.
             value = value.to(parameter.device) if value.shape == parameter.shape else value
         optimizer.state[parameter][key] = value
-
-
-def _random_state() -> dict[str, torch.Tensor]:
-    states = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["random.cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _restore_random(tensors: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])

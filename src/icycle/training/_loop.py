@@ -16,12 +16,14 @@ from pydantic import Field
 from icycle.errors import DataError, TrainingError
 from icycle.training._accelerator import Precision, make_accelerator
 from icycle.training._batches import Batch, Loader, batch_size_of, to_device
-from icycle.training._checkpoint import Checkpoint, Stateful, restore_checkpoint, save_checkpoint
 from icycle.training._optimizers import SGD, OptimizerSettings
+from icycle.training._random import RandomState, random_state, restore_random
 from icycle.training._recalibrate import recalibrate
 from icycle.training._recorder import Recorder
+from icycle.training._saver import Partial, Saver
 from icycle.training._schedules import Cosine, ScheduleSettings
 from icycle.training._settings import Settings
+from icycle.training._signals import require_no_stop
 from icycle.training._task import Classification, Task, correct_batches, measure
 
 __all__ = ["Hooks", "TrainSettings", "Trainer"]
@@ -40,6 +42,7 @@ class TrainSettings(Settings):
     precision: Precision = "no"
     channels_last: bool = True
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 15.0  # between two in the middle of an epoch
 
 
 class Hooks(Protocol):
@@ -63,6 +66,33 @@ class NoHooks:
 
     def after_step(self) -> None:
         return
+
+
+class _Rest:
+    """A loader's batches after the first `done` of an epoch.
+
+    What it draws by chance is drawn as in the whole epoch, from the random state at its `start`; training goes on from
+    the one it had come to.
+    """
+
+    def __init__(self, loader: Loader, done: int, start: RandomState) -> None:
+        self._loader, self._done, self._start = loader, done, start
+
+    def set_epoch(self, epoch: int) -> None:
+        if isinstance(self._loader, _HasEpochs):
+            self._loader.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._done == 0:
+            yield from self._loader
+            return
+        now = random_state()
+        restore_random(self._start)
+        batches = iter(self._loader)
+        for _ in islice(batches, self._done):
+            pass
+        restore_random(now)
+        yield from batches
 
 
 @dataclass(frozen=True)
@@ -143,23 +173,23 @@ class Trainer:
             train: `len(train)` is `steps_per_epoch`.
             validation: decides nothing here, and is recorded after every epoch.
             hooks: called before each epoch and after each step; those that are `Stateful` are part of checkpoints.
-            checkpoint: a folder written after every good epoch. Where one exists already, training goes on from it.
+            checkpoint: a folder that is written after every good epoch, every `settings.checkpoint_minutes`, and when
+                the process is asked to stop. Where it holds a checkpoint already, training goes on from it.
 
         Raises:
-            TrainingError: the loss or the weights are no longer finite; the checkpoint holds the last good epoch.
+            TrainingError: the loss or the weights are no longer finite; the checkpoint holds the last good state.
+            RunInterruptedError: SIGTERM or SIGUSR1 came within `stoppable`; the checkpoint holds all.
         """
         hooks = hooks or NoHooks()
-        stateful = hooks if isinstance(hooks, Stateful) else None
-        accuracy: float | None = None
-        if checkpoint is not None and (found := restore_checkpoint(checkpoint, self.model, self.optimizer, stateful)):
-            self.epoch, self.step, accuracy = found.epoch, found.step, found.accuracy
-            self.recorder.clock.add(found.seconds)
-            self.lay_out()
+        saver = Saver(self, checkpoint, hooks)
+        partial, epoch_start, accuracy = saver.restore()
         for epoch in range(self.epoch, self.settings.epochs):
-            accuracy = self._run_epoch(epoch, train, validation, hooks, checkpoint)
-            if checkpoint is not None:
-                progress = Checkpoint(self.epoch, self.step, accuracy, self.recorder.clock.seconds())
-                save_checkpoint(checkpoint, progress, self.model, self.optimizer, stateful)
+            batches = _Rest(train, partial.batches, epoch_start)
+            saver.epoch_starts(epoch_start)
+            with self._explained(checkpoint):
+                accuracy = self._run_epoch(epoch, batches, validation, hooks, saver, partial)
+            saver.epoch_done(accuracy)
+            partial, epoch_start = Partial(), {}
         return self.evaluate(validation) if accuracy is None else accuracy
 
     def train_for(self, train: Loader, epochs: float, rate: Callable[[float], float]) -> float:
@@ -169,6 +199,7 @@ class Trainer:
 
         Raises:
             TrainingError: the loss or the weights are no longer finite.
+            RunInterruptedError: SIGTERM or SIGUSR1 came within `stoppable`.
         """
         left = max(1, round(epochs * len(train)))
         self._course = _Course(self.step, left, rate)
@@ -178,7 +209,7 @@ class Trainer:
                 if isinstance(train, _HasEpochs):
                     train.set_epoch(self.epoch)
                 with self._explained(None):
-                    loss = self._train_epoch(islice(train, left), NoHooks())
+                    loss = self._train_epoch(islice(train, left), NoHooks(), Partial(), lambda _: require_no_stop())
                 left -= len(train)
                 self.epoch += 1
         finally:
@@ -217,16 +248,18 @@ class Trainer:
         if self.settings.channels_last:
             self.model.to(memory_format=torch.channels_last)
 
-    def _run_epoch(self, epoch: int, train: Loader, validation: Loader, hooks: Hooks, checkpoint: Path | None) -> float:
+    def _run_epoch(
+        self, epoch: int, train: _Rest, validation: Loader, hooks: Hooks, saver: Saver, partial: Partial
+    ) -> float:
         clock = self.recorder.clock
         before = clock.seconds()
-        if isinstance(train, _HasEpochs):
-            train.set_epoch(epoch)
-        with clock.stage("search"):
-            hooks.start_epoch(epoch)
+        train.set_epoch(epoch)
+        if partial.batches == 0:
+            with clock.stage("search"):
+                hooks.start_epoch(epoch)
         learning_rate = self.learning_rate
-        with clock.stage("train"), self._explained(checkpoint):
-            loss = self._train_epoch(train, hooks)
+        with clock.stage("train"):
+            loss = self._train_epoch(train, hooks, partial, saver.step_done)
         metrics = self.measure(validation)
         accuracy = metrics[self.task.metric]
         self.epoch = epoch + 1
@@ -243,21 +276,21 @@ class Trainer:
         )
         return accuracy
 
-    def _train_epoch(self, train: Iterable[Batch], hooks: Hooks) -> float:
-        """One pass; returns the mean loss over the batches as they were trained on."""
+    def _train_epoch(
+        self, train: Iterable[Batch], hooks: Hooks, partial: Partial, step_done: Callable[[Partial], None]
+    ) -> float:
+        """The rest of a pass, of which `partial` is done; returns the mean loss over the whole of it, as its batches
+        were trained on."""
         clock = self.recorder.clock
         self.model.train()
-        total: torch.Tensor | float = 0.0
-        seen = 0
         for batch in train:
-            count = batch_size_of(batch)
-            total = total + self._train_step(self.on_device(batch)) * count
-            seen += count
+            partial.add(self._train_step(self.on_device(batch)), batch_size_of(batch))
             with clock.stage("search"):
                 hooks.after_step()
-        if seen == 0:
+            step_done(partial)
+        if partial.examples == 0:
             raise DataError("Expected at least one training batch, but the loader gave none")
-        mean = float(total) / seen
+        mean = float(partial.loss) / partial.examples
         self._require_finite(mean)
         self._require_finite_weights()
         return mean

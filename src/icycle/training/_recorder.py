@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from icycle.errors import TrainingError
 from icycle.training._clock import StageClock
 
 __all__ = ["Listener", "Record", "Recorder"]
@@ -27,14 +28,34 @@ class Recorder:
         self.clock = StageClock()
         self.records: list[Record] = []
         self._path = path
+        self.written = _lines(path)  # lines in the file, those of an interrupted part of the run too
         self._listeners = tuple(listeners)
 
     def write(self, kind: str, **values: Any) -> None:
-        """Record what happened. `values` must be JSON values."""
+        """Record what happened. `values` must be JSON values.
+
+        Raises:
+            TrainingError: the file cannot be written.
+        """
         record = {"kind": kind, **values}
         self.records.append(record)
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            _append(self._path, json.dumps(record) + "\n")
+            self.written += 1
         for listener in self._listeners:
             listener(record)
+
+
+def _lines(path: Path | None) -> int:
+    return 0 if path is None or not path.exists() else path.read_bytes().count(b"\n")
+
+
+def _append(path: Path, line: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        raise TrainingError(
+            f"Expected to write a record to {path}, but it failed: {error}; make room, then go on with the run from "
+            "its last checkpoint: icycle run --resume FOLDER"
+        ) from error

@@ -88,6 +88,7 @@ class _Hooks:
         own = {key: value for key, value in state.items() if key != "removals"}
         self._pruner.load_state_dict(own)
         self._log.removals = [Removal(**removal) for removal in state["removals"]]
+        self._recorded_searches = self.report.searches
 
     def _measure(self, moment: Literal["before", "after"]) -> None:
         if moment == "before":

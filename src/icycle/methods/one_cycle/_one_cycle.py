@@ -291,6 +291,8 @@ class OneCycle:
             "first": torch.empty(0) if self._first is None else flatten(self._first),
             "next_check": self._next_check,
             "steps_per_epoch": self._clock.steps_per_epoch or self._clock.steps or None,
+            "epoch": self._clock.epoch,
+            "steps": self._clock.steps,
             "removed": self.removed,
             "removal_epoch": self.removal_epoch,
             "removal_progress": self.removal_progress,
@@ -302,7 +304,7 @@ class OneCycle:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`; the next call is `start_epoch`.
+        """Go on from `state`; the next call is the one that would have followed, or `start_epoch`.
 
         Where the channels had been removed by then and the model is still whole, they are removed from it (and from the
         optimizer's state) here, so that its checkpoint fits.
@@ -330,6 +332,7 @@ class OneCycle:
         self.removal_epoch, self.removal_progress = state["removal_epoch"], state["removal_progress"]
         self._next_check, self._removal_due = state["next_check"], state["removal_due"]
         self._clock.steps_per_epoch = state["steps_per_epoch"]
+        self._clock.epoch, self._clock.steps = state.get("epoch", 0), state.get("steps", 0)
         self._stability.restore(
             [
                 (progress, unflatten(keep, sizes))
@@ -345,3 +348,4 @@ class OneCycle:
         self._mark()
         taken = {key[len(_TAKEN) :]: value for key, value in state.items() if key.startswith(_TAKEN)}
         self._shrink.restore(taken, state["pending"])
+        self._shrunk = self._log_shrink
