@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from icycle.axes import Dim
 from icycle.errors import TraceError
+from icycle.tracing._closures import rebind
 from icycle.tracing._hooks import watchers
 from icycle.tracing._sizes import FromAttribute, FromDim, TracedInt, Used
 from icycle.tracing._standins import STAND_INS
@@ -77,6 +78,8 @@ def duplicate(
         for module in made.modules():
             for registry, key in list(watchers(module)):
                 del registry[key]
+    with _CopyTensors(replace):
+        rebind(memo)
     for path, name in caches:
         setattr(made.get_submodule(path), name, {})
     return made
@@ -109,8 +112,11 @@ def _stand_in(tensor: torch.Tensor, meta: bool) -> torch.Tensor:
 def copy_of(value: Copied) -> Copied:
     """A whole copy of a model, or of its inputs: copy.deepcopy, which refuses tensors that were computed (a weight
     under weight norm)."""
+    memo: dict[int, Any] = {}
     with _CopyTensors(lambda tensor: tensor.detach().clone()):
-        return copy.deepcopy(value)
+        made = copy.deepcopy(value, memo)
+        rebind(memo)
+    return made
 
 
 class _CopyTensors(TorchFunctionMode):
