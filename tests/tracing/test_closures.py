@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import icycle
+from icycle.errors import TraceError
 from icycle.testing import removal_error
 from networks import differences, snapshot
 from proof import sizes
@@ -140,3 +141,24 @@ def test_pruning_what_is_reached_through_an_attribute(name: str) -> None:
     icycle.prune(net, structure, subnet)
     assert net(IMAGE).shape == (2, 4, 6, 6)
     assert net.first.weight.shape[0] == 4
+
+
+class ThroughAGlobal(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(4, 8), nn.BatchNorm1d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return original[0].norm(self.first(x))
+
+
+original: list[ThroughAGlobal] = []
+
+
+def test_a_model_that_reaches_itself_through_a_global_is_refused() -> None:
+    model = ThroughAGlobal()
+    original[:] = [model]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(TraceError, match="through `self`, but it reaches norm"):
+        icycle.trace(model, torch.randn(3, 4))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from icycle.axes import Dim
@@ -27,6 +28,7 @@ __all__ = [
     "duplicate",
     "following_paths",
     "named_tensors",
+    "refusing_the_original",
     "remember_attributes",
     "reusable",
     "shadow_of",
@@ -190,6 +192,27 @@ def following_paths(shadow: nn.Module, stack: list[str]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def refusing_the_original(model: nn.Module) -> Iterator[None]:
+    """Raise TraceError where a copy's code calls a module of the model itself, which it reached by a global, say: it
+    would be changed by the run, and its channels would go unseen."""
+    paths = {id(module): path for path, module in model.named_modules()}
+
+    def refuse(module: nn.Module, args: Any) -> None:
+        if id(module) in paths:
+            raise TraceError(
+                f"Expected the code of {type(model).__name__} to reach its modules through `self`, but it reaches "
+                f"{paths[id(module)] or 'the model'} ({type(module).__name__}) in another way, through a global or a "
+                "class attribute, say, so that a copy of the model runs the original. Keep it in an attribute alone."
+            )
+
+    handle = register_module_forward_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

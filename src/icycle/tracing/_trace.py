@@ -22,6 +22,7 @@ from icycle.tracing._shadow import (
     Caches,
     following_paths,
     named_tensors,
+    refusing_the_original,
     remember_attributes,
     reusable,
     shadow_of,
@@ -117,7 +118,7 @@ def trace_model(model: nn.Module, example_inputs: Any, head_width: bool = False)
     hooks = (False, True) if has_watchers(model) else (False,)
     ways = itertools.product((True, False), hooks, dict.fromkeys((tensor_dicts(model), frozenset())))
     errors: list[Exception] = []
-    with undisturbed(model):
+    with undisturbed(model), refusing_the_original(model):
         for way in ways:
             try:
                 return _trace(model, example_inputs, head_width, *way)
@@ -153,6 +154,8 @@ def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, 
         if unused:  # an auxiliary head, say, that only runs in training mode
             try:
                 runs.append((True, _run(shadow, example_inputs, recorder, meta, training=True)[1]))
+            except TraceError:
+                raise
             except Exception as error:
                 first_line = str(error).split("\n")[0]
                 notes.append(f"not run by the example, so left as they are: {', '.join(unused[:3])} ({first_line})")
