@@ -21,7 +21,7 @@ from typing import Any
 
 import icycle.artifacts._folder
 import icycle.files
-import icycle.methods.one_cycle._one_cycle
+import icycle.methods._remove
 import icycle.recipes._folder
 import icycle.recipes._result
 import icycle.recipes._run
@@ -40,7 +40,7 @@ SETTINGS = (
 WATCHED: tuple[tuple[str, Any, str], ...] = (
     ("step", Trainer, "_train_step"),
     ("record", Recorder, "write"),
-    ("removal", icycle.methods.one_cycle._one_cycle, "prune"),
+    ("removal", icycle.methods._remove, "prune"),
     ("removal", Trainer, "recalibrate"),
     ("checkpoint", icycle.training._checkpoint, "_write"),
     ("checkpoint", icycle.training._checkpoint.shutil, "rmtree"),
