@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,7 +40,6 @@ ROOMS = [
     "report",
     "recipes",
     "compare",
-    "integrations",
     "cli",
     "__main__",
 ]
@@ -152,3 +152,13 @@ def test_public_names_are_there() -> None:
     assert set(icycle.__all__) <= set(dir(icycle))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         icycle.nothing  # noqa: B018
+
+
+def test_contributing_names_every_room() -> None:
+    text = (SOURCE.parents[1] / "CONTRIBUTING.md").read_text()
+    rooms = set(re.findall(r"[a-z_]+", text[text.index("## Where things are") : text.index("Only frozen values")]))
+    assert [room for room in ROOMS if room != "__main__" and room not in rooms] == []
+
+
+def test_every_room_is_there() -> None:
+    assert [room for room in ROOMS if not ((SOURCE / room).is_dir() or (SOURCE / f"{room}.py").is_file())] == []

@@ -21,7 +21,16 @@ from icycle.recipes._schema import Recipe
 from icycle.recipes._tuned import write_tuned
 from icycle.report import NetworkFacts, Report, compare_latency, environment, file_bytes, group_facts, write_page
 from icycle.structure import Structure
-from icycle.training import Listener, Recorder, measure, require_no_stop, run_device, stoppable, to_device
+from icycle.training import (
+    Listener,
+    Recorder,
+    measure,
+    require_no_stop,
+    require_one_process,
+    run_device,
+    stoppable,
+    to_device,
+)
 from icycle.tuning import Outcome, open_study, tune
 from icycle.zoo import Data, build_model, load_data, load_weights
 
@@ -49,6 +58,7 @@ def run_recipe(
         IcycleError: whatever can be wrong with data, settings, folder or training; what was written stays, unless
             the run was refused before it did anything.
     """
+    require_one_process()  # before any of them makes the folder
     made = () if resume else folder.create(recipe)
     with folder.locked(), stoppable():
         if resume:

@@ -1,6 +1,6 @@
 """Training: the loop, evaluation, batch-norm recalibration, schedules, checkpoints."""
 
-from icycle.training._accelerator import run_device
+from icycle.training._accelerator import require_one_process, run_device
 from icycle.training._batches import Batch, Loader, inputs_of, run_model, split_batch, to_device
 from icycle.training._checkpoint import Stateful, damaged_checkpoints, saved_progress
 from icycle.training._clock import STAGES, StageClock
@@ -48,6 +48,7 @@ __all__ = [
     "measure",
     "recalibrate",
     "require_no_stop",
+    "require_one_process",
     "run_device",
     "run_model",
     "saved_progress",

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 
 from icycle.errors import TrainingError
 
-__all__ = ["Precision", "make_accelerator", "run_device"]
+__all__ = ["Precision", "make_accelerator", "require_one_process", "run_device"]
 
 Precision = Literal["no", "bf16", "fp16"]
 
@@ -28,12 +28,18 @@ def make_accelerator(precision: Precision) -> Accelerator:
         raise _no_such_precision(precision, str(error)) from error
     if precision != "no" and not accelerator.native_amp:  # Accelerate would go on in float32 without a word
         raise _no_such_precision(precision, "it has no such arithmetic")
-    if accelerator.num_processes > 1:
-        raise TrainingError(
-            f"Expected one process, but got {accelerator.num_processes}: this loop does not shard its data yet; "
-            "start it without `accelerate launch`, or use OneCycle in your own data-parallel loop"
-        )
+    require_one_process()
     return accelerator
+
+
+def require_one_process() -> None:
+    """Raises TrainingError where several processes were launched, on every one of them."""
+    count = PartialState().num_processes
+    if count > 1:
+        raise TrainingError(
+            f"Expected one process, but got {count}: this loop does not shard its data yet; start it without torchrun "
+            "or `accelerate launch`, or use OneCycle in your own data-parallel loop"
+        )
 
 
 def run_device() -> str:
