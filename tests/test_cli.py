@@ -130,7 +130,7 @@ def test_a_full_disk_is_one_message_and_leaves_no_folder(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(RunFolder, "metrics", Path("/dev/full"))
     assert command(monkeypatch, "run", "digits", "--set", "method.name=dense") == 2
-    assert "error: No space left on device; the disk is full; free some space" in capsys.readouterr().err
+    assert "No space left on device; make room" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -47,7 +47,7 @@ class Recorder:
 
 
 def _lines(path: Path | None) -> int:
-    return 0 if path is None or not path.exists() else path.read_bytes().count(b"\n")
+    return 0 if path is None or not path.is_file() else path.read_bytes().count(b"\n")
 
 
 def _append(path: Path, line: str) -> None:
