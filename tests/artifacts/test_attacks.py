@@ -218,7 +218,7 @@ def test_numbers_of_another_kind_are_refused(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("existing", [False, True])
-@pytest.mark.parametrize("place", ["save_file", "_flush"])
+@pytest.mark.parametrize("place", ["save_file", "flush"])
 def test_a_full_disk_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, existing: bool
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from torch import nn
 from icycle.artifacts._description import VERSION, Description, read_description
 from icycle.artifacts._edits import edit_records, read_edits
 from icycle.errors import ArtifactError, SurgeryError
+from icycle.files import checksum, flush
 from icycle.surgery import Draft, Place, changed_attributes, commit, is_channels_last, successor
 from icycle.tracing import named_tensors
 
@@ -61,7 +61,7 @@ def _write(model: nn.Module, folder: Path) -> None:
     description = Description(
         format="icycle model",
         version=VERSION,
-        sha256=_checksum(folder / _TENSORS),
+        sha256=checksum(folder / _TENSORS),
         model=f"{type(model).__module__}.{type(model).__qualname__}",
         attributes=_attributes(model),
         edits=edit_records(model),
@@ -69,7 +69,7 @@ def _write(model: nn.Module, folder: Path) -> None:
     )
     (folder / _STRUCTURE).write_text(description.sealed())
     for name in (_TENSORS, _STRUCTURE):
-        _flush(folder / name)
+        flush(folder / name)
 
 
 def _move(fresh: Path, folder: Path) -> None:
@@ -85,21 +85,13 @@ def _move(fresh: Path, folder: Path) -> None:
             for name in (_STRUCTURE, _TENSORS):
                 (folder / name).unlink(missing_ok=True)
             raise
-    _flush(folder.parent)
+    flush(folder.parent)
 
 
 def _umask() -> int:
     now = os.umask(0)
     os.umask(now)
     return now
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _attributes(model: nn.Module) -> Attributes:
@@ -166,7 +158,7 @@ def _read_tensors(folder: Path, description: Description, model: nn.Module) -> d
     largest = _HEADER + _WIDEST * sum(tensor.numel() for _, tensor in named_tensors(model))
     if file.stat().st_size > largest:
         raise ArtifactError(f"Expected {file} to be no larger than the unpruned model can be, but it is.")
-    if _checksum(file) != description.sha256:
+    if checksum(file) != description.sha256:
         raise ArtifactError(f"Expected {file} to have the checksum in {_STRUCTURE}, but it was damaged or exchanged.")
     try:
         return load_file(file)
@@ -239,11 +231,3 @@ def _changes(description: Description, tensors: Mapping[str, torch.Tensor], mode
 def _laid_out(saved: torch.Tensor, old: torch.Tensor, channels_last: bool) -> torch.Tensor:
     data = saved.clone().to(old.device)  # the file's tensors lie at any address, and fast kernels round by alignment
     return data.contiguous(memory_format=torch.channels_last) if channels_last else data
-
-
-def _checksum(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
