@@ -14,17 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 import icycle
-from icycle.cli import app, main
+from command import command
+from icycle.cli import app
 from icycle.recipes import RunFolder
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Run `icycle` with `arguments` in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["icycle", *arguments])
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as caught:
-        main()
-    return int(caught.value.code or 0)
 
 
 def test_help_names_every_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

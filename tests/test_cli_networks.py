@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,19 +11,10 @@ import yaml
 from torch import nn
 
 import icycle
-from icycle.cli import main
+from command import command
 from icycle.latency import Measurement, Timing, peak_activation_bytes, verdict
 from icycle.structure import SubNetwork
 from icycle.zoo import build_model
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Run `icycle` with `arguments` in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["icycle", *arguments])
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as caught:
-        main()
-    return int(caught.value.code or 0)
 
 
 @pytest.fixture(scope="module")

@@ -78,12 +78,14 @@ def _carry_out(recipe: Recipe, folder: RunFolder, recorder: Recorder) -> Report:
     """Whatever of the run is not done yet. The order of what is written decides what a later part does again: the
     model, the method's result, the report, its page, the record of the end."""
     context = _context(recipe, recorder, folder.checkpoint)
+    pruned = folder.result.exists()
+    study = None if pruned else _study(recipe, context.data)
     recorder.write("start", recipe=recipe.name, method=recipe.method.name, epochs=recipe.train.epochs)
-    if folder.result.exists():
+    if pruned:
         result = read_result(folder.result, recorder)
         artifacts.load(folder.model, context.model)
     else:
-        result = _pruned(recipe, context, folder)
+        result = _prune(recipe, context, folder, study)
         with folder.written():
             shutil.rmtree(folder.model, ignore_errors=True)  # of a part that ended before it wrote its result
             artifacts.save(context.model, folder.model)
@@ -99,9 +101,9 @@ def _carry_out(recipe: Recipe, folder: RunFolder, recorder: Recorder) -> Report:
     return report
 
 
-def _pruned(recipe: Recipe, context: Context, folder: RunFolder) -> MethodResult:
+def _prune(recipe: Recipe, context: Context, folder: RunFolder, study: Any) -> MethodResult:
     """Tune where that is asked for, train and prune the context's model."""
-    method, study = recipe.method, _study(recipe, context.data)
+    method = recipe.method
     method.prepare(context)
     if method.tuning is not None:
         outcome = tune(method, context, method.tuning, study)
