@@ -273,10 +273,15 @@ def test_one_cycle_meets_its_budget_and_tells_about_the_removal(tmp_path: Path) 
     assert 0 < removal.epoch <= 2.01
     assert report.seconds["search"] > 0
     assert report.seconds["recalibration"] > 0
-    kinds = [json.loads(line)["kind"] for line in folder.metrics.read_text().splitlines()]
-    assert kinds.count("removal") == 1
+    written = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    kinds = [record["kind"] for record in written]
+    assert kinds.count("removal") == kinds.count("saliency") == 1
     assert "search" in kinds
-    assert "search" not in kinds[kinds.index("removal") :]
+    assert "search" not in kinds[kinds.index("saliency") :]
+    (choice,) = (record for record in written if record["kind"] == "saliency")
+    assert choice["criterion"] == "group_norm"
+    for group in choice["groups"]:
+        assert max(group["removed"], default=0) <= min(group["kept"])
 
 
 def test_the_saved_model_is_the_one_that_was_tested(tmp_path: Path) -> None:

@@ -392,3 +392,18 @@ def test_scales_that_are_buffers_count_too() -> None:
     scores = saliency.taylor(model, structure, loader=[batch], loss=lambda outputs, _: outputs.square().mean())
     assert scores["0"].min() > 0
     assert not frozen_norm.weight.requires_grad
+
+
+def test_the_spread_keeps_both_sides_of_the_cut() -> None:
+    scores = {
+        "a": torch.arange(200.0).flip(0),
+        "b": torch.tensor([3.0, math.inf, 1.0]),
+        "c": torch.tensor([0.123456, 2.0]),
+    }
+    keep = {name: values > values.median() for name, values in scores.items()}
+    keep["c"][:] = True
+    a, b, c = saliency.spread(scores, icycle.SubNetwork(keep))
+    assert (a["removed"][0], a["removed"][-1], a["kept"][0], a["kept"][-1]) == (0, 99, 100, 199)
+    assert len(a["kept"]) == len(a["removed"]) == 32 and a["kept"] == sorted(a["kept"])
+    assert b == {"name": "b", "kept": [], "removed": [1.0, 3.0]}
+    assert c == {"name": "c", "kept": [0.1235, 2.0], "removed": []}

@@ -27,6 +27,11 @@ def test_the_recipe_runs_end_to_end(tmp_path: Path) -> None:
     steps = records(folder, "step")
     assert [step["number"] for step in steps] == [1, 2, 3, 4]
     assert all(0 < step["decision"]["share"] <= 1 for step in steps)
+    spent = sum(sum(step["seconds"].values()) for step in steps)
+    assert 0 < spent < sum(report.seconds.values())
+    assert all(step["seconds"]["search"] > 0 for step in steps)
+    chosen = [[group["name"] for group in record["groups"]] for record in records(folder, "saliency")]
+    assert chosen == [list(step["kept"]) for step in steps]
     assert report.details["steps"] == 4
     assert report.details["share of the layers frozen"] > 0
     assert json.loads(folder.report.read_text())["details"] == json.loads(json.dumps(dict(report.details)))

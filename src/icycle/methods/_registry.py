@@ -15,7 +15,7 @@ The recipe's `method:` section is validated straight into such an object.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -23,8 +23,11 @@ from typing import Any, ClassVar, TypeVar
 from torch import nn
 
 from icycle.errors import RecipeError
+from icycle.latency import Attempt
 from icycle.methods._tunable import SearchSpace, TuneSettings
 from icycle.registry import did_you_mean
+from icycle.saliency import Scores, spread
+from icycle.structure import SubNetwork
 from icycle.training import Classification, Hooks, Recorder, Settings, Task, Trainer, TrainSettings
 from icycle.zoo import Data
 
@@ -91,6 +94,15 @@ class Context:
 
     def record_removal(self, removal: Removal) -> None:
         self.recorder.write("removal", **asdict(removal))
+
+    def record_choice(self, criterion: str, scores: Scores, subnet: SubNetwork) -> None:
+        """Record by which scores the channels of a removal were chosen."""
+        self.recorder.write("saliency", criterion=criterion, groups=spread(scores, subnet))
+
+    def record_attempts(self, attempts: Sequence[Attempt]) -> None:
+        """Record the sub-networks that were measured for a latency: milliseconds predicted, measured and allowed."""
+        tried = [{"predicted": one.predicted, "measured": one.measured, "allowed": one.allowed} for one in attempts]
+        self.recorder.write("latency", attempts=tried)
 
 
 class Method(Settings, ABC):

@@ -85,9 +85,11 @@ class ScheduledRemoval:
     def _remove(self, share: float) -> None:
         """Go on until the share of what has to go is gone."""
         structure, model = self._structure, self._context.model
-        subnet = self._select(share)
+        scores = self._settings.scores(self._context, self._training, structure)
+        subnet = self._select(share, scores)
         if subnet == SubNetwork.full(structure):
             return
+        self._context.record_choice(self._settings.criterion, scores, subnet)
         self._log.before()
         refit = refitting(self._settings, self._context, self._training)
         self._structure = remove(model, structure, subnet, optimizer=self._training.optimizer, refit=refit)
@@ -95,9 +97,8 @@ class ScheduledRemoval:
         trainer = self._training.trainer
         self._log.after(trainer.step / trainer.steps_per_epoch, structure.macs(), self._structure.macs())
 
-    def _select(self, share: float) -> SubNetwork:
+    def _select(self, share: float, scores: Scores) -> SubNetwork:
         settings = self._settings
-        scores = settings.scores(self._context, self._training, self._structure)
         full = {name: self._dense.cost(name) for name in self._wanted}
         now = {name: max(round(full[name] - share * (full[name] - self._wanted[name])), 2) for name in full}
         if all(self._structure.cost(name) <= count for name, count in now.items()):

@@ -8,6 +8,7 @@ batch norm for `bn_scale`, say) scores +inf, which selection reads as "leave it 
 from icycle.saliency._activations import activation_entropy, mean_activation
 from icycle.saliency._gradients import taylor
 from icycle.saliency._registry import CRITERIA, Criterion, Scores, check, criterion, score
+from icycle.saliency._spread import spread
 from icycle.saliency._weights import bn_scale, geometric_median, group_norm, l1, l2, random
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "mean_activation",
     "random",
     "score",
+    "spread",
     "taylor",
 ]

@@ -61,6 +61,7 @@ class IceStep:
     decision: Decision
     fine_tuned: float  # epochs
     learning_rate: float | None
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)  # stage -> what the step spent on it
 
 
 @dataclass
@@ -176,6 +177,7 @@ class IceRun:
 
     Args:
         clock: counts the run's seconds.
+        on_choice: called right before each removal with the scores and the sub-network that they chose.
         on_step: called after each step.
 
     Raises: as `ice`.
@@ -190,6 +192,7 @@ class IceRun:
         *,
         seed: int = 0,
         clock: StageClock | None = None,
+        on_choice: Callable[[Scores, SubNetwork], object] | None = None,
         on_step: Callable[[IceStep], object] | None = None,
     ) -> None:
         check(settings.criterion, loader=training.batches, loss=training.loss)
@@ -203,6 +206,7 @@ class IceRun:
         self._example_inputs = example_inputs
         self._training = training
         self._seed = seed
+        self._on_choice = on_choice
         self._on_step = on_step
         self._clock = clock or StageClock()
         self._before = self._clock.seconds()
@@ -215,6 +219,7 @@ class IceRun:
         self.result = IceResult(model, self.structure, dense, self.structure.macs(), self.structure.params())
 
     def __call__(self) -> IceResult:
+        self._step_began = self._clock.seconds()
         for number, step in enumerate(self.steps, start=1):
             self._remove(step, number)
             self._recalibrate()
@@ -252,7 +257,10 @@ class IceRun:
         """Take the step's channels out, of the optimizer's state too."""
         with self._clock.stage("search"):
             due = replace(self.structure, groups=tuple(self.structure[name] for name in step.counts))
-            subnet = channels_to_keep(self.structure, self._scores(number, due), step)
+            scores = self._scores(number, due)
+            subnet = channels_to_keep(self.structure, scores, step)
+            if self._on_choice is not None:
+                self._on_choice(scores, SubNetwork({name: subnet.keep[name] for name in step.counts}))
             optimizer, refit = self._training.optimizer, self._refit if self.settings.compensate else None
             self.structure = remove(self.model, self.structure, subnet, optimizer=optimizer, refit=refit)
 
@@ -323,7 +331,10 @@ class IceRun:
     ) -> None:
         kept = dict(step.counts)
         macs, weights = self.structure.macs(), self._remaining
-        done = IceStep(number, kept, macs, weights, decision, fine_tuned, learning_rate)
+        now, began = self._clock.seconds(), self._step_began
+        seconds = {stage: spent - began.get(stage, 0.0) for stage, spent in now.items() if spent > began.get(stage, 0)}
+        self._step_began = now
+        done = IceStep(number, kept, macs, weights, decision, fine_tuned, learning_rate, seconds)
         self.result.steps.append(done)
         self.result.examples_read += decision.examples
         if self._on_step is not None:

@@ -39,12 +39,15 @@ class _Hooks:
 
     def __init__(self, method: OneCycleMethod, context: Context, training: BuiltInTraining) -> None:
         self._context = context
+        self._criterion = method.criterion
+        self._scores: Scores = {}  # of the last search
         self._trainer = trainer = training.trainer
         self._log = RemovalLog(context, training, method.calibration_batches)
         self._recorded_searches = 0
 
         def criterion(_: Any, structure: Structure) -> Scores:
-            return method.scores(context, training, structure)
+            self._scores = method.scores(context, training, structure)
+            return self._scores
 
         with context.recorder.clock.stage("search"):
             self._pruner = OneCycle(
@@ -109,6 +112,10 @@ class _Hooks:
             shrinking=self.report.shrink_start is not None,
             macs_kept=self.report.achieved["macs"],
         )
+        if self.report.reason is not None:  # this search was the last
+            self._context.record_choice(self._criterion, self._scores, self._pruner.subnet)
+            if self._pruner.attempts:
+                self._context.record_attempts(self._pruner.attempts)
 
 
 def _recalibrated_accuracy(context: Context, training: BuiltInTraining, batches: int) -> float:

@@ -28,7 +28,7 @@ import torch
 from icycle.compensation import compensate as refit_on
 from icycle.engine import trace
 from icycle.errors import TrainingError
-from icycle.latency import Selector
+from icycle.latency import Attempt, Selector
 from icycle.methods._distributed import broadcast_from_rank0, flatten, require_same_everywhere, unflatten
 from icycle.methods._remove import Refit, remove
 from icycle.methods._run_clock import RunClock, unwrapped
@@ -163,6 +163,11 @@ class OneCycle:
     def indicator(self) -> float | None:
         """The stability of the search, 0..1; None before there is one."""
         return self._stability.indicator
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The sub-networks that the last search for a latency measured; () where the budget has none."""
+        return self._selector.attempts
 
     def start_epoch(self, epoch: int) -> None:
         """Call before each epoch, counted from 0."""
