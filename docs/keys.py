@@ -35,14 +35,21 @@ def _table(title: str, prefix: str, settings: type[BaseModel]) -> str:
 
 
 def _rows(prefix: str, settings: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
-    """(key, kind of value, default) of all fields; those of a section that is always there stand below its name."""
+    """(key, kind of value, default) of all fields; those of a section stand below its name."""
     for name, field in settings.model_fields.items():
-        section = field.default if isinstance(field.default, BaseModel) else field.annotation
-        inner = section if isinstance(section, type) else type(section)
-        if issubclass(inner, BaseModel) and inner.model_fields and name not in ("task", "method"):
+        inner = _section(field)
+        if inner is not None and inner.model_fields and name not in ("task", "method"):
             yield from _rows(f"{prefix}{name}.", inner)
         else:
             yield prefix + name, _kind(field.annotation), _default(field)
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    """The settings class of a section; one that may be left out, too."""
+    if isinstance(field.default, BaseModel):
+        return type(field.default)
+    kinds = [kind for kind in (field.annotation, *typing.get_args(field.annotation)) if isinstance(kind, type)]
+    return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
 
 
 def _kind(annotation: Any) -> str:

@@ -38,6 +38,7 @@ class BuiltInTraining:
         # an order that has nothing to do with the answers, in batches that let a test end early
         self._validation = context.data.validation.shuffled_once(context.data.train.batch_size, context.seed)
         self.trainer = trainer or context.trainer()
+        self._distils = context.train.distill is not None
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -61,7 +62,7 @@ class BuiltInTraining:
 
     def train_for(self, model: torch.nn.Module, request: FineTune) -> None:
         trainer, replayed = self._on(model), None
-        if self._cache is not None:
+        if self._cache is not None and not self._distils:  # a teacher has to see the images
             replayed = self._cache.replayed(model, request.frozen, self._forward, request.epochs_left)
         loss = trainer.train_for(replayed or self._data.train, request.epochs, request.rate)
         self._context.recorder.write(

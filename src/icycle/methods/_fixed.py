@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from icycle.methods._registry import Context, Method, MethodResult, register
 from icycle.methods._removal import RemovalSettings
@@ -17,6 +17,7 @@ class Fixed(RemovalSettings, Method):
     """Train; at the share `at` of the run remove all that is beyond the budget; train on."""
 
     name: Literal["fixed"] = "fixed"
+    has_teacher: ClassVar[bool] = True
     at: Share = 0.25
 
     def run(self, context: Context) -> MethodResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -36,6 +36,7 @@ class Gradual(RemovalSettings, Method):
     """
 
     name: Literal["gradual"] = "gradual"
+    has_teacher: ClassVar[bool] = True
     removals: Count = 8
     alpha: Annotated[float, Field(gt=0)] = 14.0
     beta: float = 6.0

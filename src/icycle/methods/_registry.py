@@ -79,6 +79,7 @@ class Context:
     checkpoint: Path | None = None  # a folder; where it holds a checkpoint, training goes on from it
     trained: bool = False  # the model comes with trained weights
     task: Task = field(default_factory=Classification)
+    teacher: nn.Module | None = None  # a trained network to learn from, where `train.distill` names one
 
     @property
     def example_inputs(self) -> Any:
@@ -86,7 +87,8 @@ class Context:
 
     def trainer(self, settings: TrainSettings | None = None) -> Trainer:
         """A trainer of the model; by the recipe's settings unless others are given."""
-        return Trainer(self.model, settings or self.train, len(self.data.train), self.recorder, self.task)
+        chosen = settings or self.train
+        return Trainer(self.model, chosen, len(self.data.train), self.recorder, self.task, self.teacher)
 
     def fit(self, trainer: Trainer, hooks: Hooks | None = None) -> float:
         """Train to the trainer's last epoch on the training split; the last value of the deciding metric."""
@@ -110,6 +112,7 @@ class Method(Settings, ABC):
 
     name: str
     starts_trained: ClassVar[bool] = False  # from a trained network, which it trains itself if it is given none
+    has_teacher: ClassVar[bool] = False  # its run has a trained dense network to learn from, once it is pruned
 
     def prepare(self, context: Context) -> None:
         """What has to be done before `run`, once, whatever this method's settings are; by default nothing."""

@@ -9,6 +9,7 @@ from pydantic import AfterValidator
 
 from icycle.compensation import compensate
 from icycle.errors import IcycleError
+from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, Removal
 from icycle.methods._remove import Refit
 from icycle.methods._settings import BudgetSettings, Count, Kept, Positive
@@ -82,7 +83,7 @@ def refitting(settings: RemovalSettings, context: Context, training: Training) -
 class RemovalLog:
     """Reads the validation metric on both sides of each removal, with recalibrated statistics, and records it."""
 
-    def __init__(self, context: Context, training: Training, batches: int) -> None:
+    def __init__(self, context: Context, training: BuiltInTraining, batches: int) -> None:
         self._context = context
         self._training = training
         self._batches = batches
@@ -93,6 +94,7 @@ class RemovalLog:
         """Call just before a removal; batch-norm statistics are estimated anew."""
         self._training.recalibrate(self._context.model, self._batches)
         self._before = self._training.evaluate(self._context.model)
+        self._training.trainer.keep_teacher()
 
     def after(self, epoch: float, macs_before: int, macs_after: int) -> None:
         """Call once the removal is done and the statistics are recalibrated."""

@@ -39,7 +39,7 @@ def _line(schema: type[BaseModel], values: Any, fault: ErrorDetails) -> str:
     if kind == "name":
         return f"{where}: {context['words']}"
     if kind == "value_error":
-        return f"{where}: {context['error']}"
+        return f"{where}: {context['error']}" if where else str(context["error"])
     if kind == "literal_error":
         return f"{where}: expected {context['expected']}, but got {fault['input']!r}"
     return f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}, but got {fault['input']!r}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def _carry_out(recipe: Recipe, folder: RunFolder, recorder: Recorder) -> Report:
 
 def _prune(recipe: Recipe, context: Context, folder: RunFolder, study: Any) -> MethodResult:
     """Tune where that is asked for, train and prune the context's model."""
-    method = recipe.method
+    method, context = recipe.method, _with_teacher(recipe, context)
     method.prepare(context)
     if method.tuning is not None:
         outcome = tune(method, context, method.tuning, study)
@@ -127,6 +128,7 @@ def tune_recipe(recipe: Recipe, settings: TuneSettings, output: Path, *, listene
     recorder = Recorder(listeners=listeners)
     context = _context(recipe, recorder, None)
     study = open_study(method, context.data, settings, recipe.seed)
+    context = _with_teacher(recipe, context)
     recorder.write("start", recipe=recipe.name, method="tuning", epochs=recipe.train.epochs)
     method.prepare(context)
     outcome = tune(method, context, settings, study)
@@ -150,8 +152,8 @@ def _context(recipe: Recipe, recorder: Recorder, checkpoint: Path | None) -> Con
         seed=recipe.seed,
         device=run_device(),
     )
-    model, fresh = _built(recipe, data)
     weights = recipe.model.weights
+    model, fresh = _built(recipe, data, weights)
     if weights is not None:
         recorder.write("weights", source=str(weights), fresh=fresh)
     # a network from a library was trained for something else, and so was one whose head is new
@@ -161,13 +163,29 @@ def _context(recipe: Recipe, recorder: Recorder, checkpoint: Path | None) -> Con
     )
 
 
+def _with_teacher(recipe: Recipe, context: Context) -> Context:
+    """The context with the teacher whose weights the recipe names, where it does; draws nothing by chance."""
+    distill = recipe.train.distill
+    if distill is None or distill.teacher is None:
+        return context
+    with torch.random.fork_rng(devices=[]):
+        teacher, fresh = _built(recipe, context.data, distill.teacher)
+    if fresh:
+        raise RecipeError(
+            f"Expected a teacher of {context.data.classes} classes at {distill.teacher}, but its head does not fit "
+            f"({', '.join(fresh)}); change train.distill.teacher"
+        )
+    return replace(context, teacher=teacher)
+
+
 def _build(recipe: Recipe, data: Data) -> nn.Module:
     """The recipe's network, with its weights, on the run's device."""
-    return _built(recipe, data)[0]
+    return _built(recipe, data, recipe.model.weights)[0]
 
 
-def _built(recipe: Recipe, data: Data) -> tuple[nn.Module, list[str]]:
-    """The same, and the names of the tensors that the weights left as they were: those of a new head."""
+def _built(recipe: Recipe, data: Data, weights: Path | str | None) -> tuple[nn.Module, list[str]]:
+    """The recipe's network with these weights, and the names of the tensors that they left as they were: those of a new
+    head."""
     model = recipe.model
     built = build_model(
         model.name,
@@ -175,9 +193,9 @@ def _built(recipe: Recipe, data: Data) -> tuple[nn.Module, list[str]]:
         in_channels=data.shape[0] if data.shape else 1,
         width=model.width,
         options=model.options,
-        pretrained=model.weights == "pretrained",
+        pretrained=weights == "pretrained",
     )
-    fresh = load_weights(model.weights, built) if isinstance(model.weights, Path) else []
+    fresh = load_weights(weights, built) if isinstance(weights, Path) else []
     return built.to(run_device()), fresh
 
 

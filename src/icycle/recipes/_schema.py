@@ -12,7 +12,7 @@ from icycle.errors import IcycleError
 from icycle.methods import Method, methods
 from icycle.registry import Kind, import_module
 from icycle.tasks import TASK
-from icycle.training import Classification, Named, Settings, Task, TrainSettings
+from icycle.training import Classification, Named, Settings, Supervised, Task, TrainSettings
 from icycle.zoo import Augment, require_dataset, require_model
 
 __all__ = ["METHOD", "DataSettings", "ModelSettings", "Recipe"]
@@ -117,3 +117,16 @@ class Recipe(Settings):
     task: Annotated[Task, TASK] = Classification()
     train: TrainSettings = TrainSettings()
     method: Annotated[Method, METHOD]
+
+    @model_validator(mode="after")
+    def _teachable(self) -> Recipe:
+        """Distillation needs a teacher, and a task that can be taught."""
+        distill = self.train.distill
+        if distill is not None and not (isinstance(self.task, Supervised) and self.task.can_be_taught):
+            raise ValueError(f"train.distill: expected a task that can be taught, but got '{self.task.name}'")
+        if distill is not None and distill.teacher is None and not self.method.has_teacher:
+            raise ValueError(
+                f"train.distill.teacher: expected the path of trained weights, as the method '{self.method.name}' "
+                "has no trained dense network of its own to learn from"
+            )
+        return self

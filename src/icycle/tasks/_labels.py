@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from icycle.tasks._metrics import import_torchmetrics, metrics_over
 from icycle.tasks._registry import register
-from icycle.training import Batch, Supervised, logits_of
+from icycle.training import Batch, Supervised, divergence, logits_of
 
 __all__ = ["MultiLabel", "TokenClassification"]
 
@@ -28,6 +28,10 @@ class MultiLabel(Supervised):
 
     def loss_of(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
         return binary_cross_entropy_with_logits(logits_of(outputs), targets.float())
+
+    def imitation_loss(self, outputs: Any, taught: Any, targets: Any, temperature: float) -> torch.Tensor:
+        own, wanted = (_as_classes(logits_of(values)) for values in (outputs, taught))
+        return divergence(own, wanted, temperature, dim=-1)
 
     def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
         classification = import_torchmetrics().classification
@@ -58,6 +62,10 @@ class TokenClassification(Supervised):
     def loss_of(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
         return cross_entropy(logits_of(outputs).flatten(0, 1), targets.flatten(), ignore_index=self.ignore_index)
 
+    def imitation_loss(self, outputs: Any, taught: Any, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+        counted = targets != self.ignore_index
+        return divergence(logits_of(outputs), logits_of(taught), temperature, dim=-1, counted=counted)
+
     def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
         classification = import_torchmetrics().classification
 
@@ -72,3 +80,8 @@ class TokenClassification(Supervised):
             return logits_of(outputs).flatten(0, 1), targets.flatten()
 
         return {name: 100 * value for name, value in metrics_over(make, model, loader, read).items()}
+
+
+def _as_classes(logits: torch.Tensor) -> torch.Tensor:
+    """Each label's yes and no as two classes: the softmax of (x, 0) is the sigmoid of x."""
+    return torch.stack([logits, torch.zeros_like(logits)], dim=-1)

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from icycle.tasks._metrics import import_torchmetrics, metrics_over
 from icycle.tasks._registry import register
-from icycle.training import Batch, Supervised, logits_of
+from icycle.training import Batch, Supervised, divergence, logits_of
 
 __all__ = ["LanguageModelling"]
 
@@ -31,6 +31,10 @@ class LanguageModelling(Supervised):
     def loss_of(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
         logits = logits_of(outputs)[:, :-1]
         return cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=self.ignore_index)
+
+    def imitation_loss(self, outputs: Any, taught: Any, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+        own, wanted = (logits_of(values)[:, :-1] for values in (outputs, taught))
+        return divergence(own, wanted, temperature, dim=-1, counted=targets[:, 1:] != self.ignore_index)
 
     def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
         text = import_torchmetrics().text

@@ -29,6 +29,10 @@ class Regression(Supervised):
     def loss_of(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
         return mse_loss(*_aligned(outputs, targets))
 
+    def imitation_loss(self, outputs: Any, taught: Any, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+        """The mean squared distance; numbers have no temperature."""
+        return mse_loss(*_aligned(outputs, logits_of(taught)))
+
     def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
         torchmetrics = import_torchmetrics()
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from icycle.tasks._metrics import import_torchmetrics, metrics_over
 from icycle.tasks._registry import register
-from icycle.training import Batch, Supervised, logits_of
+from icycle.training import Batch, Supervised, divergence, logits_of
 
 __all__ = ["Segmentation"]
 
@@ -29,6 +29,10 @@ class Segmentation(Supervised):
 
     def loss_of(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
         return cross_entropy(*_aligned(outputs, targets), ignore_index=self.ignore_index)
+
+    def imitation_loss(self, outputs: Any, taught: Any, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+        (own, labels), (wanted, _) = _aligned(outputs, targets), _aligned(taught, targets)
+        return divergence(own, wanted, temperature, counted=labels != self.ignore_index)
 
     def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
         classification = import_torchmetrics().classification

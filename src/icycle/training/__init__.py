@@ -4,6 +4,7 @@ from icycle.training._accelerator import require_one_process, run_device
 from icycle.training._batches import Batch, Loader, inputs_of, run_model, split_batch, to_device
 from icycle.training._checkpoint import Stateful, damaged_checkpoints, saved_progress
 from icycle.training._clock import STAGES, StageClock
+from icycle.training._distill import Distill, Teacher
 from icycle.training._evaluate import evaluate, evaluate_batches
 from icycle.training._loop import Hooks, Trainer, TrainSettings
 from icycle.training._optimizers import SGD, AdamW, Optimizer
@@ -13,7 +14,7 @@ from icycle.training._recorder import Listener, Record, Recorder
 from icycle.training._schedules import Constant, Cosine, MultiStep, Schedule
 from icycle.training._settings import Named, Settings
 from icycle.training._signals import require_no_stop, stoppable
-from icycle.training._task import Classification, Supervised, Task, correct_batches, measure
+from icycle.training._task import Classification, Supervised, Task, correct_batches, divergence, measure
 
 __all__ = [
     "SGD",
@@ -23,6 +24,7 @@ __all__ = [
     "Classification",
     "Constant",
     "Cosine",
+    "Distill",
     "Hooks",
     "Listener",
     "Loader",
@@ -37,10 +39,12 @@ __all__ = [
     "Stateful",
     "Supervised",
     "Task",
+    "Teacher",
     "TrainSettings",
     "Trainer",
     "correct_batches",
     "damaged_checkpoints",
+    "divergence",
     "evaluate",
     "evaluate_batches",
     "inputs_of",

@@ -33,7 +33,7 @@ __all__ = [
     "saved_progress",
 ]
 
-_VERSION = 2
+_VERSION = 3
 _STATE = "state.safetensors"
 _MODEL = "model"
 _SEAL = "checksums.json"

@@ -16,6 +16,7 @@ from pydantic import Field
 from icycle.errors import DataError, TrainingError
 from icycle.training._accelerator import Precision, make_accelerator
 from icycle.training._batches import Batch, Loader, batch_size_of, to_device
+from icycle.training._distill import Distill, Teacher
 from icycle.training._optimizers import SGD, OptimizerSettings
 from icycle.training._random import RandomState, random_state, restore_random
 from icycle.training._recalibrate import recalibrate
@@ -42,6 +43,7 @@ class TrainSettings(Settings):
     precision: Precision = "no"
     channels_last: bool = True
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+    distill: Distill | None = None
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 15.0  # between two in the middle of an epoch
 
 
@@ -116,6 +118,7 @@ class Trainer:
         steps_per_epoch: batches per epoch, >= 1; the schedule spans `settings.epochs` of them.
         recorder: takes one record per epoch and keeps the clock.
         task: what it is trained for; classification by default.
+        teacher: a trained network to learn from, where the settings ask for distillation; else `keep_teacher` is due.
 
     Raises:
         TrainingError: no step per epoch, or a device that cannot do what the settings ask.
@@ -128,6 +131,7 @@ class Trainer:
         steps_per_epoch: int,
         recorder: Recorder | None = None,
         task: Task | None = None,
+        teacher: torch.nn.Module | None = None,
     ) -> None:
         if steps_per_epoch < 1:
             raise TrainingError(
@@ -143,6 +147,7 @@ class Trainer:
         self._course: _Course | None = None
         self._accelerator = make_accelerator(settings.precision)
         self.model = model.to(self._accelerator.device)
+        self._teacher = self._make_teacher(teacher)
         self._prepared = self._accelerator.prepare_optimizer(settings.optimizer.build(model.parameters()))
         self.lay_out()
 
@@ -150,6 +155,11 @@ class Trainer:
     def optimizer(self) -> torch.optim.Optimizer:
         """The torch optimizer itself, which survives pruning."""
         return self._prepared.optimizer
+
+    @property
+    def parts(self) -> dict[str, object]:
+        """What belongs into a checkpoint beside model, optimizer and the method."""
+        return {"teacher": self._teacher}
 
     @property
     def steps(self) -> int:
@@ -243,6 +253,12 @@ class Trainer:
         with self.recorder.clock.stage("recalibration"), self._accelerator.autocast():
             recalibrate(self.model, loader, batches=batches)
 
+    def keep_teacher(self) -> None:
+        """From now on learn from the network as it is at this moment, too; nothing where the settings ask for no
+        distillation, or there is a teacher already. The network must be whole still."""
+        if self._teacher is not None:
+            self._teacher.take(self.model)
+
     def lay_out(self) -> None:
         """Give the convolutions their memory format; a removal makes new weights, so it is called after one too."""
         if self.settings.channels_last:
@@ -301,7 +317,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self._accelerator.autocast():
-            loss = self.task.loss(self.model, batch)
+            loss = self._loss(batch)
         if loss.device.type == "cpu" or self.step % _LOSS_CHECK_INTERVAL == 0:
             self._require_finite(float(loss.detach()))  # before the update, so that the weights stay good
         self._accelerator.backward(loss)
@@ -311,6 +327,18 @@ class Trainer:
         self._prepared.zero_grad()
         self.step += 1
         return loss.detach()
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        if self._teacher is not None and self._teacher.teaches:
+            return self._teacher.loss(self.model, batch, self.task)
+        return self.task.loss(self.model, batch)
+
+    def _make_teacher(self, network: torch.nn.Module | None) -> Teacher | None:
+        distill, precision = self.settings.distill, self.settings.precision
+        if distill is None:
+            return None
+        dense = self.model if network is None else network.to(self._accelerator.device)
+        return Teacher(dense, distill, precision, trained=network is not None)
 
     def _require_finite(self, loss: float) -> None:
         if not math.isfinite(loss):

@@ -11,11 +11,11 @@ import torch
 
 from icycle.training._checkpoint import (
     Checkpoint,
-    Stateful,
     damaged_checkpoints,
     restore_checkpoint,
     save_checkpoint,
 )
+from icycle.training._parts import Parts
 from icycle.training._random import RandomState, random_state
 from icycle.training._signals import require_no_stop, stop_asked
 
@@ -43,7 +43,7 @@ class Saver:
     def __init__(self, trainer: Trainer, folder: Path | None, hooks: object) -> None:
         self._trainer = trainer
         self._folder = folder
-        self._stateful = hooks if isinstance(hooks, Stateful) else None
+        self._stateful = Parts({"hooks": hooks, **trainer.parts})
         self._accuracy: float | None = None
         self._epoch_start: RandomState = {}
         self._saved = time.monotonic()

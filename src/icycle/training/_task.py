@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from icycle.errors import DataError, TrainingError
 from icycle.training._batches import Batch, Loader, batch_size_of, run_model, split_batch, to_device
@@ -21,7 +21,7 @@ from icycle.training._modes import modes_kept
 from icycle.training._outputs import logits_of
 from icycle.training._settings import Settings
 
-__all__ = ["Classification", "Supervised", "Task", "correct_batches", "measure"]
+__all__ = ["Classification", "Supervised", "Task", "correct_batches", "divergence", "measure"]
 
 
 class Task(Settings, ABC):
@@ -83,6 +83,40 @@ class Supervised(Task):
         inputs, targets = split_batch(batch)
         return self.loss_of(run_model(model, inputs), targets)
 
+    def imitation_loss(self, outputs: Any, taught: Any, targets: Any, temperature: float) -> torch.Tensor:
+        """How far a network's outputs are from its teacher's, a scalar; of classes by `divergence`.
+
+        A task that does not define it cannot be distilled.
+        """
+        raise NotImplementedError
+
+    @property
+    def can_be_taught(self) -> bool:
+        """Does the task say how far outputs are from a teacher's?"""
+        return type(self).imitation_loss is not Supervised.imitation_loss
+
+
+def divergence(
+    logits: torch.Tensor,
+    taught: torch.Tensor,
+    temperature: float,
+    *,
+    dim: int = 1,
+    counted: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """temperature^2 * KL(taught || logits), both softened by the temperature: a mean, and its gradient does not depend
+    on the temperature much.
+
+    Args:
+        logits, taught: of one shape; the classes lie in dimension `dim`.
+        counted: which places count, a bool of that shape without `dim`; all by default.
+    """
+    own, wanted = (log_softmax(values.float() / temperature, dim=dim) for values in (logits, taught))
+    distances = kl_div(own, wanted, reduction="none", log_target=True).sum(dim)
+    if counted is None:
+        return temperature**2 * distances.mean()
+    return temperature**2 * (distances * counted).sum() / counted.sum().clamp(min=1)
+
 
 class Classification(Supervised):
     """One class per example. Targets: int64 `(batch,)`, or probabilities `(batch, classes)` of mixed examples."""
@@ -93,6 +127,9 @@ class Classification(Supervised):
 
     def loss_of(self, outputs: Any, targets: Any) -> torch.Tensor:
         return cross_entropy(logits_of(outputs), targets, label_smoothing=self.label_smoothing)
+
+    def imitation_loss(self, outputs: Any, taught: Any, targets: Any, temperature: float) -> torch.Tensor:
+        return divergence(logits_of(outputs), logits_of(taught), temperature)
 
     def correct(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         inputs, targets = split_batch(batch)

@@ -33,6 +33,7 @@ class Stepwise(StepwiseSettings, Method):
     recipe's `train` section."""
 
     starts_trained: ClassVar[bool] = True
+    has_teacher: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _possible(self) -> Stepwise:
@@ -69,6 +70,7 @@ class Stepwise(StepwiseSettings, Method):
 
     def run(self, context: Context) -> MethodResult:
         training = BuiltInTraining(context, cache=StoredPrefix(context.data.train, self.reuse_bytes))
+        training.trainer.keep_teacher()
         run = IceRun(
             self.settings(),
             context.model,

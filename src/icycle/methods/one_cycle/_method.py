@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, Method, MethodResult, Removal, register
@@ -24,6 +24,7 @@ class OneCycleMethod(RemovalSettings, Method):
     search for them has settled."""
 
     name: Literal["one-cycle"] = "one-cycle"
+    has_teacher: ClassVar[bool] = True
     phases: Annotated[Phases, Checked] = Phases()
 
     def run(self, context: Context) -> MethodResult:
@@ -105,6 +106,8 @@ class _Hooks:
         if self.report.searches == self._recorded_searches:
             return
         self._recorded_searches = self.report.searches
+        if self.report.shrink_start is not None:
+            self._trainer.keep_teacher()  # before weights fade
         self._context.recorder.write(
             "search",
             epoch=self._trainer.step / self._trainer.steps_per_epoch,
