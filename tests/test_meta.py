@@ -70,7 +70,31 @@ def test_addmm(dtype: torch.dtype) -> None:
     check(aten.addmm.default, empty(5, dtype=torch.float16), a, b, taken=False)
 
 
-@pytest.mark.parametrize("approximate", ["none", "tanh"])
-def test_gelu(approximate: str) -> None:
-    check(aten.gelu.default, empty(2, 3, 4, 5, last=True), approximate=approximate)
-    check(aten.gelu.default, empty(2, 3, 4).transpose(1, 2), approximate=approximate)
+ACTIVATIONS = [operation for operation, shortcut in SHORTCUTS.items() if shortcut.__name__.startswith("_unary")]
+
+
+@pytest.mark.parametrize("operation", ACTIVATIONS, ids=str)
+def test_activations(operation: Any) -> None:
+    x = empty(2, 8, 4, 6)
+    repeated = x[:1].expand(3, -1, -1, -1)
+    for view in (x, empty(2, 8, 4, 6, last=True), x.transpose(1, 2), x[:, ::2], x[..., 1:], repeated):
+        if view is not repeated or not operation.name().endswith("_"):  # torch does not write to what is expanded
+            check(operation, view)
+    assert SHORTCUTS[operation](empty(3, dtype=torch.int64)) is None
+
+
+def test_gelu_by_tanh() -> None:
+    check(aten.gelu.default, empty(2, 3, 4, 5, last=True), approximate="tanh")
+
+
+@pytest.mark.parametrize("operation", [aten.add.Tensor, aten.mul.Tensor], ids=str)
+def test_equal_operands(operation: Any) -> None:
+    x = empty(2, 8, 4, 6)
+    for view in (x, empty(2, 8, 4, 6, last=True), x.transpose(1, 2), x[:, ::2], x[..., 1:]):
+        check(operation, view, view)
+    others = (empty(8, 1, 1), empty(2, 8, 4, 6, last=True), empty(2, 8, 4, 6, dtype=torch.float64), 2.0)
+    for other in others:
+        check(operation, x, other, taken=False)
+    check(operation, empty(3, dtype=torch.int64), empty(3, dtype=torch.int64), taken=False)
+    if operation is aten.add.Tensor:
+        check(operation, x, x, alpha=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterable, Iterator
 
 from icycle.reasons import Kind, Reason
@@ -134,7 +135,9 @@ def resolve(dim: Dim) -> Dim:
         found = resolve(dim.link)
         dim.link = found
         return found
-    operands = tuple(resolve(operand) for operand in dim.operands)
+    operands = [resolve(operand) for operand in dim.operands]
+    if all(map(operator.is_, operands, dim.operands)):
+        return dim
     return sum_of(operands) if isinstance(dim, Sum) else product(operands)
 
 

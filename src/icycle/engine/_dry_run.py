@@ -77,8 +77,8 @@ class _Checker:
 
         Tensors that the recorded run followed are marked, so that constants are passed over as they were there.
         """
-        results = list(flat_tensors(result))
-        tensors = list(flat_tensors((args, kwargs)))
+        results = flat_tensors(result)
+        tensors = flat_tensors((args, kwargs))
         name = _essential(operation)
         followed = any(hasattr(tensor, "_icycle") for tensor in tensors)
         if not results or not (followed or (not tensors and self._is_factory(name, results))):

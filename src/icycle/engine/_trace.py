@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -44,8 +46,9 @@ def trace(
 
     The model is left as it is: mode, weights, buffers, random state and attributes. Raises TraceError where the model
     cannot be copied or does not run on the example."""
-    found = trace_model(model, example_inputs, head_width)
-    structure = prove_in_shapes(model, example_inputs, also, found)
+    with _keeping_garbage():
+        found = trace_model(model, example_inputs, head_width)
+        structure = prove_in_shapes(model, example_inputs, also, found)
     if proof == "shapes" or not structure.prunable:
         return replace(structure, proof=proof)
     missing = _no_copy(model, copy_bytes)
@@ -55,6 +58,19 @@ def trace(
         return replace(prove_in_numbers(model, (example_inputs, *also), found, structure), proof="numbers")
     except NoNumbersError as error:
         return replace(structure, notes=(*structure.notes, f"proven over shapes alone. {error}"))
+
+
+@contextmanager
+def _keeping_garbage() -> Iterator[None]:
+    """Keep the garbage collector from running: it would go through all that the process holds, several times, for what
+    is small (tensors without data) and nearly all still in use."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _no_copy(model: nn.Module, most: int) -> str:

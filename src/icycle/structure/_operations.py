@@ -39,27 +39,37 @@ class Operation:
 
 def frozen_operations(steps: tuple[Step, ...], groups: Mapping[int, int]) -> Iterator[Operation]:
     """The steps with their live dimensions replaced; `groups` maps a free axis's `created` to its group number."""
+    sizes = _Sizes(groups)
     for step in steps:
-        arguments, keywords = (_frozen(part, groups) for part in step.arguments)
-        outputs = tuple(_sizes(dims, groups) for dims in step.outputs if dims is not None)
+        arguments, keywords = (_frozen(part, sizes) for part in step.arguments)
+        outputs = tuple(sizes(dims) for dims in step.outputs if dims is not None)
         yield Operation(str(step.operation), str(step.place), arguments, keywords, outputs)
 
 
-def _frozen(value: Any, groups: Mapping[int, int]) -> Any:
+class _Sizes:
+    """From live dimensions to their sizes; each is worked out once, as what one step gives others take."""
+
+    def __init__(self, groups: Mapping[int, int]) -> None:
+        self._groups = groups
+        self._known: dict[int, Polynomial] = {}
+
+    def __call__(self, dims: tuple[Dim, ...]) -> tuple[Polynomial, ...]:
+        return tuple(self._known.get(id(dim)) or self._size(dim) for dim in dims)
+
+    def _size(self, dim: Dim) -> Polynomial:
+        size = count(dim)
+        if self._groups.keys() >= size.variables:
+            size = size.renamed(self._groups)
+        else:  # no parameter has these channels
+            size = Polynomial.constant(dim.size)
+        return self._known.setdefault(id(dim), size)
+
+
+def _frozen(value: Any, sizes: _Sizes) -> Any:
     if isinstance(value, Operand):
-        return TensorShape(_sizes(value.dims, groups), value.order, str(value.dtype).removeprefix("torch."))
+        return TensorShape(sizes(value.dims), value.order, str(value.dtype).removeprefix("torch."))
     if isinstance(value, tuple):
-        return tuple(_frozen(item, groups) for item in value)
+        return tuple(_frozen(item, sizes) for item in value)
     if isinstance(value, dict):
-        return {key: _frozen(item, groups) for key, item in value.items()}
+        return {key: _frozen(item, sizes) for key, item in value.items()}
     return value
-
-
-def _sizes(dims: tuple[Dim, ...], groups: Mapping[int, int]) -> tuple[Polynomial, ...]:
-    return tuple(_size(dim, groups) for dim in dims)
-
-
-def _size(dim: Dim, groups: Mapping[int, int]) -> Polynomial:
-    size = count(dim)
-    known = all(number in groups for monomial in size.terms for number in monomial)
-    return size.renamed(groups) if known else Polynomial.constant(dim.size)  # no parameter has these channels

@@ -29,23 +29,28 @@ def rebind(memo: dict[int, Any]) -> None:
 
 
 def _replace_within(made: Any, functions: _Functions) -> None:
-    if isinstance(made, partial):
+    if isinstance(made, dict):
+        _replace_items(made, list(made.items()), functions)
+    elif isinstance(made, list):
+        _replace_items(made, list(enumerate(made)), functions)
+    elif isinstance(made, partial):
         args = tuple(functions.bound(item) for item in made.args)
         keywords = {name: functions.bound(item) for name, item in made.keywords.items()}
         made.__setstate__((functions.bound(made.func), args, keywords, vars(made)))  # type: ignore[attr-defined]
-    elif isinstance(made, list):
-        _replace_items(made, list(enumerate(made)), functions)
-    elif isinstance(made, dict):
-        _replace_items(made, list(made.items()), functions)
     elif hasattr(made, "__dict__") and not isinstance(made, (torch.Tensor, type, types.FunctionType, types.ModuleType)):
         _replace_items(vars(made), list(vars(made).items()), functions)
 
 
 def _replace_items(container: Any, items: list[tuple[Any, Any]], functions: _Functions) -> None:
     for key, item in items:
-        bound = functions.bound(item)
-        if bound is not item:
-            container[key] = bound
+        if isinstance(item, _REBINDABLE):
+            bound = functions.bound(item)
+            if bound is not item:
+                container[key] = bound
+
+
+# what may hold something of the original, though copied
+_REBINDABLE = (types.FunctionType, types.MethodType, weakref.ReferenceType, tuple)
 
 
 class _Functions:

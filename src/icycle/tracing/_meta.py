@@ -56,8 +56,18 @@ def _addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
     return a.new_empty((a.shape[0], b.shape[1])) if a.dtype == b.dtype == bias.dtype else None
 
 
-def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
-    return torch.empty_like(x)
+def _binary(a: Tensor, b: Any, *, alpha: Any = 1) -> Tensor | None:
+    if not isinstance(b, Tensor) or (a.shape, a.stride(), a.dtype) != (b.shape, b.stride(), b.dtype):
+        return None
+    return torch.empty_like(a) if a.dtype.is_floating_point else None
+
+
+def _unary(x: Tensor, *parameters: Any, **options: Any) -> Tensor | None:
+    return torch.empty_like(x) if x.dtype.is_floating_point else None
+
+
+def _unary_in_place(x: Tensor, *parameters: Any) -> Tensor | None:
+    return x if x.dtype.is_floating_point else None
 
 
 _WHOLE = (torch.float32, torch.float64)  # of a narrower type, what a norm saves is of another
@@ -66,5 +76,10 @@ SHORTCUTS: dict[Any, Callable[..., Any]] = {
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
     aten.addmm.default: _addmm,
-    aten.gelu.default: _gelu,
+    aten.add.Tensor: _binary,
+    aten.mul.Tensor: _binary,
+    aten.gelu.default: _unary,
 }
+for _name in ("relu", "leaky_relu", "elu", "hardtanh", "hardsigmoid", "hardswish", "mish"):
+    SHORTCUTS[getattr(aten, _name).default] = _unary
+    SHORTCUTS[getattr(aten, _name + "_").default] = _unary_in_place

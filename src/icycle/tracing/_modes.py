@@ -146,7 +146,7 @@ class Operations(TorchDispatchMode):
 
 def _run_with_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run on the meta device where an operand is a meta tensor; else keep integer results real, for code to read."""
-    tensors = list(flat_tensors((args, kwargs)))
+    tensors = flat_tensors((args, kwargs))
     if any(tensor.is_meta for tensor in tensors):
         if "device" in kwargs:
             kwargs = {**kwargs, "device": torch.device("meta")}

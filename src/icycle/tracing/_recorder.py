@@ -87,8 +87,8 @@ class Recorder(Tracer):
     def record(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Apply the rule of an operation that has just run."""
         name = operation.name().split(".")[0]
-        tensors = list(flat_tensors((args, kwargs)))
-        results = list(flat_tensors(result))
+        tensors = flat_tensors((args, kwargs))
+        results = flat_tensors(result)
         followed = any(hasattr(tensor, "_icycle") for tensor in tensors)
         sizable = not tensors or name == "aten::expand"  # an index, say, repeated for every channel
         if not followed and not (results and sizable and self._has_traced_size()):

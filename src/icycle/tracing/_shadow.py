@@ -4,6 +4,7 @@ freely."""
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -68,6 +69,8 @@ def duplicate(
     memo: dict[int, Any] = {}
     for _, tensor in named_tensors(model):
         memo[id(tensor)] = replace(tensor)
+    for module in model.modules():  # a dozen empty registries of hooks in each, which deepcopy is slow to copy
+        memo.update((id(value), OrderedDict()) for value in vars(module).values() if _is_empty_registry(value))
     try:
         with _CopyTensors(replace):
             made = copy.deepcopy(model, memo)
@@ -85,6 +88,10 @@ def duplicate(
     for path, name in caches:
         setattr(made.get_submodule(path), name, {})
     return made
+
+
+def _is_empty_registry(value: Any) -> bool:
+    return type(value) is OrderedDict and not value
 
 
 def tensor_dicts(model: nn.Module) -> Caches:
@@ -226,4 +233,6 @@ def reusable(shadow: nn.Module) -> Iterator[None]:
 
 
 def _shallow(value: Any) -> Any:
+    if type(value) is OrderedDict:  # a registry of hooks, mostly: copy.copy takes the long way
+        return value.copy()
     return copy.copy(value) if isinstance(value, (dict, list, set)) else value

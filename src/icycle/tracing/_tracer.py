@@ -198,18 +198,21 @@ class Tracer:
         self._conditions.all.append(Condition(origin, dim, self.place, site))
 
 
-def flat(value: Any) -> Iterable[Any]:
+def flat(value: Any) -> list[Any]:
     """The leaves of nested tuples, lists and dicts."""
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            yield from flat(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from flat(item)
-    else:
-        yield value
+    found: list[Any] = []
+    _collect((value,), found)
+    return found
 
 
-def flat_tensors(value: Any) -> Iterable[torch.Tensor]:
+def flat_tensors(value: Any) -> list[torch.Tensor]:
     """The tensors in nested tuples, lists and dicts."""
-    return (item for item in flat(value) if isinstance(item, torch.Tensor))
+    return [item for item in flat(value) if isinstance(item, torch.Tensor)]
+
+
+def _collect(items: Iterable[Any], found: list[Any]) -> None:
+    for item in items:
+        if isinstance(item, (tuple, list, dict)):
+            _collect(item.values() if isinstance(item, dict) else item, found)
+        else:
+            found.append(item)

@@ -28,7 +28,7 @@ def recurrent(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: An
     given = bind(overloads.data if packed else overloads.input, args, kwargs)
     x, weights, layers = given.data if packed else given.input, given.params, given.num_layers
     directions = 2 if given.bidirectional else 1
-    initial = list(flat_tensors(given.hx))
+    initial = flat_tensors(given.hx)
     leading = tracer.dims(x)[:-1]
     batch_first = not packed and x.dim() == 3 and given.batch_first
     tracer.inexact(leading[1 if batch_first else 0], Kind.STEPS)  # even a step of zeros changes the state
@@ -50,7 +50,7 @@ def recurrent(tracer: Tracer, operation: Any, args: Any, kwargs: Any, result: An
             tracer.pin(tracer.dims(tensor)[0], Kind.PARTS, "layers and directions")
             tracer.unify(leading[0 if batch_first else 1], tracer.dims(tensor)[1])
     zero = _is_zero(tracer, initial, weights)
-    _give_results(tracer, x, initial, outputs, cell, list(flat_tensors(result)), zero)
+    _give_results(tracer, x, initial, outputs, cell, flat_tensors(result), zero)
 
 
 @register("torch::lstm_cell", "torch::gru_cell", "torch::rnn_tanh_cell", "torch::rnn_relu_cell")
@@ -58,7 +58,7 @@ def recurrent_cell(tracer: Tracer, operation: Any, args: Any, kwargs: Any, resul
     """One step: x (..., features), one state or two (..., hidden), weights and biases as above."""
     x, state, *rest = args
     weights = [weight for weight in rest if weight is not None]
-    initial = list(flat_tensors(state))
+    initial = flat_tensors(state)
     hidden = _Cell(tracer, _GATES[operation.function], x, len(weights) > 2).relate(weights, tracer.dims(x)[-1])
     for tensor in initial:
         tracer.unify(hidden, tracer.dims(tensor)[-1])

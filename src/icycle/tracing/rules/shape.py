@@ -335,7 +335,7 @@ def split(tracer: Tracer, given: Arguments, result: Any) -> None:
     """Cut a dimension: into equal parts (the parts are one axis), or at stated sizes (each part its own)."""
     info = tracer.info(given.self)
     place = given.dim % len(info.dims)
-    pieces = list(flat_tensors(result))
+    pieces = flat_tensors(result)
     sizes = [piece.shape[place] for piece in pieces]
     parts = _parts(tracer, info.dims[place], sizes)
     for piece, part in zip(pieces, parts, strict=True):
