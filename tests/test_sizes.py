@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -87,9 +88,45 @@ def test_sizes_of_positions_do_not_matter() -> None:
     assert structure["inner"].exact
 
 
-@pytest.mark.parametrize("use", [lambda x, c: x * (1.0 / c), lambda x, c: x * math.log(c)], ids=["float", "log"])
-def test_what_python_does_not_show_is_found_by_numbers(use: Callable[[Tensor, Any], Any]) -> None:
-    assert not icycle.trace(Use(use), torch.randn(8, 4))["inner"].exact
+SEEN_BY_TORCH: dict[str, Callable[[Tensor, Any], Any]] = {
+    "float first": lambda x, c: x * (1.0 / c),
+    "logarithm": lambda x, c: x * math.log(c),
+    "exponent": lambda x, c: x.abs() ** math.log10(c),
+    "bounds": lambda x, c: (3 * x).clamp(0.1 * c - 2, 0.1 * c),
+    "numpy": lambda x, c: x * float(np.sqrt(c)),
+    "in place": lambda x, c: x.clone().mul_(0.1 * c),
+    "a table": lambda x, c: x * {8: 0.5}.get(c, 0.25),
+}
+
+
+@pytest.mark.parametrize("proof", ["shapes", "numbers"])
+@pytest.mark.parametrize("use", SEEN_BY_TORCH)
+def test_what_python_does_not_show_is_seen_by_the_number_that_torch_gets(use: str, proof: Any) -> None:
+    model, x = Use(SEEN_BY_TORCH[use]), torch.randn(8, 4)
+    structure = icycle.trace(model, x, proof=proof)
+    assert not structure["inner"].exact
+    assert structure.macs() == 8 * (4 * 8 + 8 * 3)
+
+
+def test_a_number_that_is_another_in_every_run_says_nothing() -> None:
+    dice = random.Random(0)
+    structure = icycle.trace(Use(lambda x, c: x * dice.random()), torch.randn(8, 4), proof="shapes")
+    assert structure["inner"].exact
+
+
+def test_only_the_group_that_is_counted_is_inexact() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            return self.c(self.b(y * (1.0 / y.shape[1])).relu())
+
+    structure = icycle.trace(Two(), torch.randn(3, 4), proof="shapes")
+    assert not structure["a"].exact and structure["b"].exact
+    assert "aten::mul" in structure["a"].inexact_reason
 
 
 class Told(nn.Module):

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from icycle.axes import count, is_pinned
+from icycle.engine._scalars import Given, changed, scalars
 from icycle.surgery import Plan, apply
 from icycle.tracing import (
     Dims,
@@ -28,10 +29,15 @@ __all__ = ["Fault", "dry_run"]
 
 @dataclass(frozen=True)
 class Fault:
-    """The operations of a dry run of which one did not go as predicted, and how."""
+    """The operations of a dry run of which one did not go as predicted, and how.
+
+    With `number` all shapes are as predicted, but the operation was given another number than before: one made of a
+    size.
+    """
 
     steps: tuple[Step, ...]
     problem: str
+    number: bool = False
 
 
 class _MismatchError(Exception):
@@ -68,6 +74,7 @@ class _Checker:
     by_value: bool  # real values decide: the course may differ, and with it sizes that no removal changes
     places: tuple[int, ...] = ()  # front to back
     lost: bool = False
+    given: list[Given] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.places = self._expected_from(0)
@@ -85,6 +92,9 @@ class _Checker:
             return
         for tensor in results:
             tensor._icycle = True  # type: ignore[attr-defined]
+        numbers = scalars(operation, args, kwargs) if followed else ()
+        if numbers:
+            self.given.append((str(operation), numbers))
         if name is None or self.lost:
             return
         fitting = [place for place in self.places if self._fits(name, results, self.steps[place])]
@@ -171,4 +181,6 @@ def dry_run(
                 run_shadow(shadow, inputs, checker.observe, trace.meta)
             except Exception as error:
                 return Fault(checker.suspects(), str(error).split("\n")[0])
+            if trace.meta and (step := changed(steps, checker.given)) is not None:
+                return Fault((step,), f"another number for {step.operation}", number=True)
     return None

@@ -1,4 +1,5 @@
-"""The proof over shapes: remove a different share of every group on a shadow; what goes wrong, pins."""
+"""The proof over shapes: remove a different share of every group on a shadow. What goes wrong, pins; what changes a
+number that an operation is given, is not exact."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from icycle.axes import leaves, pin
+from icycle.axes import leaves, mark_inexact, pin
 from icycle.engine._choices import part, unequal
 from icycle.engine._dry_run import Fault, dry_run
 from icycle.engine._halves import at_fault
@@ -25,15 +26,14 @@ def prove_in_shapes(model: nn.Module, example_inputs: Any, also: Sequence[Any], 
     """The structure of which a removal gives every shape that was predicted, and on the examples in `also` outputs of
     the same shapes as before. A fault costs the groups that show it."""
     shadow = found.shadow
-    while True:  # every pass but the last pins a group
+    while True:  # every pass but the last pins a group, or finds one inexact
         structure = build(found)
         if not structure.prunable:
             return structure
         proof = _Shapes(model, example_inputs, found, structure)
         fault = proof.run(proof.subnet, shadow)
-        if fault is not None:
-            proof.pin_at_fault(fault)
-        elif not any(proof.pinned_by(number, example) for number, example in enumerate(also, 2)):
+        mended = fault is not None and proof.mended(fault)
+        if not mended and not any(proof.pinned_by(number, example) for number, example in enumerate(also, 2)):
             return structure
         found.settle()
         shadow = proof.shadow()
@@ -91,8 +91,31 @@ class _Shapes:
             return f"{type(error).__name__}: {error}".splitlines()[0]
         return [tuple(tensor.shape) for tensor in output_tensors(outputs)]
 
-    def pin_at_fault(self, fault: Fault) -> None:
-        """Find the groups behind a fault, among those that its operations touch first of all, and pin them."""
+    def mended(self, fault: Fault) -> bool:
+        """Find the groups behind a fault, and pin them, or call them inexact; False where none is at fault that was not
+        inexact before."""
+        if fault.number:
+            return self._mark_at_fault(fault)
+        self._pin_at_fault(fault)
+        return True
+
+    def _mark_at_fault(self, fault: Fault) -> bool:
+        """Of the groups whose count became a number."""
+
+        def counts(names: Sequence[str]) -> bool:
+            found = self._run_part(names)
+            return found is not None and found.number
+
+        exact = [group.name for group in self._structure.prunable if group.exact]
+        if counts([]) or not counts(exact):  # a number drawn at random is another in every run
+            return False
+        for name in at_fault(exact, counts):
+            own = self._run_part([name]) or fault
+            mark_inexact(self._axes[name], Reason(Kind.SIZE_AS_NUMBER, "", *own.steps[-1].place))
+        return True
+
+    def _pin_at_fault(self, fault: Fault) -> None:
+        """Those that the operations in doubt touch come first."""
         names = list(self._axes)
         if self._run_part([]) is not None:
             self._pin(names, "another result without any removal", fault)

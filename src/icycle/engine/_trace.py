@@ -37,12 +37,13 @@ def trace(
     inside attention heads may be pruned only with `head_width`.
 
     Every trace is proven by a run of the smaller model on tensors without data, in which every shape must be as
-    predicted. With `proof="numbers"` a trial on real values follows: a copy of the model with other weights, so that no
-    zero, one or symmetry hides anything, is run with zeroed channels and then without them. A group whose removal is
-    not zeroing is then not `exact`, and one without which the model does not run stays; the reason names the operation
-    at which the two runs part. That takes one copy of the weights and about two forward passes, more only where
-    something is found. It is left out, as with `proof="shapes"`, for a model on the meta device or whose parameters and
-    buffers have more than `copy_bytes` bytes (4 GiB); `structure.proof` says which it was, and `structure.notes` why.
+    predicted, and the numbers that operations are given the same. With `proof="numbers"` a trial on real values
+    follows: a copy of the model with other weights, so that no zero, one or symmetry hides anything, is run with zeroed
+    channels and then without them. A group whose removal is not zeroing is then not `exact`, and one without which the
+    model does not run stays; the reason names the operation at which the two runs part. That takes one copy of the
+    weights and about two forward passes, more only where something is found. It is left out, as with `proof="shapes"`,
+    for a model on the meta device or whose parameters and buffers have more than `copy_bytes` bytes (4 GiB);
+    `structure.proof` says which it was, and `structure.notes` why.
 
     The model is left as it is: mode, weights, buffers, random state and attributes. Raises TraceError where the model
     cannot be copied or does not run on the example."""

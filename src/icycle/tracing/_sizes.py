@@ -92,7 +92,8 @@ class TracedInt(int):
     so are comparisons and the truth of a size, as a "branch" of an origin that is the comparison itself.
 
     Python gives no way to see some uses: range(n), items[n], math.log(n), 1.0 / n and 1.0 < n (a float on the left)
-    take the number out of any int. Text made of a size is not followed.
+    take the number out of any int. Text made of a size is not followed. Where such a number is given to an operation,
+    the dry run sees that it has changed (engine/_scalars.py); what else becomes of it, only a trial in numbers.
     """
 
     origin: Origin
