@@ -17,17 +17,16 @@ from typing import Any
 import torch
 from _architectures import architecture
 from _common import RESULTS, Record, Results, command, machine, provenance, table
+from engine import zoo
 
 import icycle
 
 __all__ = ["tables"]
 
-_ZOO = Path(__file__).parent / "zoo.txt"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", default=_ZOO.read_text(encoding="utf-8").split())
+    parser.add_argument("--models", nargs="*", default=zoo())
     parser.add_argument("--out", type=Path, default=RESULTS / "proof_cost.jsonl")
     arguments = parser.parse_args()
     results = Results(arguments.out)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import icycle
 from icycle.errors import TraceError
+from icycle.tracing import named_modules, named_tensors
 from networks import IMAGE, TOKENS, Branches, Words, differences, snapshot
 from proof import prove
 
@@ -170,3 +171,21 @@ def test_a_model_that_needs_its_hooks_keeps_them(called: bool) -> None:
     structure = prove(model, example)
     assert [(group.name, group.size) for group in structure.prunable] == [("parts.0", 6), ("parts.2", 5)]
     assert any("without the hooks" in note for note in structure.notes) == called
+
+
+def test_names_are_those_that_torch_gives() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+            self.again = nn.ModuleDict({"in": self.first, "own": nn.Linear(3, 3, bias=False)})
+            self.tied = nn.Linear(3, 3)
+            self.tied.weight = self.first[0].weight
+            self.nothing = None
+            self.register_buffer("mean", self.first[1].running_mean)
+            self.register_parameter("absent", None)
+
+    model = Shared()
+    assert list(named_modules(model)) == list(model.named_modules())
+    expected = [*model.named_parameters(), *model.named_buffers()]
+    assert [(name, id(tensor)) for name, tensor in named_tensors(model)] == [(n, id(t)) for n, t in expected]

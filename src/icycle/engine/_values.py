@@ -67,8 +67,8 @@ class _Source:
 
     def __init__(self, roles: Mapping[str, dict[int, str]], dtype: torch.dtype | None) -> None:
         dice = torch.Generator().manual_seed(0)
-        self._normal = torch.randn(_PERIOD, generator=dice, dtype=torch.float64)
-        self._flat = torch.rand(_PERIOD, generator=dice, dtype=torch.float64)
+        self._normal = torch.randn(_PERIOD, generator=dice, dtype=torch.float64).repeat(2)
+        self._flat = torch.rand(_PERIOD, generator=dice, dtype=torch.float64).repeat(2)
         self._roles = roles
         self._dtype = dtype
         self._place = 0
@@ -80,12 +80,12 @@ class _Source:
         role = roles.get(0, "other")
         if like.dim() == 1 and role in _UNIFORM:
             low, high = _UNIFORM[role]
-            return self._filled(like, low + (high - low) * self._flat)
+            return self._filled(like, self._flat, high - low, low)
         if like.dim() > 1 and parameter:
             outputs = [dim for dim, role in roles.items() if role == "out"]
             known = outputs or "in" in roles.values()
             inputs = prod(size for dim, size in enumerate(like.shape) if dim not in (outputs or [0]))
-            return self._filled(like, self._normal * (max(inputs, 1) ** -0.5 if known else 1.0))
+            return self._filled(like, self._normal, max(inputs, 1) ** -0.5 if known else 1.0)
         first = like.reshape(-1)[:1]
         if first.numel() and bool(first.isfinite().all()) and not like.is_complex() and bool((like == first).all()):
             return self._around(like, float(first), parameter)
@@ -93,24 +93,27 @@ class _Source:
 
     def near(self, like: torch.Tensor) -> torch.Tensor:
         """Every element keeps its sign, and zeros stay."""
-        return self._filled(like, 0.75 + 0.25 * self._flat) * like.to(_type(like, self._dtype))
+        return self._filled(like, self._flat, 0.25, 0.75) * like.to(_type(like, self._dtype))
 
     def _around(self, like: torch.Tensor, value: float, parameter: bool) -> torch.Tensor:
         """In the place of one number everywhere, with which layers start. A tiny one, as a layer's scale may be, would
         hide what comes through."""
         if value == 0:
-            return self._filled(like, self._flat - 0.5)
+            return self._filled(like, self._flat, 1, -0.5)
         size = (1.0 if value > 0 else -1.0) if parameter else value
-        return self._filled(like, size * (0.5 + self._flat))
+        return self._filled(like, self._flat, size, size / 2)
 
-    def _filled(self, like: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def _filled(self, like: torch.Tensor, noise: torch.Tensor, factor: float, offset: float = 0.0) -> torch.Tensor:
+        """`offset` + `factor` times the noise."""
         made = torch.empty_like(like, dtype=_type(like, self._dtype))
         flat = made.as_strided((made.numel(),), (1,))
         flat = torch.view_as_real(flat).view(-1) if made.is_complex() else flat
-        block = noise.roll(-self._place).to(device=flat.device, dtype=flat.dtype)
+        block = noise[self._place :][: min(flat.numel(), _PERIOD)] * factor + offset
+        block = block.to(device=flat.device, dtype=flat.dtype)
         self._place = (self._place + flat.numel()) % _PERIOD
         whole = flat.numel() // _PERIOD * _PERIOD
-        flat[:whole].view(-1, _PERIOD).copy_(block)
+        if whole:
+            flat[:whole].view(-1, _PERIOD).copy_(block)
         flat[whole:] = block[: flat.numel() - whole]
         return made
 

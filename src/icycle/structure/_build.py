@@ -72,12 +72,8 @@ def _slices(trace: Trace, axes: list[Axis]) -> Mapping[int, tuple[Slice, ...]]:
     numbers = {axis.created: number for number, axis in enumerate(axes)}
     found: dict[int, list[Slice]] = {axis.created: [] for axis in axes}
     for name, position, dim, role in trace.channel_dims():
-        own = {axis.created: axis for axis in leaves(dim) if axis.created in numbers}
-        layout = freeze(dim, numbers) if own else None
-        for created, axis in own.items():
-            index = positions(layout, numbers[created], axis.size) if layout is not None else None
-            if index is not None:
-                found[created].append(Slice(name, position, index, role))
+        for number, index in positions(freeze(dim, numbers)).items():
+            found[axes[number].created].append(Slice(name, position, index, role))
     return {created: tuple(pieces) for created, pieces in found.items()}
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 import numpy as np
 
 from icycle.axes import Axis, Dim, Sum, resolve
 
 __all__ = ["Channels", "Concat", "Fixed", "Layout", "Outer", "fingerprint", "freeze", "positions"]
+
+
+Place = tuple[int, np.ndarray]  # a group, and (size, m) int64: the elements that belong to each of its channels
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,8 @@ class Fixed:
     def kept(self, keep: Sequence[np.ndarray]) -> np.ndarray:
         return np.ones(self.size, dtype=bool)
 
-    def owners(self, group: int) -> list[np.ndarray]:
-        return []
+    def places(self) -> Iterator[Place]:
+        return iter(())
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,8 @@ class Channels:
     def kept(self, keep: Sequence[np.ndarray]) -> np.ndarray:
         return keep[self.group]
 
-    def owners(self, group: int) -> list[np.ndarray]:
-        return [np.arange(self.size)] if group == self.group else []
+    def places(self) -> Iterator[Place]:
+        yield self.group, np.arange(self.size).reshape(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -47,20 +51,19 @@ class Concat:
 
     parts: tuple[Layout, ...]
 
-    @property
+    @cached_property
     def size(self) -> int:
         return sum(part.size for part in self.parts)
 
     def kept(self, keep: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate([part.kept(keep) for part in self.parts])
 
-    def owners(self, group: int) -> list[np.ndarray]:
-        found = []
-        for position, part in enumerate(self.parts):
-            before = sum(other.size for other in self.parts[:position])
-            after = self.size - before - part.size
-            found += [np.pad(owner, (before, after), constant_values=-1) for owner in part.owners(group)]
-        return found
+    def places(self) -> Iterator[Place]:
+        before = 0
+        for part in self.parts:
+            for group, index in part.places():
+                yield group, before + index
+            before += part.size
 
 
 @dataclass(frozen=True)
@@ -69,20 +72,22 @@ class Outer:
 
     factors: tuple[Layout, ...]
 
-    @property
+    @cached_property
     def size(self) -> int:
-        return int(np.prod([factor.size for factor in self.factors]))
+        return math.prod(factor.size for factor in self.factors)
 
     def kept(self, keep: Sequence[np.ndarray]) -> np.ndarray:
         return reduce(np.logical_and.outer, [factor.kept(keep) for factor in self.factors]).reshape(-1)
 
-    def owners(self, group: int) -> list[np.ndarray]:
-        found = []
-        for position, factor in enumerate(self.factors):
-            outer = int(np.prod([other.size for other in self.factors[:position]]))
-            inner = int(np.prod([other.size for other in self.factors[position + 1 :]]))
-            found += [np.tile(np.repeat(owner, inner), outer) for owner in factor.owners(group)]
-        return found
+    def places(self) -> Iterator[Place]:
+        outer, inner = 1, self.size
+        for factor in self.factors:
+            inner //= factor.size
+            rows = np.arange(outer).reshape(-1, 1, 1) * factor.size
+            for group, index in factor.places():
+                pairs = (rows + index.reshape(len(index), 1, -1, 1)) * inner + np.arange(inner)
+                yield group, pairs.reshape(len(index), -1)
+            outer *= factor.size
 
 
 Layout = Fixed | Channels | Concat | Outer
@@ -100,13 +105,12 @@ def freeze(dim: Dim, groups: Mapping[int, int]) -> Layout:
     return Concat(parts) if isinstance(dim, Sum) else Outer(parts)
 
 
-def positions(layout: Layout, group: int, size: int) -> np.ndarray | None:
-    """(size, m) int64: the m elements of the dimension that belong to each channel of `group`; None where none does."""
-    owners = layout.owners(group)
-    if not owners:
-        return None
-    columns = [np.argsort(owner, kind="stable")[np.count_nonzero(owner < 0) :].reshape(size, -1) for owner in owners]
-    return np.concatenate(columns, axis=1)
+def positions(layout: Layout) -> dict[int, np.ndarray]:
+    """Group -> (its size, m) int64: the m elements of the dimension that belong to each of its channels."""
+    found: dict[int, list[np.ndarray]] = {}
+    for group, index in layout.places():
+        found.setdefault(group, []).append(index)
+    return {group: pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1) for group, pieces in found.items()}
 
 
 def fingerprint(layouts: Mapping[str, tuple[Layout, ...]]) -> str:

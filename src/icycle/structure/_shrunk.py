@@ -36,9 +36,7 @@ def _resized(layout: Layout, sizes: Sequence[int]) -> Layout:
 
 
 def _resized_group(group: Group, number: int, sizes: Sequence[int], layouts: dict[str, tuple[Layout, ...]]) -> Group:
-    slices = []
-    for piece in group.slices:
-        index = positions(layouts[piece.parameter][piece.dim], number, sizes[number])
-        assert index is not None
-        slices.append(replace(piece, index=index))
-    return replace(group, size=sizes[number], slices=tuple(slices))
+    slices = tuple(
+        replace(piece, index=positions(layouts[piece.parameter][piece.dim])[number]) for piece in group.slices
+    )
+    return replace(group, size=sizes[number], slices=slices)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from icycle.surgery._layers import synchronise
-from icycle.tracing import STAND_INS, Caches, Edit, named_tensors, rewritten
+from icycle.tracing import STAND_INS, Caches, Edit, named_modules, named_tensors, rewritten
 
 __all__ = ["Draft", "Place", "Swap", "changed_attributes", "commit"]
 
@@ -68,7 +68,7 @@ class Draft:
     """A twin of every module of a model, sharing all that is not exchanged; the model itself is not touched."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._twins = [(module, _twin(module)) for module in model.modules()]
+        self._twins = [(module, _twin(module)) for _, module in named_modules(model)]
         by_id = {id(module): twin for module, twin in self._twins}
         for _, twin in self._twins:
             children = vars(twin)["_modules"]
@@ -133,7 +133,7 @@ class Draft:
 def changed_attributes(model: nn.Module) -> list[Place]:
     """The integer attributes that removals from `model` have changed, ever."""
     return [
-        (path, name, item) for path, module in model.named_modules() for name, item in vars(module).get(_CHANGED, ())
+        (path, name, item) for path, module in named_modules(model) for name, item in vars(module).get(_CHANGED, ())
     ]
 
 

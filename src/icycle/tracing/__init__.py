@@ -2,12 +2,13 @@
 
 from icycle.tracing._arguments import Arguments, bind
 from icycle.tracing._code import Edit, edits_of, rewritten
+from icycle.tracing._modules import named_modules, named_tensors
 from icycle.tracing._operands import Operand
 from icycle.tracing._recorder import Step
 from icycle.tracing._registry import Rule, register
 from icycle.tracing._registry import register as register_rule
 from icycle.tracing._run import call_with, map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
-from icycle.tracing._shadow import Caches, copy_of, duplicate, named_tensors, shadow_of
+from icycle.tracing._shadow import Caches, copy_of, duplicate, shadow_of
 from icycle.tracing._standins import STAND_INS
 from icycle.tracing._trace import Trace, trace_model
 from icycle.tracing._tracer import Call, Dims, Info, Tracer, flat_tensors
@@ -32,6 +33,7 @@ __all__ = [
     "edits_of",
     "flat_tensors",
     "map_tensors",
+    "named_modules",
     "named_tensors",
     "output_tensors",
     "register",

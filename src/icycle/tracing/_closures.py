@@ -29,8 +29,9 @@ def rebind(memo: dict[int, Any]) -> None:
 
 
 def _replace_within(made: Any, functions: _Functions) -> None:
-    if isinstance(made, dict):
-        _replace_items(made, list(made.items()), functions)
+    if isinstance(made, dict):  # most are empty registries of hooks
+        if made:
+            _replace_items(made, list(made.items()), functions)
     elif isinstance(made, list):
         _replace_items(made, list(enumerate(made)), functions)
     elif isinstance(made, partial):

@@ -11,12 +11,14 @@ from typing import Any
 
 from torch import nn
 
+from icycle.tracing._modules import named_modules
+
 __all__ = ["has_watchers", "watchers"]
 
 
 def has_watchers(model: nn.Module) -> bool:
     """Whether a module of the model has a hook that only watches."""
-    return any(True for module in model.modules() for _ in watchers(module))
+    return any(True for _, module in named_modules(model) for _ in watchers(module))
 
 
 def watchers(module: nn.Module) -> Iterator[tuple[dict[int, Any], int]]:

@@ -16,6 +16,7 @@ from icycle.axes import Axis, Dim, pin
 from icycle.reasons import Kind, Place, Reason
 from icycle.tracing._code import site_here, user_frame
 from icycle.tracing._conditions import Condition, Conditions
+from icycle.tracing._modules import named_modules
 from icycle.tracing._operands import without_tensors
 from icycle.tracing._registry import find_rule
 from icycle.tracing._sizes import FromDim, TracedInt
@@ -40,7 +41,7 @@ class Recorder(Tracer):
     """The tracer that the rules get, together with what only the run itself does with it."""
 
     def __init__(self, shadow: nn.Module, head_width: bool) -> None:
-        super().__init__(Conditions(head_width, dict(shadow.named_modules())), head_width)
+        super().__init__(Conditions(head_width, dict(named_modules(shadow))), head_width)
         self.paths: list[str] = []  # of the modules that are running, innermost last
         self.steps: list[Step] = []  # of this run
         self.used: list[Dim] = []  # the parameters' own dimensions, in the order in which they were used

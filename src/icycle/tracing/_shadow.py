@@ -20,6 +20,7 @@ from icycle.axes import Dim
 from icycle.errors import TraceError
 from icycle.tracing._closures import rebind
 from icycle.tracing._hooks import watchers
+from icycle.tracing._modules import named_modules, named_tensors
 from icycle.tracing._sizes import FromAttribute, FromDim, TracedInt, Used
 from icycle.tracing._standins import STAND_INS
 
@@ -28,19 +29,12 @@ __all__ = [
     "copy_of",
     "duplicate",
     "following_paths",
-    "named_tensors",
     "refusing_the_original",
     "remember_attributes",
     "reusable",
     "shadow_of",
     "tensor_dicts",
 ]
-
-
-def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter, then every buffer, tied ones once, by their first name."""
-    yield from model.named_parameters()
-    yield from model.named_buffers()
 
 
 Copied = TypeVar("Copied")
@@ -54,7 +48,7 @@ def shadow_of(model: nn.Module, meta: bool, caches: Caches, hooks: bool = False)
     tensors and buffers, which code reads as values or updates in place, are cloned. Hooks: as in `duplicate`.
     """
     shadow = duplicate(model, lambda tensor: _stand_in(tensor, meta), caches, hooks)
-    for module in shadow.modules():
+    for _, module in named_modules(shadow):
         module.__class__ = STAND_INS.get(type(module), type(module))
     return shadow
 
@@ -69,7 +63,7 @@ def duplicate(
     memo: dict[int, Any] = {}
     for _, tensor in named_tensors(model):
         memo[id(tensor)] = replace(tensor)
-    for module in model.modules():  # a dozen empty registries of hooks in each, which deepcopy is slow to copy
+    for _, module in named_modules(model):  # a dozen empty registries of hooks in each, which deepcopy is slow to copy
         memo.update((id(value), OrderedDict()) for value in vars(module).values() if _is_empty_registry(value))
     try:
         with _CopyTensors(replace):
@@ -80,7 +74,7 @@ def duplicate(
             f"{type(error).__name__}: {error}. Remove the attribute that cannot be copied before tracing."
         ) from error
     if not hooks:
-        for module in made.modules():
+        for _, module in list(named_modules(made)):
             for registry, key in list(watchers(module)):
                 del registry[key]
     with _CopyTensors(replace):
@@ -98,7 +92,7 @@ def tensor_dicts(model: nn.Module) -> Caches:
     """The dicts of tensors that modules keep beside their parameters and buffers."""
     return frozenset(
         (path, name)
-        for path, module in model.named_modules()
+        for path, module in named_modules(model)
         for name, value in vars(module).items()
         if name not in ("_parameters", "_buffers", "_modules") and type(value) is dict and value
         if all(isinstance(item, torch.Tensor) for item in value.values())
@@ -156,7 +150,7 @@ _WEIGHT_SIZES: tuple[tuple[type[nn.Module], dict[str, int]], ...] = (
 def remember_attributes(shadow: nn.Module, used: Used, dims: Callable[[torch.Tensor], tuple[Dim, ...]]) -> None:
     """Replace the integer attributes of every module, also inside tuples and lists, by ints that know their name, or
     the dimension of the weight that they tell, and tell `used` when they serve as numbers."""
-    for path, module in shadow.named_modules():
+    for path, module in named_modules(shadow):
         told = _told_sizes(module, dims)
         for name, value in vars(module).items():
             if type(value) is int:
@@ -192,7 +186,7 @@ def following_paths(shadow: nn.Module, stack: list[str]) -> Iterator[None]:
         stack.pop()
 
     try:
-        for path, module in shadow.named_modules():
+        for path, module in named_modules(shadow):
             handles.append(module.register_forward_pre_hook(enter(path), prepend=True))
             handles.append(module.register_forward_hook(leave))
         yield
@@ -205,7 +199,7 @@ def following_paths(shadow: nn.Module, stack: list[str]) -> Iterator[None]:
 def refusing_the_original(model: nn.Module) -> Iterator[None]:
     """Raise TraceError where a copy's code calls a module of the model itself, which it reached by a global, say: it
     would be changed by the run, and its channels would go unseen."""
-    paths = {id(module): path for path, module in model.named_modules()}
+    paths = {id(module): path for path, module in named_modules(model)}
 
     def refuse(module: nn.Module, args: Any) -> None:
         if id(module) in paths:
@@ -225,7 +219,9 @@ def refusing_the_original(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def reusable(shadow: nn.Module) -> Iterator[None]:
     """Take back what a run leaves in the attributes of modules: results that they cache."""
-    before = [(module, {name: _shallow(value) for name, value in vars(module).items()}) for module in shadow.modules()]
+    before = [
+        (module, {name: _shallow(value) for name, value in vars(module).items()}) for _, module in named_modules(shadow)
+    ]
     yield
     for module, attributes in before:
         module.__dict__.clear()

@@ -16,12 +16,12 @@ from icycle.errors import TraceError
 from icycle.reasons import Kind, Reason
 from icycle.tracing._conditions import Conditions, Rewrite
 from icycle.tracing._hooks import has_watchers
+from icycle.tracing._modules import named_tensors
 from icycle.tracing._recorder import Recorder, Step
 from icycle.tracing._run import map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
 from icycle.tracing._shadow import (
     Caches,
     following_paths,
-    named_tensors,
     refusing_the_original,
     remember_attributes,
     reusable,
