@@ -66,8 +66,15 @@ def seeded() -> Iterator[None]:
         with torch.random.fork_rng(devices=devices):
             random.seed(0)
             np.random.seed(0)
-            torch.manual_seed(0)
+            _seed_torch()
             yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+def _seed_torch() -> None:
+    """Not by torch.manual_seed, which seeds a device that is not in use yet as well, once it will be."""
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
@@ -61,14 +62,20 @@ def _type(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
     return dtype.to_complex() if tensor.is_complex() else dtype
 
 
+@functools.cache
+def _noise() -> tuple[torch.Tensor, torch.Tensor]:
+    """Normal, and uniform from 0 to 1: a block of each, twice, so that a piece can start anywhere."""
+    dice = torch.Generator().manual_seed(0)
+    normal = torch.randn(_PERIOD, generator=dice, dtype=torch.float64, device="cpu")
+    return normal.repeat(2), torch.rand(_PERIOD, generator=dice, dtype=torch.float64, device="cpu").repeat(2)
+
+
 class _Source:
     """Random tensors, written as fast as memory takes them: one block of noise, scaled and repeated, each tensor from
     another place in it."""
 
     def __init__(self, roles: Mapping[str, dict[int, str]], dtype: torch.dtype | None) -> None:
-        dice = torch.Generator().manual_seed(0)
-        self._normal = torch.randn(_PERIOD, generator=dice, dtype=torch.float64).repeat(2)
-        self._flat = torch.rand(_PERIOD, generator=dice, dtype=torch.float64).repeat(2)
+        self._normal, self._flat = _noise()
         self._roles = roles
         self._dtype = dtype
         self._place = 0
