@@ -61,6 +61,10 @@ class ScheduledRemoval:
     def removals(self) -> list[Removal]:
         return self._log.removals
 
+    @property
+    def settled(self) -> bool:
+        return self._done == len(self._moments)
+
     def start_epoch(self, epoch: int) -> None:
         self._remove_when_due()
 
@@ -92,9 +96,11 @@ class ScheduledRemoval:
         self._context.record_choice(self._settings.criterion, scores, subnet)
         self._log.before()
         refit = refitting(self._settings, self._context, self._training)
-        self._structure = remove(model, structure, subnet, optimizer=self._training.optimizer, refit=refit)
-        self._training.recalibrate(model, self._settings.calibration_batches)
         trainer = self._training.trainer
+        self._structure = remove(
+            model, structure, subnet, optimizer=trainer.optimizer, averaged=trainer.averaged, refit=refit
+        )
+        self._training.recalibrate(model, self._settings.calibration_batches)
         self._log.after(trainer.step / trainer.steps_per_epoch, structure.macs(), self._structure.macs())
 
     def _select(self, share: float, scores: Scores) -> SubNetwork:

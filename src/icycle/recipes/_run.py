@@ -25,6 +25,7 @@ from icycle.structure import Structure
 from icycle.training import (
     Listener,
     Recorder,
+    deterministic,
     measure,
     require_no_stop,
     require_one_process,
@@ -86,7 +87,8 @@ def _carry_out(recipe: Recipe, folder: RunFolder, recorder: Recorder) -> Report:
         result = read_result(folder.result, recorder)
         artifacts.load(folder.model, context.model)
     else:
-        result = _prune(recipe, context, folder, study)
+        with deterministic(recipe.train.deterministic):
+            result = _prune(recipe, context, folder, study)
         with folder.written():
             shutil.rmtree(folder.model, ignore_errors=True)  # of a part that ended before it wrote its result
             artifacts.save(context.model, folder.model)
@@ -130,8 +132,9 @@ def tune_recipe(recipe: Recipe, settings: TuneSettings, output: Path, *, listene
     study = open_study(method, context.data, settings, recipe.seed)
     context = _with_teacher(recipe, context)
     recorder.write("start", recipe=recipe.name, method="tuning", epochs=recipe.train.epochs)
-    method.prepare(context)
-    outcome = tune(method, context, settings, study)
+    with deterministic(recipe.train.deterministic):
+        method.prepare(context)
+        outcome = tune(method, context, settings, study)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_tuned(recipe, outcome, output)
     return outcome

@@ -4,6 +4,7 @@ from icycle.training._accelerator import require_one_process, run_device
 from icycle.training._batches import Batch, Loader, inputs_of, run_model, split_batch, to_device
 from icycle.training._checkpoint import Stateful, damaged_checkpoints, saved_progress
 from icycle.training._clock import STAGES, StageClock
+from icycle.training._deterministic import deterministic
 from icycle.training._distill import Distill, Teacher
 from icycle.training._evaluate import evaluate, evaluate_batches
 from icycle.training._loop import Hooks, Trainer, TrainSettings
@@ -44,6 +45,7 @@ __all__ = [
     "Trainer",
     "correct_batches",
     "damaged_checkpoints",
+    "deterministic",
     "divergence",
     "evaluate",
     "evaluate_batches",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from icycle.errors import DataError
 from icycle.tracing import map_tensors
 
-__all__ = ["Batch", "Loader", "batch_size_of", "inputs_of", "run_model", "split_batch", "to_device"]
+__all__ = ["Batch", "Loader", "batch_size_of", "inputs_of", "run_model", "split_batch", "to_device", "windows"]
 
 # (inputs, targets), or a mapping that holds the targets as "labels"; inputs are a tensor, or a mapping of the
 # keywords that the model is called with.
@@ -68,6 +69,13 @@ def to_device(batch: Batch, model: torch.nn.Module, *, channels_last: bool = Fal
         return tensor
 
     return map_tensors(batch, move)
+
+
+def windows(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Lists of `size` batches, one after the other; the last may be shorter."""
+    rest = iter(batches)
+    while window := list(islice(rest, size)):
+        yield window
 
 
 def batch_size_of(batch: Batch) -> int:

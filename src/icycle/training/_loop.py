@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,10 @@ from pydantic import Field
 
 from icycle.errors import DataError, TrainingError
 from icycle.training._accelerator import Precision, make_accelerator
-from icycle.training._batches import Batch, Loader, batch_size_of, to_device
+from icycle.training._average import Average
+from icycle.training._batches import Batch, Loader, batch_size_of, to_device, windows
+from icycle.training._decay import build_optimizer
+from icycle.training._deterministic import deterministic
 from icycle.training._distill import Distill, Teacher
 from icycle.training._optimizers import SGD, OptimizerSettings
 from icycle.training._random import RandomState, random_state, restore_random
@@ -25,6 +28,7 @@ from icycle.training._saver import Partial, Saver
 from icycle.training._schedules import Cosine, ScheduleSettings
 from icycle.training._settings import Settings
 from icycle.training._signals import require_no_stop
+from icycle.training._stopping import EarlyStopping
 from icycle.training._task import Classification, Task, correct_batches, measure
 
 __all__ = ["Hooks", "TrainSettings", "Trainer"]
@@ -38,17 +42,25 @@ class TrainSettings(Settings):
 
     epochs: Annotated[int, Field(ge=1)] = 12
     batch_size: Annotated[int, Field(ge=2)] = 128
+    accumulate: Annotated[int, Field(ge=1)] = 1  # batches in a step of the optimizer
     optimizer: OptimizerSettings = SGD()
     schedule: ScheduleSettings = Cosine()
     precision: Precision = "no"
     channels_last: bool = True
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)  # see `build_optimizer`
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     distill: Distill | None = None
+    early_stopping: Annotated[int, Field(ge=1)] | None = None  # epochs without a better validation metric
+    deterministic: bool = False
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 15.0  # between two in the middle of an epoch
 
 
 class Hooks(Protocol):
-    """What a method does inside the loop; `OneCycle` has exactly these two."""
+    """What a method does inside the loop; `OneCycle` has exactly these two.
+
+    Training does not stop early as long as a property `settled` of theirs is false: channels still have to go.
+    """
 
     def start_epoch(self, epoch: int) -> None: ...
 
@@ -115,7 +127,7 @@ class Trainer:
     Args:
         model: is moved to the run's device.
         settings: how to train.
-        steps_per_epoch: batches per epoch, >= 1; the schedule spans `settings.epochs` of them.
+        batches_per_epoch: >= 1; the schedule spans `settings.epochs` of them.
         recorder: takes one record per epoch and keeps the clock.
         task: what it is trained for; classification by default.
         teacher: a trained network to learn from, where the settings ask for distillation; else `keep_teacher` is due.
@@ -128,28 +140,32 @@ class Trainer:
         self,
         model: torch.nn.Module,
         settings: TrainSettings,
-        steps_per_epoch: int,
+        batches_per_epoch: int,
         recorder: Recorder | None = None,
         task: Task | None = None,
         teacher: torch.nn.Module | None = None,
     ) -> None:
-        if steps_per_epoch < 1:
+        if batches_per_epoch < 1:
             raise TrainingError(
-                f"Expected at least one batch per epoch, but got {steps_per_epoch}: fewer training examples than "
+                f"Expected at least one batch per epoch, but got {batches_per_epoch}: fewer training examples than "
                 f"batch_size={settings.batch_size}; lower train.batch_size or raise data.subset"
             )
         self.settings = settings
         self.recorder = recorder or Recorder()
         self.task = task or Classification()
-        self.steps_per_epoch = steps_per_epoch
+        self.steps_per_epoch = math.ceil(batches_per_epoch / settings.accumulate)  # of the optimizer
         self.epoch = 0  # completed epochs
         self.step = 0  # completed steps
         self._course: _Course | None = None
         self._accelerator = make_accelerator(settings.precision)
         self.model = model.to(self._accelerator.device)
-        self._teacher = self._make_teacher(teacher)
-        self._prepared = self._accelerator.prepare_optimizer(settings.optimizer.build(model.parameters()))
+        self._prepared = self._accelerator.prepare_optimizer(
+            build_optimizer(settings.optimizer, model, settings.weight_decay)
+        )
+        self._average = None if settings.ema is None else Average(model, settings.ema)
         self.lay_out()
+        self._teacher = self._make_teacher(teacher)
+        self._stopping = EarlyStopping(settings.early_stopping, self.task)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -159,7 +175,17 @@ class Trainer:
     @property
     def parts(self) -> dict[str, object]:
         """What belongs into a checkpoint beside model, optimizer and the method."""
-        return {"teacher": self._teacher}
+        return {"teacher": self._teacher, "average": self._average, "stopping": self._stopping}
+
+    @property
+    def averaged(self) -> tuple[torch.nn.Module, ...]:
+        """Copies of the model that have to lose the same channels."""
+        return () if self._average is None else (self._average.wrapper,)
+
+    @property
+    def judged(self) -> torch.nn.Module:
+        """The network that is evaluated, and kept in the end: the average, once there is one."""
+        return self.model if self._average is None or not self._average.begun else self._average.network
 
     @property
     def steps(self) -> int:
@@ -177,11 +203,14 @@ class Trainer:
     def fit(
         self, train: Loader, validation: Loader, *, hooks: Hooks | None = None, checkpoint: Path | None = None
     ) -> float:
-        """Train to the last epoch; return the last value of the task's deciding metric on the validation split.
+        """Train to the last epoch; return the value of the task's deciding metric on the validation split.
+
+        It is that of the last epoch, or of the best one with `settings.early_stopping`; the model has its weights then,
+        or their average.
 
         Args:
             train: `len(train)` is `steps_per_epoch`.
-            validation: decides nothing here, and is recorded after every epoch.
+            validation: is recorded after every epoch, and decides about early stopping alone.
             hooks: called before each epoch and after each step; those that are `Stateful` are part of checkpoints.
             checkpoint: a folder that is written after every good epoch, every `settings.checkpoint_minutes`, and when
                 the process is asked to stop. Where it holds a checkpoint already, training goes on from it.
@@ -194,37 +223,54 @@ class Trainer:
         saver = Saver(self, checkpoint, hooks)
         partial, epoch_start, accuracy = saver.restore()
         for epoch in range(self.epoch, self.settings.epochs):
+            if self._stopping.over:
+                break
             batches = _Rest(train, partial.batches, epoch_start)
             saver.epoch_starts(epoch_start)
-            with self._explained(checkpoint):
+            with self._explained(checkpoint), deterministic(self.settings.deterministic):
                 accuracy = self._run_epoch(epoch, batches, validation, hooks, saver, partial)
+            if getattr(hooks, "settled", True):
+                self._stopping.see(accuracy, self.judged)
             saver.epoch_done(accuracy)
             partial, epoch_start = Partial(), {}
-        return self.evaluate(validation) if accuracy is None else accuracy
+        self._hand_over_average()
+        return self._stopping.restore(self.evaluate(validation) if accuracy is None else accuracy, self.model)
 
     def train_for(self, train: Loader, epochs: float, rate: Callable[[float], float]) -> float:
         """Train on, with the same optimizer, for `epochs` (> 0, fractions too); the mean loss of the last of them.
 
-        `rate` is the learning rate as a function of the progress, 0..1. Nothing is evaluated, recorded or saved.
+        `rate` is the learning rate as a function of the progress, 0..1. Nothing is evaluated, recorded or saved. Where
+        weights are averaged, the average begins anew, and the model has it in the end.
 
         Raises:
             TrainingError: the loss or the weights are no longer finite.
             RunInterruptedError: SIGTERM or SIGUSR1 came within `stoppable`.
         """
         left = max(1, round(epochs * len(train)))
-        self._course = _Course(self.step, left, rate)
+        self._course = _Course(self.step, self._steps_in(left, len(train)), rate)
         loss = math.nan
         try:
             while left > 0:
                 if isinstance(train, _HasEpochs):
                     train.set_epoch(self.epoch)
-                with self._explained(None):
+                with self._explained(None), deterministic(self.settings.deterministic):
                     loss = self._train_epoch(islice(train, left), NoHooks(), Partial(), lambda _: require_no_stop())
                 left -= len(train)
                 self.epoch += 1
         finally:
             self._course = None
+        self._hand_over_average()
         return loss
+
+    def _steps_in(self, batches: int, batches_per_epoch: int) -> int:
+        """The steps of the optimizer in so many batches; the last one of each epoch may have fewer."""
+        epochs, rest = divmod(batches, batches_per_epoch)
+        size = self.settings.accumulate
+        return epochs * math.ceil(batches_per_epoch / size) + math.ceil(rest / size)
+
+    def _hand_over_average(self) -> None:
+        if self._average is not None:
+            self._average.hand_over()
 
     def correct_batches(self, loader: Loader) -> Generator[torch.Tensor, None, None]:
         """For each batch which of its examples are judged right, bool `(batch,)`, in the run's precision."""
@@ -246,23 +292,25 @@ class Trainer:
     def measure(self, loader: Loader) -> dict[str, float]:
         """All of the task's metrics on `loader`, in the run's precision."""
         with self.recorder.clock.stage("evaluation"), self._accelerator.autocast():
-            return measure(self.model, loader, self.task, channels_last=self.settings.channels_last)
+            return measure(self.judged, loader, self.task, channels_last=self.settings.channels_last)
 
     def recalibrate(self, loader: Loader, *, batches: int = 10) -> None:
         """Estimate the batch-norm statistics anew, in the run's precision."""
         with self.recorder.clock.stage("recalibration"), self._accelerator.autocast():
-            recalibrate(self.model, loader, batches=batches)
+            for network in dict.fromkeys((self.model, self.judged)):
+                recalibrate(network, loader, batches=batches)
 
     def keep_teacher(self) -> None:
         """From now on learn from the network as it is at this moment, too; nothing where the settings ask for no
         distillation, or there is a teacher already. The network must be whole still."""
         if self._teacher is not None:
-            self._teacher.take(self.model)
+            self._teacher.take(self.judged)
 
     def lay_out(self) -> None:
         """Give the convolutions their memory format; a removal makes new weights, so it is called after one too."""
         if self.settings.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+            for network in (self.model, *self.averaged):
+                network.to(memory_format=torch.channels_last)
 
     def _run_epoch(
         self, epoch: int, train: _Rest, validation: Loader, hooks: Hooks, saver: Saver, partial: Partial
@@ -299,8 +347,9 @@ class Trainer:
         were trained on."""
         clock = self.recorder.clock
         self.model.train()
-        for batch in train:
-            partial.add(self._train_step(self.on_device(batch)), batch_size_of(batch))
+        for window in windows(train, self.settings.accumulate):
+            loss, examples = self._train_step(window)
+            partial.add(loss, examples, batches=len(window))
             with clock.stage("search"):
                 hooks.after_step()
             step_done(partial)
@@ -311,22 +360,29 @@ class Trainer:
         self._require_finite_weights()
         return mean
 
-    def _train_step(self, batch: Batch) -> torch.Tensor:
-        """One step of the optimizer; returns the loss."""
+    def _train_step(self, window: Sequence[Batch]) -> tuple[torch.Tensor, int]:
+        """One step of the optimizer on some batches; returns the mean loss of their examples, and how many they are."""
         rate = self.learning_rate
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with self._accelerator.autocast():
-            loss = self._loss(batch)
-        if loss.device.type == "cpu" or self.step % _LOSS_CHECK_INTERVAL == 0:
-            self._require_finite(float(loss.detach()))  # before the update, so that the weights stay good
-        self._accelerator.backward(loss)
+        sizes = [batch_size_of(batch) for batch in window]
+        mean: torch.Tensor | float = 0.0
+        for batch, size in zip(window, sizes, strict=True):
+            with self._accelerator.autocast():
+                loss = self._loss(self.on_device(batch))
+            if loss.device.type == "cpu" or self.step % _LOSS_CHECK_INTERVAL == 0:
+                self._require_finite(float(loss.detach()))  # before the update, so that the weights stay good
+            share = size / sum(sizes)
+            self._accelerator.backward(loss * share if share < 1 else loss)
+            mean = mean + loss.detach() * share
         if self.settings.clip_norm is not None:
             self._accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
         self._prepared.step()
         self._prepared.zero_grad()
+        if self._average is not None:
+            self._average.update()
         self.step += 1
-        return loss.detach()
+        return torch.as_tensor(mean), sum(sizes)
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         if self._teacher is not None and self._teacher.teaches:

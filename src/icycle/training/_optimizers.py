@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
+from torch.optim.optimizer import ParamsT
 
 from icycle.registry import Kind
 from icycle.training._settings import Named, Settings
@@ -26,8 +26,8 @@ class Optimizer(Settings, ABC):
     learning_rate: LearningRate
 
     @abstractmethod
-    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer of `parameters`."""
+    def build(self, parameters: ParamsT) -> torch.optim.Optimizer:
+        """The optimizer of `parameters`: some, or groups of them, as torch's optimizers take them."""
 
 
 class SGD(Optimizer):
@@ -39,7 +39,7 @@ class SGD(Optimizer):
     weight_decay: WeightDecay = 5e-4
     nesterov: bool = False
 
-    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: ParamsT) -> torch.optim.Optimizer:
         return torch.optim.SGD(
             parameters,
             lr=self.learning_rate,
@@ -57,7 +57,7 @@ class AdamW(Optimizer):
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     weight_decay: WeightDecay = 1e-2
 
-    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: ParamsT) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
 
 

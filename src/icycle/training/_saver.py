@@ -33,8 +33,11 @@ class Partial:
     examples: int = 0
     loss: torch.Tensor | float = 0.0  # summed over the examples
 
-    def add(self, loss: torch.Tensor, examples: int) -> None:
-        self.batches, self.examples, self.loss = self.batches + 1, self.examples + examples, self.loss + loss * examples
+    def add(self, loss: torch.Tensor, examples: int, batches: int = 1) -> None:
+        """Count what was trained on; `loss` is the mean of these examples."""
+        self.batches += batches
+        self.examples += examples
+        self.loss = self.loss + loss * examples
 
 
 class Saver:

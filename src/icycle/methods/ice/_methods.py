@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from icycle.engine import trace
-from icycle.errors import IcycleError
+from icycle.errors import IcycleError, RecipeError
 from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, Effort, Method, MethodResult, Removal, register
 from icycle.methods._settings import Checked, Share
@@ -67,6 +67,11 @@ class Stepwise(StepwiseSettings, Method):
                 require_size(context.data.validation.examples, settings.threshold, settings.confidence)
         if not context.trained:
             context.fit(context.trainer())
+        elif context.train.early_stopping is not None:
+            raise RecipeError(
+                "Expected no train.early_stopping, as the network comes trained, but got "
+                f"{context.train.early_stopping}; leave it out: fine-tunes have lengths of their own (method.patience)"
+            )
 
     def run(self, context: Context) -> MethodResult:
         training = BuiltInTraining(context, cache=StoredPrefix(context.data.train, self.reuse_bytes))

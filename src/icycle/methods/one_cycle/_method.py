@@ -6,6 +6,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
+from torch import nn
+
 from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, Method, MethodResult, Removal, register
 from icycle.methods._removal import RemovalLog, RemovalSettings, refitting
@@ -58,8 +60,9 @@ class _Hooks:
                 epochs=context.train.epochs,
                 optimizer=trainer.optimizer,
                 steps_per_epoch=trainer.steps_per_epoch,
+                averaged=trainer.averaged,
                 compensate=refitting(method, context, training),
-                recalibrate=partial(training.recalibrate, batches=method.calibration_batches),
+                recalibrate=partial(_recalibrate, training, method.calibration_batches),
                 criterion=criterion,
                 round_to=method.round_to,
                 limit=method.limit,
@@ -72,6 +75,10 @@ class _Hooks:
     @property
     def removals(self) -> list[Removal]:
         return self._log.removals
+
+    @property
+    def settled(self) -> bool:
+        return self._pruner.removed
 
     @property
     def report(self) -> OneCycleReport:
@@ -119,6 +126,12 @@ class _Hooks:
             self._context.record_choice(self._criterion, self._scores, self._pruner.subnet)
             if self._pruner.attempts:
                 self._context.record_attempts(self._pruner.attempts)
+
+
+def _recalibrate(training: BuiltInTraining, batches: int, model: nn.Module) -> None:
+    """Recalibrate the model; the loop does the same with its average, which it knows to be one."""
+    if model is training.trainer.model:
+        training.recalibrate(model, batches)
 
 
 def _recalibrated_accuracy(context: Context, training: BuiltInTraining, batches: int) -> float:
