@@ -17,6 +17,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "icycle"
 ROOMS = [
     "errors",
     "files",
+    "runs",
     "registry",
     "reasons",
     "axes",

@@ -19,6 +19,7 @@ from icycle.cli._inspect import inspect
 from icycle.cli._recipes import recipes
 from icycle.cli._report import report
 from icycle.cli._run import run
+from icycle.cli._runs import runs
 from icycle.cli._tune import tune
 from icycle.cli._verify import verify
 from icycle.errors import IcycleError
@@ -75,6 +76,7 @@ def _command(
 
 
 app.command()(run)
+app.command()(runs)
 app.command()(compare)
 app.command()(tune)
 app.command()(inspect)

@@ -1,4 +1,4 @@
-"""A run as it goes: one live line on a terminal, and one lasting line per epoch and removal."""
+"""A run as it goes: one lasting line per epoch and removal; on a terminal a live one below them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Progress:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("reading the data", total=None)
         self._search = ""
@@ -48,6 +49,8 @@ class Progress:
 
     def _show_start(self, record: Record) -> None:
         description = f"{record['recipe']}: {record['method']}"
+        if not self._console.is_terminal:
+            self._print(description)
         self._bar.update(self._task, description=description, total=record["epochs"], completed=0)
 
     def _show_weights(self, record: Record) -> None:

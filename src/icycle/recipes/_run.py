@@ -19,6 +19,7 @@ from icycle.methods import Context, MethodResult, TuneSettings
 from icycle.recipes._folder import RunFolder
 from icycle.recipes._result import read_result, write_result
 from icycle.recipes._schema import Recipe
+from icycle.recipes._track import require_trackers, tracked
 from icycle.recipes._tuned import write_tuned
 from icycle.report import NetworkFacts, Report, compare_latency, environment, file_bytes, group_facts, write_page
 from icycle.structure import Structure
@@ -61,13 +62,16 @@ def run_recipe(
             the run was refused before it did anything.
     """
     require_one_process()  # before any of them makes the folder
+    require_trackers(recipe.track)
     made = () if resume else folder.create(recipe)
     with folder.locked(), stoppable():
         if resume:
             folder.reopen(recipe)
-        recorder = Recorder(folder.metrics, listeners)
+        recorder = Recorder(folder.metrics)
         try:
-            return _carry_out(recipe, folder, recorder)
+            with tracked(recipe, folder.path) as trackers:
+                recorder = Recorder(folder.metrics, (*listeners, *trackers))
+                return _carry_out(recipe, folder, recorder)
         except RunInterruptedError:
             raise
         except Exception:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, TypeAdapter, model_validator
 
 from icycle.errors import IcycleError
 from icycle.methods import Method, methods
+from icycle.recipes._track import find_tracker
 from icycle.registry import Kind, import_module
 from icycle.tasks import TASK
 from icycle.training import Classification, Named, Settings, Supervised, Task, TrainSettings
@@ -56,6 +57,11 @@ def _augment(value: Any) -> bool | Augment:
     if isinstance(value, dict | Augment):
         return Augment.model_validate(value)
     return TypeAdapter(bool).validate_python(value)
+
+
+def _listed(value: Any) -> Any:
+    """`track: tensorboard` is short for a list of one; nothing for an empty one."""
+    return () if value is None else (value,) if isinstance(value, str) else value
 
 
 class DataSettings(Settings):
@@ -106,7 +112,8 @@ class ModelSettings(Settings):
 class Recipe(Settings):
     """A whole run: data, model, training, method and seed.
 
-    `imports` are modules that register what the other sections name; they are imported first.
+    `imports` are modules that register what the other sections name; they are imported first. `track` are trackers that
+    the metrics are sent to.
     """
 
     imports: tuple[Annotated[str, _known(import_module)], ...] = ()
@@ -117,6 +124,7 @@ class Recipe(Settings):
     task: Annotated[Task, TASK] = Classification()
     train: TrainSettings = TrainSettings()
     method: Annotated[Method, METHOD]
+    track: Annotated[tuple[Annotated[str, _known(find_tracker)], ...], BeforeValidator(_listed)] = ()
 
     @model_validator(mode="after")
     def _teachable(self) -> Recipe:

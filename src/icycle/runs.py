@@ -1,0 +1,131 @@
+"""The runs of a folder, as a list; read without torch, so that it is there at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from filelock import FileLock, Timeout
+
+from icycle.errors import RecipeError
+
+__all__ = ["RunEntry", "list_runs"]
+
+State = Literal["finished", "running", "interrupted", "damaged"]
+_FILES = ("recipe.yaml", "report.json", "metrics.jsonl")  # any of them makes a folder a run's
+_COST_RECORDS = {
+    "removal": lambda record: record["macs_after"] / record["macs_before"],
+    "step": lambda r: r["macs_kept"],
+}
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """One run. What is not known yet, or no longer, is None; a damaged run has the `problem` in words.
+
+    `value` is that of the metric that decides: on the test set of a finished run, else on the validation split after
+    the last epoch.
+    """
+
+    path: Path
+    state: State
+    recipe: str | None = None
+    method: str | None = None
+    metric: str | None = None
+    value: float | None = None
+    macs: float | None = None  # share of the dense network's, 0..1
+    latency: float | None = None  # milliseconds that one input takes
+    speedup: float | None = None  # of that against the dense network
+    seconds: float | None = None
+    problem: str | None = None
+
+
+def list_runs(folder: Path) -> list[RunEntry]:
+    """Every run in `folder` and below it, in the order of their names; `folder` itself may be one.
+
+    Raises:
+        RecipeError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise RecipeError(f"Expected a folder of runs, but there is none at {folder}; icycle run RECIPE makes runs/")
+    return [_entry(path) for path in sorted(_run_folders(folder), key=_in_order)]
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    for path, below, files in os.walk(folder):
+        if any(name in files for name in _FILES):
+            below.clear()
+            yield Path(path)
+        below[:] = [name for name in below if not name.startswith(".")]  # one that is being made
+
+
+def _in_order(path: Path) -> list[tuple[int, str]]:
+    """mine-2 before mine-10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def _entry(path: Path) -> RunEntry:
+    try:
+        recipe = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
+        names = {"recipe": str(recipe["name"]), "method": str(recipe["method"]["name"])}
+        records = _records(path / "metrics.jsonl")
+        if records and records[-1]["kind"] == "end":
+            return _finished(path, names, json.loads((path / "report.json").read_text(encoding="utf-8")))
+        return _unfinished(path, names, records)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        return RunEntry(path, "damaged", problem=f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _records(path: Path) -> list[Mapping[str, Any]]:
+    """The records written so far; a line that is being written does not count yet."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _finished(path: Path, names: Mapping[str, str], report: Mapping[str, Any]) -> RunEntry:
+    dense, pruned = report["dense"], report["pruned"]
+    before, after = (float(network["latency"]["1"]["median"]) for network in (dense, pruned))
+    return RunEntry(
+        path,
+        "finished",
+        **names,
+        metric=report["metric"],
+        value=float(report["test_accuracy"]),
+        macs=pruned["macs"] / dense["macs"],
+        latency=after,
+        speedup=before / after,
+        seconds=sum(report["seconds"].values()),
+    )
+
+
+def _unfinished(path: Path, names: Mapping[str, str], records: list[Mapping[str, Any]]) -> RunEntry:
+    epochs = [record for record in records if record["kind"] == "epoch"]
+    costs = [_COST_RECORDS[record["kind"]](record) for record in records if record["kind"] in _COST_RECORDS]
+    return RunEntry(
+        path,
+        "running" if _is_locked(path / ".lock") else "interrupted",
+        **names,
+        metric=epochs[-1]["metric"] if epochs else None,
+        value=epochs[-1]["validation_accuracy"] if epochs else None,
+        macs=costs[-1] if costs else None,
+        seconds=sum(sum(record["seconds"].values()) for record in epochs) if epochs else None,
+    )
+
+
+def _is_locked(path: Path) -> bool:
+    """Does a process work on the run?"""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder that cannot be written: nobody works on it
+        return False
