@@ -353,6 +353,7 @@ def test_what_cannot_be_deterministic_is_an_error_in_our_words() -> None:
 ALL = (
     "model.width=8",
     "data.subset=300",
+    "data.validation=0.2",
     "train.epochs=4",
     "train.ema=0.9",
     "train.batch_size=16",
