@@ -398,6 +398,6 @@ def test_a_network_that_comes_trained_is_not_stopped_early(tmp_path: Path) -> No
     quick = ("model.width=8", "data.subset=300", "train.epochs=1")
     run_recipe(load_recipe("digits", (*quick, "method.name=dense")), RunFolder(tmp_path / "dense"))
     weights = f"model.weights={tmp_path / 'dense' / 'model'}"
-    recipe = load_recipe("digits-ice", (*quick, weights, "train.early_stopping=1"))
+    recipe = load_recipe("digits-ice", (*quick, weights, "method.round_to=1", "train.early_stopping=1"))
     with pytest.raises(RecipeError, match="early_stopping"):
         run_recipe(recipe, RunFolder(tmp_path / "run"))

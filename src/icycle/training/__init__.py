@@ -7,7 +7,8 @@ from icycle.training._clock import STAGES, StageClock
 from icycle.training._deterministic import deterministic
 from icycle.training._distill import Distill, Teacher
 from icycle.training._evaluate import evaluate, evaluate_batches
-from icycle.training._loop import Hooks, Trainer, TrainSettings
+from icycle.training._hooks import Hooks
+from icycle.training._loop import Trainer
 from icycle.training._optimizers import SGD, AdamW, Optimizer
 from icycle.training._outputs import logits_of
 from icycle.training._recalibrate import recalibrate
@@ -16,6 +17,7 @@ from icycle.training._schedules import Constant, Cosine, MultiStep, Schedule
 from icycle.training._settings import Named, Settings
 from icycle.training._signals import require_no_stop, stoppable
 from icycle.training._task import Classification, Supervised, Task, correct_batches, divergence, measure
+from icycle.training._train_settings import TrainSettings
 
 __all__ = [
     "SGD",

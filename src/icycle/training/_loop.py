@@ -8,78 +8,36 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
-from pydantic import Field
 
 from icycle.errors import DataError, TrainingError
-from icycle.training._accelerator import Precision, make_accelerator
+from icycle.training._accelerator import make_accelerator
 from icycle.training._average import Average
 from icycle.training._batches import Batch, Loader, batch_size_of, to_device, windows
 from icycle.training._decay import build_optimizer
 from icycle.training._deterministic import deterministic
-from icycle.training._distill import Distill, Teacher
-from icycle.training._optimizers import SGD, OptimizerSettings
+from icycle.training._distill import Teacher
+from icycle.training._hooks import Hooks, NoHooks
 from icycle.training._random import RandomState, random_state, restore_random
 from icycle.training._recalibrate import recalibrate
 from icycle.training._recorder import Recorder
 from icycle.training._saver import Partial, Saver
-from icycle.training._schedules import Cosine, ScheduleSettings
-from icycle.training._settings import Settings
 from icycle.training._signals import require_no_stop
 from icycle.training._stopping import EarlyStopping
 from icycle.training._task import Classification, Task, correct_batches, measure
+from icycle.training._train_settings import TrainSettings
 
-__all__ = ["Hooks", "TrainSettings", "Trainer"]
+__all__ = ["Trainer"]
 
 # On an accelerator, looking at a loss waits for all the work in its queue; on the CPU there is no queue.
 _LOSS_CHECK_INTERVAL = 16
 
 
-class TrainSettings(Settings):
-    """How a network is trained."""
-
-    epochs: Annotated[int, Field(ge=1)] = 12
-    batch_size: Annotated[int, Field(ge=2)] = 128
-    accumulate: Annotated[int, Field(ge=1)] = 1  # batches in a step of the optimizer
-    optimizer: OptimizerSettings = SGD()
-    schedule: ScheduleSettings = Cosine()
-    precision: Precision = "no"
-    channels_last: bool = True
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    weight_decay: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)  # see `build_optimizer`
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    distill: Distill | None = None
-    early_stopping: Annotated[int, Field(ge=1)] | None = None  # epochs without a better validation metric
-    deterministic: bool = False
-    checkpoint_minutes: Annotated[float, Field(gt=0)] = 15.0  # between two in the middle of an epoch
-
-
-class Hooks(Protocol):
-    """What a method does inside the loop; `OneCycle` has exactly these two.
-
-    Training does not stop early as long as a property `settled` of theirs is false: channels still have to go.
-    """
-
-    def start_epoch(self, epoch: int) -> None: ...
-
-    def after_step(self) -> None: ...
-
-
 @runtime_checkable
 class _HasEpochs(Protocol):
     def set_epoch(self, epoch: int) -> None: ...
-
-
-class NoHooks:
-    """Hooks that do nothing."""
-
-    def start_epoch(self, epoch: int) -> None:
-        return
-
-    def after_step(self) -> None:
-        return
 
 
 class _Rest:
