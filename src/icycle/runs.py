@@ -88,7 +88,7 @@ def _records(path: Path) -> list[Mapping[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _finished(path: Path, names: Mapping[str, str], report: Mapping[str, Any]) -> RunEntry:
+def _finished(path: Path, names: Mapping[str, Any], report: Mapping[str, Any]) -> RunEntry:
     dense, pruned = report["dense"], report["pruned"]
     before, after = (float(network["latency"]["1"]["median"]) for network in (dense, pruned))
     return RunEntry(
@@ -104,7 +104,7 @@ def _finished(path: Path, names: Mapping[str, str], report: Mapping[str, Any]) -
     )
 
 
-def _unfinished(path: Path, names: Mapping[str, str], records: list[Mapping[str, Any]]) -> RunEntry:
+def _unfinished(path: Path, names: Mapping[str, Any], records: list[Mapping[str, Any]]) -> RunEntry:
     epochs = [record for record in records if record["kind"] == "epoch"]
     costs = [_COST_RECORDS[record["kind"]](record) for record in records if record["kind"] in _COST_RECORDS]
     return RunEntry(

@@ -59,6 +59,11 @@ class Stepwise(StepwiseSettings, Method):
 
     def prepare(self, context: Context) -> None:
         """Train the network, unless it comes trained; whatever can be wrong with steps and data shows before."""
+        if context.trained and context.train.early_stopping is not None:
+            raise RecipeError(
+                "Expected no train.early_stopping, as the network comes trained, but got "
+                f"{context.train.early_stopping}; leave it out: fine-tunes have lengths of their own (method.patience)"
+            )
         settings = self.settings()
         structure = trace(context.model, context.example_inputs)
         settings.plan(structure, score("random", context.model, structure), context.model)
@@ -67,11 +72,6 @@ class Stepwise(StepwiseSettings, Method):
                 require_size(context.data.validation.examples, settings.threshold, settings.confidence)
         if not context.trained:
             context.fit(context.trainer())
-        elif context.train.early_stopping is not None:
-            raise RecipeError(
-                "Expected no train.early_stopping, as the network comes trained, but got "
-                f"{context.train.early_stopping}; leave it out: fine-tunes have lengths of their own (method.patience)"
-            )
 
     def run(self, context: Context) -> MethodResult:
         training = BuiltInTraining(context, cache=StoredPrefix(context.data.train, self.reuse_bytes))
