@@ -26,11 +26,13 @@ FILES = ("structure.json", "model.safetensors")
 
 
 class Heads(nn.Module):
-    """An edit (the last reshape), an attribute that follows, a flag and a calculation that must not change."""
+    """An edit (the last reshape), an attribute that follows, a flag, a number of rounds and a calculation that must not
+    change."""
 
     def __init__(self) -> None:
         super().__init__()
         self.heads, self.turns, self.shape = 4, 1, (4, 3)
+        self.rounds, self.kernel = 4, (4, 4)
         self.qkv, self.out = nn.Linear(12, 36), nn.Linear(12, 12)
         self.calls = 0
 
@@ -39,6 +41,8 @@ class Heads(nn.Module):
         q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, 3).permute(2, 0, 3, 1, 4).unbind(0)
         a = torch.softmax(q @ k.transpose(-2, -1), dim=-1, dtype=None)
         x = self.out((a @ v).transpose(1, 2).reshape(b, n, c))
+        for _ in range(self.rounds - self.kernel[0]):
+            x = x + 1
         return torch.flatten(x, start_dim=1) if True else x
 
 
@@ -141,6 +145,14 @@ def crafted() -> Iterator[tuple[str, Callable[[dict[str, Any]], Any]]]:
     for name in NAMES:
         for value in (3, [2, 3], [2, None], True):
             yield f"{name}={value}", lambda c, name=name, value=value: c["attributes"].update({"": {name: value}})
+    for value in (1, 2, 3, 4):  # a positive number that is smaller, as the heads are
+        yield f"rounds={value}", lambda c, value=value: c["attributes"].update({"": {"heads": 2, "rounds": value}})
+        yield f"kernel={value}", lambda c, value=value: c["attributes"].update({"": {"heads": 2, "kernel": [value, 4]}})
+    for value in (1, 3, 4):
+        yield f"heads={value}", lambda c, value=value: c["attributes"].update({"": {"heads": value}})
+    for value in ("", "{}", "[]", "x", '{"tensor": "float32", "shape": [2, 5, 13]}', '{"tensor": "eval", "shape": []}',
+                  '{"tensor": "float32", "shape": [1099511627776]}', '{"constant": [1]}', None, 3):  # fmt: skip
+        yield f"inputs={value}", lambda c, value=value: c.update(inputs=value)
     for path in ("nowhere", "../..", "/etc/passwd", "qkv.weight", "__class__"):
         yield f"attribute of {path}", lambda c, path=path: c["attributes"].update({path: {"heads": 2}})
         yield f"edit of {path}", lambda c, path=path: c["edits"].update({path: c["edits"][""]})

@@ -13,7 +13,7 @@ from icycle.errors import ArtifactError
 
 __all__ = ["VERSION", "Description", "EditRecord", "read_description"]
 
-VERSION: Final = 2
+VERSION: Final = 3
 _MAX_BYTES = 32 * 2**20  # the largest model known needs less than one MiB
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -38,15 +38,16 @@ class EditRecord(_Strict):
 
 class Description(_Strict):
     """`attributes` are those that removals have changed, by module; in a tuple or list None stands for what they have
-    not. `checksum` is that of all the rest."""
+    not. `inputs` says what the model was traced on. `checksum` is that of all the rest."""
 
     format: Literal["icycle model"]
-    version: Literal[2]
+    version: Literal[3]
     sha256: Digest
     model: str
     attributes: dict[str, dict[str, Size | list[Size | None]]]
     edits: dict[str, list[EditRecord]]
     channels_last: list[str]
+    inputs: str | None = None
     checksum: str = ""
 
     def sealed(self) -> str:

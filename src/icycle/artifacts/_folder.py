@@ -14,11 +14,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from icycle.artifacts._derived import check_attributes
 from icycle.artifacts._description import VERSION, Description, read_description
 from icycle.artifacts._edits import edit_records, read_edits
 from icycle.errors import ArtifactError, SurgeryError
 from icycle.files import checksum, flush
-from icycle.surgery import Draft, Place, changed_attributes, commit, is_channels_last, successor
+from icycle.surgery import (
+    Draft,
+    Place,
+    changed_attributes,
+    commit,
+    inputs_from,
+    is_channels_last,
+    remember_inputs,
+    remembered_inputs,
+    successor,
+)
 from icycle.tracing import named_tensors
 
 __all__ = ["load", "save"]
@@ -66,6 +77,7 @@ def _write(model: nn.Module, folder: Path) -> None:
         attributes=_attributes(model),
         edits=edit_records(model),
         channels_last=[name for name, tensor in tensors.items() if is_channels_last(tensor)],
+        inputs=remembered_inputs(model),
     )
     (folder / _STRUCTURE).write_text(description.sealed())
     for name in (_TENSORS, _STRUCTURE):
@@ -116,11 +128,16 @@ def _attributes(model: nn.Module) -> Attributes:
     return found
 
 
-def load(path: str | Path, model: nn.Module) -> nn.Module:
+def load(path: str | Path, model: nn.Module, *, example_inputs: Any = None) -> nn.Module:
     """Shrink the fresh, unpruned `model` in place to the one saved in `path` and give it the saved values.
 
-    Only sizes become smaller, and only the kinds of edit that a removal makes are made in code. Raises ArtifactError
-    where the folder is missing, damaged, of another version, or of another architecture; the model is then as it was.
+    Only sizes become smaller, and only the kinds of edit that a removal makes are made in code. Where integer
+    attributes of modules have to follow, the fresh model is traced first, and they must be those that a removal which
+    gives the saved shapes sets. That is done on inputs shaped like those that the saved model was traced on, or on
+    `example_inputs` (as for `icycle.trace`), for code that needs real ones.
+
+    Raises ArtifactError where the folder is missing, damaged, of another version, or of another architecture; the model
+    is then as it was.
     """
     folder = Path(path)
     description = read_description(_file(folder, _STRUCTURE))
@@ -129,6 +146,9 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     old = dict(named_tensors(model))
     attributes = _changes(description, tensors, model)
     edits = read_edits(description.edits, model)
+    if attributes:
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        check_attributes(model, _inputs(folder, description, example_inputs), shapes, attributes, str(folder))
     try:
         new = {
             name: successor(name, old[name], _laid_out(tensor, old[name], name in description.channels_last))
@@ -137,10 +157,26 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         draft = Draft(model)
         draft.exchange(new, attributes)
         draft.rewrite(edits)
+        remember_inputs(draft.model, description.inputs)
         commit(list(draft.swaps()))
     except SurgeryError as error:
         raise ArtifactError(f"{error} (Loading {folder}; the model is as it was.)") from error
     return model
+
+
+def _inputs(folder: Path, description: Description, example_inputs: Any) -> Any:
+    """On which the fresh model is traced."""
+    if example_inputs is not None:
+        return example_inputs
+    if description.inputs is None:
+        raise ArtifactError(
+            f"Expected {folder} to say on what inputs its model was traced, but it does not: it is a part of a model, "
+            "or the inputs hold more than tensors. Give them to icycle.load (example_inputs=...)."
+        )
+    try:
+        return inputs_from(description.inputs)
+    except SurgeryError as error:
+        raise ArtifactError(f"{error} (Loading {folder}; the model is as it was.)") from error
 
 
 def _file(folder: Path, name: str) -> Path:

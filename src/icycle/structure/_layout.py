@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
 import numpy as np
 
-from icycle.axes import Axis, Dim, Sum, resolve
+from icycle.axes import Axis, Dim, Polynomial, Sum, resolve
 
-__all__ = ["Channels", "Concat", "Fixed", "Layout", "Outer", "fingerprint", "freeze", "positions"]
+__all__ = ["Channels", "Concat", "Fixed", "Layout", "Outer", "count_of", "fingerprint", "freeze", "positions"]
 
 
 Place = tuple[int, np.ndarray]  # a group, and (size, m) int64: the elements that belong to each of its channels
@@ -103,6 +104,17 @@ def freeze(dim: Dim, groups: Mapping[int, int]) -> Layout:
     if all(isinstance(part, Fixed) for part in parts):
         return Fixed(dim.size)
     return Concat(parts) if isinstance(dim, Sum) else Outer(parts)
+
+
+def count_of(layout: Layout) -> Polynomial:
+    """How many elements are kept, as a polynomial in the kept counts of the groups."""
+    if isinstance(layout, Fixed):
+        return Polynomial.constant(layout.size)
+    if isinstance(layout, Channels):
+        return Polynomial.variable(layout.group)
+    if isinstance(layout, Concat):
+        return reduce(operator.add, map(count_of, layout.parts))
+    return reduce(operator.mul, map(count_of, layout.factors))
 
 
 def positions(layout: Layout) -> dict[int, np.ndarray]:

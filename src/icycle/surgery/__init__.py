@@ -2,6 +2,7 @@
 
 from icycle.surgery._apply import apply
 from icycle.surgery._draft import Draft, Place, changed_attributes, commit
+from icycle.surgery._inputs import inputs_from, remember_inputs, remembered_inputs
 from icycle.surgery._plan import Plan, make_plan
 from icycle.surgery._prune import prune
 from icycle.surgery._tensors import is_channels_last, successor
@@ -15,9 +16,12 @@ __all__ = [
     "apply",
     "changed_attributes",
     "commit",
+    "inputs_from",
     "is_channels_last",
     "make_plan",
     "prune",
+    "remember_inputs",
+    "remembered_inputs",
     "successor",
     "undoing",
     "zero",

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from icycle.surgery._draft import Draft, commit
+from icycle.surgery._inputs import remember_inputs
 from icycle.surgery._optimizers import optimizer_swaps
 from icycle.surgery._plan import Plan
 from icycle.surgery._tensors import successor
@@ -45,4 +46,5 @@ def _draft(model: nn.Module, new: dict[str, torch.Tensor], plan: Plan) -> Draft:
     draft.exchange(new, plan.attributes)
     draft.rewrite(plan.edits)
     draft.empty(plan.caches)
+    remember_inputs(draft.model, plan.inputs)
     return draft

@@ -11,6 +11,7 @@ from torch import nn
 
 from icycle.errors import SubNetworkError, SurgeryError
 from icycle.structure import Structure, SubNetwork
+from icycle.surgery._inputs import described
 from icycle.surgery._tensors import Kept, kept_part
 from icycle.tracing import Caches, Edit, named_tensors
 
@@ -30,6 +31,7 @@ class Plan:
     edits: Mapping[str, tuple[Edit, ...]]
     caches: Caches
     removed: int
+    inputs: str | None = None  # what was traced on, for whoever loads the model
 
     def take(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """What is kept of `tensor`, which is shaped like the parameter or buffer `name`."""
@@ -53,7 +55,8 @@ def make_plan(model: nn.Module, structure: Structure, subnet: SubNetwork) -> Pla
             kept[name] = indices
     counts = {number: int(mask.sum()) for number, mask in enumerate(masks)}
     attributes = {(entry.module, entry.name, entry.item): entry.value(counts) for entry in structure.attributes}
-    return Plan(kept, attributes, _edits(structure, masks), structure.caches, removed)
+    inputs = None if structure.example is None else described(structure.example.inputs)
+    return Plan(kept, attributes, _edits(structure, masks), structure.caches, removed, inputs)
 
 
 def _nothing_removed(structure: Structure) -> str:
