@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from icycle.tracing._meta import SHORTCUTS
+from icycle.tracing._meta import FUNCTION_SHORTCUTS, SHORTCUTS
 
 aten = torch.ops.aten
 FLOATS = (torch.float32, torch.float64, torch.bfloat16)
@@ -98,3 +98,48 @@ def test_equal_operands(operation: Any) -> None:
     check(operation, empty(3, dtype=torch.int64), empty(3, dtype=torch.int64), taken=False)
     if operation is aten.add.Tensor:
         check(operation, x, x, alpha=2)
+
+
+def check_recurrent(layer: nn.RNNBase, x: Tensor) -> None:
+    """Both on what the layer's forward hands to the function of torch."""
+    calls: list[tuple[Any, ...]] = []
+    name = layer.mode.lower()
+    own = getattr(torch, name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch._VF, name, lambda *args: (calls.append(args), own(*args))[1], raising=False)  # type: ignore[attr-defined]
+        layer(x)
+    assert described(FUNCTION_SHORTCUTS[name](*calls[0])) == described(own(*calls[0]))
+
+
+LAYERS = [
+    (kind, {"num_layers": layers, "bidirectional": both, "batch_first": first, "bias": bias})
+    for kind in (nn.LSTM, nn.GRU, nn.RNN)
+    for layers, both, first, bias in ((1, False, False, True), (2, True, True, True), (2, False, True, False))
+] + [(nn.LSTM, {"proj_size": 3}), (nn.LSTM, {"proj_size": 3, "num_layers": 2, "bidirectional": True})]
+
+
+@pytest.mark.parametrize(("kind", "options"), LAYERS)
+def test_recurrent_layers(kind: type[nn.RNNBase], options: dict[str, Any]) -> None:
+    layer = kind(5, 4, **options).to("meta").eval()  # type: ignore[arg-type]
+    check_recurrent(layer, empty(6, 7, 5))
+    check_recurrent(layer, empty(6, 5))
+
+
+def test_packed_steps() -> None:
+    layer = nn.LSTM(5, 4).to("meta").eval()
+    sizes = torch.tensor([3, 2, 1])
+    packed = nn.utils.rnn.PackedSequence(empty(6, 5), sizes)
+    state = (empty(1, 3, 4), empty(1, 3, 4))
+    result = FUNCTION_SHORTCUTS["lstm"](packed.data, sizes, state, layer._flat_weights, True, 1, 0.0, False, False)
+    assert [tuple(tensor.shape) for tensor in result] == [(6, 4), (1, 3, 4), (1, 3, 4)]
+
+
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "weight_ih_l1"])
+def test_weights_that_do_not_fit_are_left_to_torch(name: str) -> None:
+    layer = nn.GRU(5, 4, 2).to("meta").eval()
+    shape = list(getattr(layer, name).shape)
+    wrong = empty(*shape[:-1], shape[-1] + 1)
+    weights = [wrong if own == name else getattr(layer, own) for own in layer._flat_weights_names]
+    given = (empty(6, 7, 5), empty(2, 7, 4), weights, True, 2, 0.0, False, False, False)
+    assert FUNCTION_SHORTCUTS["gru"](*given) is None
+    assert FUNCTION_SHORTCUTS["gru"](empty(6, 7, 5), empty(2, 3, 4), layer._flat_weights, *given[3:]) is None

@@ -104,6 +104,16 @@ class Kind(Enum):
         "the code counts on the number of elements; take equal parts (chunk) if it need not",
     )
 
+    PROJECTION = (
+        "a projection to as many outputs as hidden units would be taken for none",
+        "a linear layer behind a recurrent one without projection leaves the hidden units free",
+    )
+
+    TIED_WIDTH = (
+        "the function holds the heads and their width to the embedding",
+        "use nn.MultiheadAttention, whose heads can go, or scaled_dot_product_attention on projections of your own",
+    )
+
     # ---- what is no channel ----
     HEAD_WIDTH = ("the width inside an attention head", _HEADS)
     POSITIONS = ("a dimension of positions", _POSITIONS)

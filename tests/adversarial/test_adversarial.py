@@ -9,12 +9,19 @@ from __future__ import annotations
 import pytest
 
 from adversary import Case, try_case
+from cases_attention import CASES as ATTENTION
+from cases_blocks import CASES as BLOCKS
 from cases_code import CASES as CODE
+from cases_machinery import CASES as MACHINERY
 from cases_numbers import CASES as NUMBERS
 from cases_positions import CASES as POSITIONS
+from cases_recurrent import CASES as RECURRENT
+from cases_state import CASES as STATE
+from cases_writes import CASES as WRITES
 from cases_zeros import CASES as ZEROS
 
-ALL: list[Case] = [*NUMBERS, *CODE, *POSITIONS, *ZEROS]
+NETWORKS: list[Case] = [*BLOCKS, *ATTENTION, *RECURRENT, *MACHINERY, *STATE, *WRITES]
+ALL: list[Case] = [*NUMBERS, *CODE, *POSITIONS, *ZEROS, *NETWORKS]
 # a size that Python shows to nobody becomes a value of a tensor, decides a branch, or gives the same at other counts
 UNSEEN = {
     *("int-isqrt", "size-shape_as_tensor"),
@@ -22,7 +29,7 @@ UNSEEN = {
     *(f"branch-{way}" for way in ("loop", "loop_of_half", "text", "text_of_shape")),
 }
 RULES: list[Case] = [case for case in ALL if not case.unseen and case.name not in UNSEEN]
-SAMPLE = {case.name for case in (*NUMBERS[::3], *CODE[::2], *POSITIONS[::8], *ZEROS[::8])}
+SAMPLE = {case.name for case in (*NUMBERS[::3], *CODE[::2], *POSITIONS[::8], *ZEROS[::8], *NETWORKS[::8])}
 
 
 def _name(case: Case) -> str:

@@ -27,13 +27,15 @@ class Calm(TorchDispatchMode):
 
     `coarsest` is the rounding of the least exact floating-point type in which anything was computed."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         self.coarsest = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        name = func.name().split("::")[1].split(".")[0].rstrip("_")
+        name = func.name().split("::")[-1].split(".")[0].rstrip("_")
         if name in _RANDOM:
             for tensor in flat_tensors(result):
                 _still(tensor, name, args)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import torch
 
-__all__ = ["relative_error"]
+__all__ = ["relative_error", "said"]
+
+
+def said(error: Exception) -> str:
+    """The first line of what an error says, its kind first; without the addresses of objects, which a second run would
+    not find."""
+    return re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}").splitlines()[0]
 
 
 def relative_error(actual: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from icycle.axes import count, is_pinned
+from icycle.axes import Dim, count, is_pinned, leaves
+from icycle.engine._compare import said
 from icycle.engine._scalars import Given, changed, scalars
 from icycle.surgery import Plan, apply
 from icycle.tracing import (
@@ -133,17 +134,22 @@ class _Checker:
     def _may_vanish(self, step: Step) -> bool:
         """True for a product with a dimension of which one element is left."""
         dims = (dim for group in (*step.inputs, *step.outputs) if group is not None for dim in group)
-        return _essential(step.operation) == "product" and any(
-            dim.size > 1 and count(dim)(self.counts) == 1 for dim in dims
-        )
+        return _essential(step.operation) == "product" and any(dim.size > 1 and self._kept(dim) == 1 for dim in dims)
 
     def _as_predicted(self, shape: Sequence[int], dims: Dims) -> bool:
-        expected = [count(dim)(self.counts) for dim in dims]
+        expected = [self._kept(dim) for dim in dims]
         if len(shape) != len(dims):  # a product's leading dimensions were folded, or no longer are
             return self.by_value or math.prod(shape) == math.prod(expected)
         if self.by_value:
             return all(now == size or is_pinned(dim) for now, size, dim in zip(shape, expected, dims, strict=True))
         return list(shape) == expected
+
+    def _kept(self, dim: Dim) -> int:
+        """How many elements of a dimension are left; of axes that are no group's, as in a buffer of its own, all."""
+        try:
+            return count(dim)(self.counts)
+        except KeyError:
+            return count(dim)({**{axis.created: axis.size for axis in leaves(dim)}, **self.counts})
 
     def _problem(self, name: str, results: list[torch.Tensor]) -> str:
         step = self.steps[self.places[0]] if self.places else None
@@ -151,7 +157,7 @@ class _Checker:
             return f"{name} instead of {step.operation if step else 'the end'}"
         for tensor, dims in zip(results, step.outputs, strict=True):
             if dims is not None and not self._as_predicted(tensor.shape, dims):
-                return f"a result of shape {list(tensor.shape)} instead of {[count(dim)(self.counts) for dim in dims]}"
+                return f"a result of shape {list(tensor.shape)} instead of {[self._kept(dim) for dim in dims]}"
         raise AssertionError("what fits is no problem")
 
     def suspects(self) -> tuple[Step, ...]:
@@ -180,7 +186,8 @@ def dry_run(
             try:
                 run_shadow(shadow, inputs, checker.observe, trace.meta)
             except Exception as error:
-                return Fault(checker.suspects(), str(error).split("\n")[0])
+                problem = str(error).split("\n")[0] if isinstance(error, _MismatchError) else said(error)
+                return Fault(checker.suspects(), problem)
             if trace.meta and (step := changed(steps, checker.given)) is not None:
                 return Fault((step,), f"another number for {step.operation}", number=True)
     return None

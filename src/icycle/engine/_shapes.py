@@ -3,13 +3,14 @@ number that an operation is given, is not exact."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
 from icycle.axes import leaves, mark_inexact, pin
 from icycle.engine._choices import part, unequal
+from icycle.engine._compare import said
 from icycle.engine._dry_run import Fault, dry_run
 from icycle.engine._halves import at_fault
 from icycle.engine._marks import free_axes
@@ -19,12 +20,42 @@ from icycle.structure import Structure, SubNetwork, build
 from icycle.surgery import apply, make_plan
 from icycle.tracing import Trace, output_tensors, run_shadow, shadow_inputs, shadow_of, undisturbed
 
-__all__ = ["prove_in_shapes"]
+__all__ = ["further_examples", "prove_in_shapes"]
 
 
-def prove_in_shapes(model: nn.Module, example_inputs: Any, also: Sequence[Any], found: Trace) -> Structure:
-    """The structure of which a removal gives every shape that was predicted, and on the examples in `also` outputs of
-    the same shapes as before. A fault costs the groups that show it."""
+Shapes = tuple[tuple[int, ...], ...]
+
+
+def further_examples(model: nn.Module, found: Trace, also: Sequence[Any]) -> tuple[tuple[Any, Shapes], ...]:
+    """Further inputs, without data where the trace was, and the shapes of the outputs that the model gives for them."""
+    examples = []
+    for number, example in enumerate(also, 2):
+        inputs = shadow_inputs(example, found.meta, False, lambda tensor: True)
+        shapes = _output_shapes(model, found, inputs, lambda shadow: None)
+        if isinstance(shapes, str):
+            raise TraceError(
+                f"Expected {type(model).__name__} to run on every example, but on example {number} it raised "
+                f"{shapes}. Pass inputs with which model(...) works."
+            )
+        examples.append((inputs, shapes))
+    return tuple(examples)
+
+
+def _output_shapes(model: nn.Module, found: Trace, inputs: Any, change: Callable[[nn.Module], None]) -> Shapes | str:
+    """Of the outputs of a changed shadow; in words what it raises."""
+    shadow = shadow_of(model, found.meta, found.caches, found.hooks).eval()
+    try:
+        with undisturbed(model):
+            change(shadow)
+            outputs = run_shadow(shadow, inputs, lambda *observed: None, found.meta)
+    except Exception as error:
+        return said(error)
+    return tuple(tuple(tensor.shape) for tensor in output_tensors(outputs))
+
+
+def prove_in_shapes(model: nn.Module, example_inputs: Any, found: Trace) -> Structure:
+    """The structure of which a removal gives every shape that was predicted, and on further examples outputs of the
+    same shapes as before. A fault costs the groups that show it."""
     shadow = found.shadow
     while True:  # every pass but the last pins a group, or finds one inexact
         structure = build(found)
@@ -33,7 +64,7 @@ def prove_in_shapes(model: nn.Module, example_inputs: Any, also: Sequence[Any], 
         proof = _Shapes(model, example_inputs, found, structure)
         fault = proof.run(proof.subnet, shadow)
         mended = fault is not None and proof.mended(fault)
-        if not mended and not any(proof.pinned_by(number, example) for number, example in enumerate(also, 2)):
+        if not mended and not any(proof.pinned_by(number) for number in range(len(found.also))):
             return structure
         found.settle()
         shadow = proof.shadow()
@@ -58,38 +89,26 @@ class _Shapes:
         counts = {self._axes[name].created: int(kept.sum()) for name, kept in subnet.keep.items()}
         return dry_run(shadow, self._example, self._found, plan, counts)
 
-    def pinned_by(self, number: int, example: Any) -> bool:
+    def pinned_by(self, number: int) -> bool:
         """Whether a further example does not run after the removal as before, and the groups at fault were pinned."""
-        expected = self._output_shapes(example, None)
-        if isinstance(expected, str):
-            raise TraceError(
-                f"Expected {type(self._model).__name__} to run on every example, but on example {number} it raised "
-                f"{expected}. Pass inputs with which model(...) works."
-            )
+        inputs, expected = self._found.also[number]
 
         def fails(names: Sequence[str]) -> bool:
-            return self._output_shapes(example, part(self._structure, self.subnet, names)) != expected
+            subnet = part(self._structure, self.subnet, names)
+            shapes = _output_shapes(
+                self._model,
+                self._found,
+                inputs,
+                lambda shadow: apply(shadow, make_plan(shadow, self._structure, subnet)),
+            )
+            return shapes != expected
 
         names = list(self._axes)
         if not fails(names):
             return False
         for name in at_fault(names, fails):
-            problem = f"another output on example {number}"
-            pin(self._axes[name], Reason(Kind.DRY_RUN, problem))
+            pin(self._axes[name], Reason(Kind.DRY_RUN, f"another output on example {number + 2}"))
         return True
-
-    def _output_shapes(self, example: Any, subnet: SubNetwork | None) -> list[tuple[int, ...]] | str:
-        """Of a run without what `subnet` removes; in words what it raises."""
-        found, shadow = self._found, self.shadow().eval()
-        inputs = shadow_inputs(example, found.meta, False, lambda tensor: True)
-        try:
-            with undisturbed(self._model):
-                if subnet is not None:
-                    apply(shadow, make_plan(shadow, self._structure, subnet))
-                outputs = run_shadow(shadow, inputs, lambda *observed: None, found.meta)
-        except Exception as error:
-            return f"{type(error).__name__}: {error}".splitlines()[0]
-        return [tuple(tensor.shape) for tensor in output_tensors(outputs)]
 
     def mended(self, fault: Fault) -> bool:
         """Find the groups behind a fault, and pin them, or call them inexact; False where none is at fault that was not

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from icycle.engine._numbers import prove_in_numbers
-from icycle.engine._shapes import prove_in_shapes
+from icycle.engine._shapes import further_examples, prove_in_shapes
 from icycle.engine._trial import NoNumbersError
 from icycle.structure import Structure
 from icycle.tracing import named_tensors, trace_model
@@ -49,7 +49,8 @@ def trace(
     cannot be copied or does not run on the example."""
     with _keeping_garbage():
         found = trace_model(model, example_inputs, head_width)
-        structure = prove_in_shapes(model, example_inputs, also, found)
+        found = replace(found, also=further_examples(model, found, also))
+        structure = prove_in_shapes(model, example_inputs, found)
     if proof == "shapes" or not structure.prunable:
         return replace(structure, proof=proof)
     missing = _no_copy(model, copy_bytes)

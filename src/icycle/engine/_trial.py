@@ -6,6 +6,7 @@ repeated with more care (in float64, on fresh copies, with chance silenced), and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from icycle.engine._calm import Calm, seeded
-from icycle.engine._compare import relative_error
+from icycle.engine._compare import relative_error, said
 from icycle.engine._values import ADVANCE, UnitScale, new_inputs, new_weights
 from icycle.errors import IcycleError
 from icycle.structure import Structure, SubNetwork
@@ -78,7 +79,7 @@ class Trial:
         except Exception as error:
             return Doubt(_first_line(error), broken=True)
         found = relative_error(actual, expected)
-        return None if found <= _tolerance(calm.coarsest) else Doubt(f"relative error {found:.1e}")
+        return None if found <= _tolerance(calm.coarsest) else Doubt(_magnitude(found))
 
     def breaks(self, subnet: SubNetwork) -> Doubt | None:
         """Whether the model no longer runs without what `subnet` removes, or gives outputs of other shapes."""
@@ -192,5 +193,12 @@ def _default(dtype: torch.dtype | None) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def _magnitude(error: float) -> str:
+    """Its power of ten: further digits may be those of the rounding, which is another every time."""
+    if error >= 1:
+        return "a relative error of 1 or more"
+    return f"a relative error of more than 1e{math.floor(math.log10(error)):+03d}"
+
+
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return said(error)[:200]

@@ -3,15 +3,16 @@
 from icycle.structure._build import build
 from icycle.structure._cost import Cost
 from icycle.structure._group import Group, Slice
-from icycle.structure._layout import freeze
+from icycle.structure._layout import count_of, freeze
 from icycle.structure._operations import Operation, TensorShape
 from icycle.structure._shrunk import after_removal
-from icycle.structure._structure import Attribute, Structure
+from icycle.structure._structure import Attribute, Example, Structure
 from icycle.structure._subnetwork import SubNetwork
 
 __all__ = [
     "Attribute",
     "Cost",
+    "Example",
     "Group",
     "Operation",
     "Slice",
@@ -20,5 +21,6 @@ __all__ = [
     "TensorShape",
     "after_removal",
     "build",
+    "count_of",
     "freeze",
 ]

@@ -36,7 +36,7 @@ def build(trace: Trace) -> Structure:
         fingerprint=fingerprint(layouts),
         caches=trace.caches,
         operations=tuple(frozen_operations(trace.runs[0][1], numbers)),
-        example=Example(trace.inputs, trace.meta, trace.hooks, trace.output_shapes),
+        example=Example(trace.inputs, trace.meta, trace.hooks, trace.output_shapes, trace.also),
         notes=(*trace.notes, *_notes(rewrites)),
         unknown_operations=dict(trace.unknown_operations),
     )

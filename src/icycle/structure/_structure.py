@@ -51,12 +51,13 @@ class Rewrite:
 @dataclass(frozen=True, eq=False)
 class Example:
     """What a removal is rehearsed with: the traced inputs (floats without data where `meta`), and the output shapes;
-    `hooks` says whether the model needs the hooks on its modules."""
+    `hooks` says whether the model needs the hooks on its modules. `also` are further inputs and output shapes."""
 
     inputs: Any
     meta: bool
     hooks: bool
     output_shapes: tuple[tuple[int, ...], ...]
+    also: tuple[tuple[Any, tuple[tuple[int, ...], ...]], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

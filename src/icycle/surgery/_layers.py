@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from icycle.tracing import GATES
+
 __all__ = ["synchronise"]
 
 
@@ -54,17 +56,12 @@ def _attention(layer: nn.MultiheadAttention) -> dict[str, Any]:
     return {"embed_dim": layer.out_proj.weight.shape[0], "kdim": key.shape[1], "vdim": value.shape[1]}
 
 
-def _gates(layer: nn.RNNBase) -> int:
-    """How many matrices lie in one weight: torch's weights are (gates * hidden_size, input_size)."""
-    return {"LSTM": 4, "GRU": 3}.get(layer.mode, 1)
-
-
 def _recurrent(layer: nn.RNNBase) -> dict[str, Any]:
     weights = dict(layer.named_parameters(recurse=False))
     weight = weights["weight_hh_l0"]
     own: dict[str, Any] = {
         "input_size": weights["weight_ih_l0"].shape[1],
-        "hidden_size": weight.shape[0] // _gates(layer),
+        "hidden_size": weight.shape[0] // GATES[layer.mode.lower()],
         "_flat_weights": [getattr(layer, name) for name in layer._flat_weights_names],
     }
     return {**own, "proj_size": weight.shape[1]} if layer.proj_size else own

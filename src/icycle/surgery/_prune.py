@@ -13,6 +13,7 @@ from icycle.structure import Structure, SubNetwork
 from icycle.surgery._apply import apply
 from icycle.surgery._plan import make_plan
 from icycle.surgery._rehearse import rehearse
+from icycle.tracing import forget
 
 __all__ = ["prune"]
 
@@ -62,6 +63,8 @@ def prune(
             f"Removing {plan.removed} channels from {type(model).__name__} failed with {type(error).__name__}: "
             f"{error}. The model and its optimizer are as they were."
         ) from error
+    for changed in (model, *copies):
+        forget(changed)
     return model
 
 

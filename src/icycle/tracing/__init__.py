@@ -2,6 +2,8 @@
 
 from icycle.tracing._arguments import Arguments, bind
 from icycle.tracing._code import Edit, edits_of, rewritten
+from icycle.tracing._memoised import forget
+from icycle.tracing._meta import GATES
 from icycle.tracing._modules import named_modules, named_tensors
 from icycle.tracing._operands import Operand
 from icycle.tracing._recorder import Step
@@ -14,6 +16,7 @@ from icycle.tracing._trace import Trace, trace_model
 from icycle.tracing._tracer import Call, Dims, Info, Tracer, flat_tensors
 
 __all__ = [
+    "GATES",
     "STAND_INS",
     "Arguments",
     "Caches",
@@ -32,6 +35,7 @@ __all__ = [
     "duplicate",
     "edits_of",
     "flat_tensors",
+    "forget",
     "map_tensors",
     "named_modules",
     "named_tensors",

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from icycle.tracing._memoised import is_memoised, without_memory
+
 __all__ = ["rebind"]
 
 
@@ -59,13 +61,15 @@ class _Functions:
 
     def __init__(self, memo: dict[int, Any]) -> None:
         self._memo = memo
-        self._made: dict[int, types.FunctionType] = {}
+        self._made: dict[int, Any] = {}
         self._cells: dict[int, types.CellType] = {}  # two functions may share one
 
     def bound(self, value: Any) -> Any:
         """What is to stand in the place of `value`, an item of a copy."""
         if isinstance(value, types.FunctionType):
             return self._function(value) if _holds(value, set()) else value
+        if is_memoised(value):
+            return self._without_memory(value)
         if isinstance(value, types.MethodType):
             function = self.bound(value.__func__)
             return value if function is value.__func__ else types.MethodType(function, value.__self__)
@@ -76,6 +80,13 @@ class _Functions:
             items = tuple(self.bound(item) for item in value)
             return value if all(new is old for new, old in zip(items, value, strict=True)) else items
         return value
+
+    def _without_memory(self, function: Any) -> Any:
+        """A copy keeps no results: they would be those of the original, or of other sizes."""
+        if id(function) not in self._made:
+            made = without_memory(self._copied(function.__wrapped__))
+            self._made[id(function)] = self._made[id(made)] = made
+        return self._made[id(function)]
 
     def _function(self, function: types.FunctionType) -> types.FunctionType:
         if id(function) in self._made:

@@ -1,18 +1,20 @@
-"""Results on the meta device of operations whose meta kernel torch has written in Python.
+"""Results on the meta device of operations whose meta kernel torch has written in Python, or in many steps.
 
-Those take a millisecond each, half of a trace; all that a trace wants of them is a few sizes. What is not plain is left
-to torch's kernel (None), which knows the rest, and says what is wrong.
+Those take a millisecond each, half of a trace, and a recurrent layer one for every step of its sequence; all that a
+trace wants of them is a few sizes. What is not plain is left to torch (None), which knows the rest, and says what is
+wrong.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["SHORTCUTS"]
+__all__ = ["FUNCTION_SHORTCUTS", "GATES", "SHORTCUTS"]
 
 aten = torch.ops.aten
 
@@ -83,3 +85,60 @@ SHORTCUTS: dict[Any, Callable[..., Any]] = {
 for _name in ("relu", "leaky_relu", "elu", "hardtanh", "hardsigmoid", "hardswish", "mish"):
     SHORTCUTS[getattr(aten, _name).default] = _unary
     SHORTCUTS[getattr(aten, _name + "_").default] = _unary_in_place
+
+
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+"""How many matrices lie in one weight of a recurrent layer."""
+
+
+def _recurrent(gates: int, *args: Any) -> tuple[Tensor, ...] | None:
+    """torch.lstm and the like, on a sequence or on packed steps, whose batch sizes come second."""
+    if len(args) != 9:
+        return None
+    packed = not isinstance(args[3], bool)
+    x, *others = (args[0], *args[2:]) if packed else args
+    initial, weights, biases, layers, _, _, bidirectional, *rest = others
+    states = [initial] if isinstance(initial, Tensor) else list(initial)
+    directions = 2 if bidirectional else 1
+    width = _width(x.shape[-1], list(weights), gates, biases, layers, directions)
+    tensors = (x, *states, *weights)
+    if width is None or not all(tensor.is_meta and tensor.dtype == x.dtype for tensor in tensors):
+        return None
+    batch_first = bool(rest and rest[0]) and x.dim() == 3
+    if not _fit(states, x, width, layers * directions, packed, batch_first):
+        return None
+    leading = (x.shape[1], x.shape[0]) if batch_first else tuple(x.shape[:-1])
+    out = x.new_empty((*leading, width[1] * directions))
+    return (out.transpose(0, 1) if batch_first else out, *(torch.empty_like(state) for state in states))
+
+
+def _width(
+    features: int, weights: list[Tensor], gates: int, biases: bool, layers: int, directions: int
+) -> tuple[int, int] | None:
+    """The number of hidden units and of outputs; None where the weights do not fit together."""
+    each, rest = divmod(len(weights), layers * directions)
+    if rest or each not in (2 + 2 * biases, 3 + 2 * biases):
+        return None
+    hidden = weights[0].shape[0] // gates
+    out = weights[each - 1].shape[0] if each == 3 + 2 * biases else hidden
+    for number in range(layers * directions):
+        inner = features if number < directions else out * directions
+        rows = gates * hidden
+        expected = [(rows, inner), (rows, out), *[(rows,)] * (2 * biases), (out, hidden)][:each]
+        if [tuple(weight.shape) for weight in weights[number * each : (number + 1) * each]] != expected:
+            return None
+    return hidden, out
+
+
+def _fit(states: list[Tensor], x: Tensor, width: tuple[int, int], cells: int, packed: bool, batch_first: bool) -> bool:
+    """Whether the initial states (cells, batch, outputs), and of an LSTM (cells, batch, hidden units), are of that
+    size. How many sequences were packed, the states alone say."""
+    hidden, out = width
+    batch = states[0].shape[1:-1] if packed else x.shape[0:1] if batch_first else x.shape[1:-1]
+    shapes = [(cells, *batch, out), (cells, *batch, hidden)]
+    return [tuple(state.shape) for state in states] == shapes[: len(states)]
+
+
+FUNCTION_SHORTCUTS: dict[str, Callable[..., Any]] = {
+    name: functools.partial(_recurrent, gates) for name, gates in GATES.items()
+}

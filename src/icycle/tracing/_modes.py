@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from icycle.axes import product
-from icycle.tracing._meta import SHORTCUTS
+from icycle.axes import Dim, product
+from icycle.tracing._meta import FUNCTION_SHORTCUTS, SHORTCUTS
 from icycle.tracing._recorder import Recorder
 from icycle.tracing._registry import FUNCTION_RULES
 from icycle.tracing._sizes import FromDim, TracedInt
@@ -71,7 +72,7 @@ class Functions(TorchFunctionMode):
         for value in flat(_numbers(name, args, kwargs)):
             if isinstance(value, TracedInt):
                 value.report(name, 0)
-        if name == "__len__" and hasattr(args[0], "_icycle") and args[0].dim():
+        if name == "__len__" and args[0].dim() and _dims(args[0]) is not None:
             self._sizes(args[0].shape, args, kwargs)[0].report(name, 0)
         if name == "scaled_dot_product_attention" and kwargs.get("scale") is None and len(args) < 7:
             self._recorder.use_as_scale(args[0] if args else kwargs["query"])
@@ -82,21 +83,33 @@ class Functions(TorchFunctionMode):
             self._recorder.leave(outer)
 
     def _count(self, result: int, tensor: torch.Tensor) -> int:
-        known = getattr(tensor, "_icycle", None)
-        if known is None or self._recorder is None:
+        dims = _dims(tensor)
+        if dims is None or self._recorder is None:
             return result
-        return TracedInt(result, FromDim(product(known.dims), self._recorder.use))
+        return TracedInt(result, FromDim(product(dims), self._recorder.use))
 
     def _sizes(self, result: Any, args: Any, kwargs: Any) -> Any:
-        known = getattr(args[0], "_icycle", None)
-        if known is None or self._recorder is None:
+        dims = _dims(args[0])
+        if dims is None or self._recorder is None:
             return result
         use = self._recorder.use
         if isinstance(result, torch.Size):
-            sizes = zip(result, known.dims, strict=True)
-            return torch.Size([TracedInt(size, FromDim(dim, use)) for size, dim in sizes])
+            return torch.Size([TracedInt(size, FromDim(dim, use)) for size, dim in zip(result, dims, strict=True)])
         position = args[1] if len(args) > 1 else kwargs["dim"]
-        return TracedInt(result, FromDim(known.dims[position], use))
+        return TracedInt(result, FromDim(dims[position], use))
+
+
+def _dims(tensor: torch.Tensor) -> Sequence[Dim] | None:
+    """The dimensions of a tensor that is followed; of one that `torch.func` has wrapped, those that it shows."""
+    known = getattr(tensor, "_icycle", None)
+    if known is not None:
+        dims: Sequence[Dim] = known.dims
+        return dims
+    if not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return None
+    inner = _dims(torch._C._functorch.get_unwrapped(tensor))
+    mapped = torch._C._functorch.maybe_get_bdim(tensor)  # the dimension that torch.vmap hides; -1 for none
+    return inner if inner is None or mapped < 0 else [*inner[:mapped], *inner[mapped + 1 :]]
 
 
 @dataclass(frozen=True)
@@ -114,7 +127,11 @@ Observer = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
 
 
 class Operations(TorchDispatchMode):
-    """Runs every ATen operation, on the meta device as soon as one operand is there, and shows it to an observer."""
+    """Runs every ATen operation, on the meta device as soon as one operand is there, and shows it to an observer.
+
+    An operator that takes functions (`torch.cond`) is shown as one operation, and what it runs is not seen."""
+
+    supports_higher_order_operators = True
 
     def __init__(self, observe: Observer, meta: bool) -> None:
         super().__init__()
@@ -125,8 +142,10 @@ class Operations(TorchDispatchMode):
     def as_one(self, operation: Any, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Run `func` and observe it as one operation, unless it is part of another such."""
         outer, self._within = self._within, True
+        shortcut = FUNCTION_SHORTCUTS.get(getattr(operation, "function", "")) if self._meta and not kwargs else None
         try:
-            result = func(*args, **kwargs)
+            result = None if shortcut is None else shortcut(*args)
+            result = func(*args, **kwargs) if result is None else result
         finally:
             self._within = outer
         if not outer:
@@ -140,7 +159,8 @@ class Operations(TorchDispatchMode):
         else:
             result = func(*args, **kwargs)
         if not self._within:
-            self._observe(func, args, kwargs, result)
+            operation = TorchFunction(func.name()) if isinstance(func, HigherOrderOperator) else func
+            self._observe(operation, args, kwargs, result)
         return result
 
 

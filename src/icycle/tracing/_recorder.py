@@ -25,6 +25,9 @@ from icycle.tracing._tracer import Call, Dims, Info, Tracer, flat, flat_tensors
 __all__ = ["Recorder", "Step"]
 
 
+_USES = {"branch": "a comparison", "output": "an output"}
+
+
 @dataclass(frozen=True)
 class Step:
     """One operation of a run: the ATen operation, the place it ran at, the dimensions it touched, and its (positional,
@@ -122,11 +125,10 @@ class Recorder(Tracer):
         self._pin_all([tensor], Kind.VALUES_READ)
 
     def use(self, size: TracedInt, calculation: str, operand: int) -> None:
-        """A size serves as a number: an operand (0: left, 1: right) of a calculation whose result is not followed, or a
-        comparison's result (0 or 1), by which the code goes on."""
-        branch = calculation == "branch"
-        site = None if branch else site_here(self._path, operand, calculation=calculation)
-        where = self._here("a comparison" if branch else "a calculation")
+        """A size serves as a number: an operand (0: left, 1: right) of a calculation whose result is not followed, an
+        output of the model, or a comparison's result (0 or 1), by which the code goes on."""
+        site = None if calculation == "branch" else site_here(self._path, operand, calculation=calculation)
+        where = self._here(_USES.get(calculation, "a calculation"))
         self._conditions.all.append(Condition(size.origin, None, where, site, int(size)))
 
     def use_as_scale(self, query: torch.Tensor) -> None:
@@ -146,9 +148,12 @@ class Recorder(Tracer):
         return Place(operation, self._path, source)
 
     def _has_traced_size(self) -> bool:
-        return self.call is not None and any(
-            isinstance(size, TracedInt) for size in flat((self.call.args, self.call.kwargs))
-        )
+        call = self.call
+        if call is None:
+            return False
+        if call.name == "expand_as":
+            return hasattr(call.argument(1, "other"), "_icycle")
+        return any(isinstance(size, TracedInt) for size in flat((call.args, call.kwargs)))
 
     def _pin_all(self, tensors: Iterable[torch.Tensor], why: Kind, detail: str = "") -> None:
         reason = self._reason(why, detail)

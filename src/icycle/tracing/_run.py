@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from icycle.tracing._functions import autograd_functions_as_one
+from icycle.tracing._memoised import nothing_memoised
 from icycle.tracing._modes import Functions, Observer, Operations
 from icycle.tracing._recorder import Recorder
+from icycle.tracing._sizes import TracedInt
 
 __all__ = ["call_with", "map_tensors", "output_tensors", "run_shadow", "shadow_inputs", "undisturbed"]
 
@@ -24,7 +26,11 @@ def run_shadow(shadow: nn.Module, inputs: Any, observe: Observer, meta: bool, re
     """The shadow's output, every operation shown to `observe`; with a recorder, sizes remember their dimension."""
     operations = Operations(observe, meta)
     with torch.no_grad(), autograd_functions_as_one(operations), Functions(operations, recorder), operations:
-        return call_with(shadow, inputs)
+        result = call_with(shadow, inputs)
+    for item in _outputs(result) if recorder is not None else ():
+        if isinstance(item, TracedInt):
+            item.report("output", 0)
+    return result
 
 
 def call_with(model: nn.Module, inputs: Any) -> Any:
@@ -76,16 +82,17 @@ def output_tensors(value: Any) -> Iterator[torch.Tensor]:
 
     Objects inside those are state that a model hands on to itself (a key-value cache), and no output.
     """
+    return (item for item in _outputs(value) if isinstance(item, torch.Tensor))
+
+
+def _outputs(value: Any) -> Iterator[Any]:
     is_object = hasattr(value, "__dict__") and not isinstance(
         value, (type, nn.Module, torch.Tensor, Mapping, tuple, list)
     )
-    yield from _output_tensors(vars(value) if is_object else value)
+    yield from _leaves(vars(value) if is_object else value)
 
 
-def _output_tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-        return
+def _leaves(value: Any) -> Iterator[Any]:
     children: Any = ()
     if isinstance(value, Mapping):
         children = value.values()
@@ -93,14 +100,16 @@ def _output_tensors(value: Any) -> Iterator[torch.Tensor]:
         children = value
     elif dataclasses.is_dataclass(value):
         children = [getattr(value, item.name) for item in dataclasses.fields(value)]
+    else:
+        yield value
     for child in children:
-        yield from _output_tensors(child)
+        yield from _leaves(child)
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Restore the random state, and keep off meanwhile what a run must not meet: the fast path of torch's attention,
-    and the cache of sizes by which einops would hand one layer the sizes of another."""
+    kept results of functions, and the cache of sizes by which einops would hand one layer the sizes of another."""
     devices = sorted({tensor.device.index or 0 for tensor in model.parameters() if tensor.device.type == "cuda"})
     python_state, numpy_state = random.getstate(), np.random.get_state()
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -110,7 +119,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(False)
         if cached is not None:
             setattr(einops, "_reconstruct_from_shape", getattr(cached, "__wrapped__", cached))  # noqa: B010
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), nothing_memoised(model):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)

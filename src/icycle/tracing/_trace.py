@@ -60,6 +60,7 @@ class Trace:
     output_shapes: tuple[tuple[int, ...], ...]  # of the run in eval mode
     caches: Caches  # what was emptied or found to be filled
     notes: tuple[str, ...]
+    also: tuple[tuple[Any, tuple[tuple[int, ...], ...]], ...] = ()  # further inputs, and the shapes of their outputs
 
     def settle(self) -> None:
         """Draw the conclusions from all that is known by now: pins what no parameter has, and what cannot follow the

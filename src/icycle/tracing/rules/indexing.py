@@ -106,9 +106,15 @@ def embedding_bag(tracer: Tracer, given: Arguments, result: Any) -> None:
             for dim in tracer.dims(given.get(name)):
                 tracer.pin(dim, Kind.INDEX)
     out, *others = flat_tensors(result)
-    tracer.give(out, (*tracer.fixed(out.shape[:1], Kind.INDEXED), width), [False, True])
+    tracer.give(out, (*tracer.fixed(out.shape[:1], Kind.INDEXED), width), [False, tracer.info(given.weight).zero[1]])
     for other in others:
-        tracer.give(other, tracer.fixed(other.shape, Kind.INDEX), [False] * other.dim())
+        dims = tracer.fixed(other.shape, Kind.INDEX)
+        if other.dim() == 2 and given.mode == _LARGEST:  # for every bag and channel, from which row it is
+            dims = (dims[0], width)
+        tracer.give(other, dims, [False] * other.dim())
+
+
+_LARGEST = 2  # the mode of a bag whose result is the largest of each channel
 
 
 @rule("torchvision::roi_align", "torchvision::roi_pool")

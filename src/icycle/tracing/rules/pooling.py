@@ -34,7 +34,7 @@ _POOLS = [
 
 
 @rule(*_POOLS, "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d")
-@rule("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "max_unpool2d")
+@rule("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
 def spatial(tracer: Tracer, given: Arguments, result: Any) -> None:
     """The number of spatial dimensions is in the name."""
     rank = int(next(letter for letter in reversed(given.name) if letter.isdigit()))
@@ -46,6 +46,14 @@ def spatial(tracer: Tracer, given: Arguments, result: Any) -> None:
         dims = (*leading, *tracer.fixed(out.shape[-rank:], Kind.SPATIAL))
         values = out.is_floating_point()  # else positions, which are not zero where all that they point to is
         tracer.give(out, dims, [*(values and flag for flag in info.zero[:-rank]), *[False] * rank])
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpool(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
+    """self and indices (..., height, width): the place in the result of every element, channel by channel."""
+    x, places = tracer.info(given.self), tracer.info(given.indices)
+    tracer.unify_all(x.dims, places.dims)
+    spatial(tracer, given, result)
 
 
 @rule("grid_sampler_2d", "grid_sampler_3d")

@@ -9,11 +9,11 @@ import torch
 from icycle.axes import Dim, factor, sum_of
 from icycle.reasons import Kind
 from icycle.tracing._arguments import bind
+from icycle.tracing._meta import GATES
 from icycle.tracing._registry import register
 from icycle.tracing._tracer import Tracer, flat_tensors
 
-_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
-_GATES |= {f"{name}_cell": gates for name, gates in _GATES.items()}
+_GATES = {**GATES, **{f"{name}_cell": gates for name, gates in GATES.items()}}
 
 
 @register("torch::lstm", "torch::gru", "torch::rnn_tanh", "torch::rnn_relu")
@@ -102,6 +102,7 @@ class _Cell:
         assert self.hidden is not None and out is not None
         if projection:
             tracer.unify(projection[0][1], self.hidden)
+            tracer.pin(self.hidden, Kind.PROJECTION)
         tracer.unify(w_hh[1], out)
         if self.out is None:
             self.out = out

@@ -20,8 +20,12 @@ from icycle.tracing._tracer import Dims, Info, Tracer, flat_tensors
 def view(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """Regroup the factors."""
     info = tracer.info(given.self)
-    if given.get("dtype") is not None and result.shape == given.self.shape:
-        tracer.give(result, info.dims, info.zero, info)
+    if given.get("dtype") is not None:  # the bits as another type, of which fewer or more make up the last dimension
+        same = result.shape == given.self.shape
+        last = info.dims[-1:] if same else tracer.fixed(result.shape[-1:])
+        if not same:
+            tracer.pin(info.dims[-1], Kind.MEMORY)
+        tracer.give(result, (*info.dims[:-1], *last), info.zero, info)
         return
     dims = _reshaped(tracer, info.dims, result.shape, _given_sizes(tracer, result))
     clean = all(flag for flag, dim in zip(info.zero, info.dims, strict=True) if not is_pinned(dim))
@@ -107,12 +111,7 @@ def squeeze(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
 def expand(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     """A repeated element belongs to the dimension from which the size was read."""
     info = tracer.info(given.self)
-    call = tracer.call
-    written: Sequence[Any] | None = None
-    if call is not None and call.name in ("expand", "broadcast_to", "expand_as"):
-        written = call.variadic(1, "size", "shape")
-        if call.name == "expand_as":
-            written = [TracedInt(dim.size, FromDim(dim)) for dim in tracer.dims(call.argument(1, "other"))]
+    written = _expanded_sizes(tracer, result)
     new = result.dim() - len(info.dims)
     dims, zero = [], []
     for place, size in enumerate(result.shape):
@@ -126,6 +125,19 @@ def expand(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
         dims.append(_repeated(tracer, size, None if written is None else written[place]))
         zero.append(False)
     tracer.give(result, dims, zero, info)
+
+
+def _expanded_sizes(tracer: Tracer, result: torch.Tensor) -> Sequence[Any] | None:
+    """The sizes as the caller wrote them; None inside torch's own code."""
+    call = tracer.call
+    if call is None or call.name not in ("expand", "broadcast_to", "expand_as"):
+        return None
+    if call.name == "expand_as":
+        other = call.argument(1, "other")
+        written: Sequence[Any] = [TracedInt(dim.size, FromDim(dim)) for dim in tracer.dims(other)]
+    else:
+        written = call.variadic(1, "size", "shape")
+    return written if len(written) == result.dim() else result.shape  # under torch.vmap the caller sees fewer
 
 
 def _repeated(tracer: Tracer, size: int, given: Any) -> Dim:
@@ -470,11 +482,8 @@ def index(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     if given.name == "index_select":
         places, width = [given.dim % len(info.dims)], 1
     else:
-        indices = [(place, tensor) for place, tensor in enumerate(given.indices) if tensor is not None]
-        places = [place for place, _ in indices]
+        places = _indexed(given.indices)
         width = result.dim() - (len(info.dims) - len(places))
-        if any(tensor.dtype == torch.bool for _, tensor in indices):
-            places = list(range(len(info.dims)))
     for place in places:
         tracer.pin(info.dims[place], Kind.INDEXED)
     for tensor in indexed:
@@ -492,6 +501,18 @@ def index(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
     dims[front:front] = fresh
     zero[front:front] = [False] * width
     tracer.give(result, dims, zero)
+
+
+def _indexed(indices: Sequence[torch.Tensor | None]) -> list[int]:
+    """The dimensions that are indexed: one by each tensor of numbers, by a mask as many as it has."""
+    places: list[int] = []
+    position = 0
+    for tensor in indices:
+        width = tensor.dim() if tensor is not None and tensor.dtype in (torch.bool, torch.uint8) else 1
+        if tensor is not None:
+            places += range(position, position + width)
+        position += width
+    return places
 
 
 @rule("pixel_shuffle", "pixel_unshuffle")
