@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from icycle.tracing._memoised import is_memoised, without_memory
+from icycle.tracing._memoised import Memoised, is_memoised, without_memory
 
 __all__ = ["rebind"]
 
@@ -53,7 +53,7 @@ def _replace_items(container: Any, items: list[tuple[Any, Any]], functions: _Fun
 
 
 # what may hold something of the original, though copied
-_REBINDABLE = (types.FunctionType, types.MethodType, weakref.ReferenceType, tuple)
+_REBINDABLE = (types.FunctionType, types.MethodType, Memoised, weakref.ReferenceType, tuple)
 
 
 class _Functions:

@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["forget", "is_memoised", "nothing_memoised", "without_memory"]
+__all__ = ["Memoised", "forget", "is_memoised", "nothing_memoised", "without_memory"]
 
-_Memoised = type(functools.cache(lambda: None))
+Memoised = type(functools.cache(lambda: None))  # what functools makes of a function
 _FOREIGN = frozenset((*sys.stdlib_module_names, "torch", "numpy", "icycle"))  # packages that hold no model's code
 
 Place = tuple[Any, str]  # a module or class, and the name of such a function in it
@@ -26,7 +26,7 @@ Place = tuple[Any, str]  # a module or class, and the name of such a function in
 
 def is_memoised(value: Any) -> bool:
     """Whether a value is a function that `functools` keeps the results of."""
-    return type(value) is _Memoised
+    return type(value) is Memoised
 
 
 def without_memory(function: Any) -> Any:
@@ -67,7 +67,7 @@ def _places(kinds: frozenset[type], loaded: int) -> tuple[Place, ...]:
     classes = {each for kind in kinds for each in kind.__mro__ if _is_models(each.__module__)}
     own = {sys.modules[kind.__module__] for kind in classes if kind.__module__ in sys.modules}
     values = (value for module in own for value in vars(module).values())
-    names = {value.__module__ for value in values if isinstance(value, (type, FunctionType, _Memoised))}
+    names = {value.__module__ for value in values if isinstance(value, (type, FunctionType, Memoised))}
     others = {sys.modules[name] for name in names if name in sys.modules and _is_models(name)}
     owners = dict.fromkeys((*classes, *own, *others))
     return tuple((owner, name) for owner in owners for name, value in vars(owner).items() if _function(value))
