@@ -68,6 +68,26 @@ class Called(Attention):
         return mixed.transpose(1, 2).reshape(mixed.shape[0], mixed.shape[2], width)
 
 
+class Open(Attention):
+    """A size is open already: all heads are joined by flattening."""
+
+    def join(self, mixed: Tensor, x: Tensor) -> Tensor:
+        return mixed.reshape(x.shape[0], -1, x.shape[2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, positions, width = x.shape
+        q, k, v = self.qkv(x).view(batch, positions, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.mT).softmax(-1)
+        return self.proj(self.join((weights @ v).transpose(1, 2), x))
+
+
+class OpenInFront(Open):
+    def join(self, mixed: Tensor, x: Tensor) -> Tensor:
+        width = x.shape[2]
+        return mixed.contiguous().view((-1, mixed.shape[1],
+            self.heads * (width // self.heads)))  # fmt: skip
+
+
 def network(attention: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Linear(WIDTH, WIDTH), attention, nn.Linear(WIDTH, 4)).double().eval()
 
@@ -83,7 +103,7 @@ def heads_and_embedding(structure: icycle.Structure) -> dict[str, int]:
     return {name: size for name, size in sizes(structure).items() if size > 1}
 
 
-@pytest.mark.parametrize("kind", [Attention, Root, Called])
+@pytest.mark.parametrize("kind", [Attention, Root, Called, Open, OpenInFront])
 def test_heads_go_on_their_own(kind: type[Attention]) -> None:
     model = network(kind())
     structure = prove(model, EXAMPLE)
@@ -230,6 +250,51 @@ class Resolution(nn.Module):
 def test_no_number_is_written_that_does_not_always_fit(kind: type[nn.Module]) -> None:
     structure = prove(nn.Sequential(nn.Linear(WIDTH, WIDTH), kind(), nn.Linear(WIDTH, 2)), EXAMPLE, seed=3)
     assert not structure.rewrites
+
+
+class Loop(nn.Module):
+    """One line joins heads and their width, and then positions and half of the heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = HEADS
+        self.inner, self.back = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.inner(x).view(*x.shape[:2], self.heads, -1)
+        for own in (heads, heads.transpose(1, 2)):
+            x = x + own.reshape(x.shape[0], -1, x.shape[2])
+        return self.back(x)
+
+
+class Chance(nn.Module):
+    """As many positions as heads: what is joined only looks like heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = HEADS
+        self.inner, self.back = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, : self.heads]
+        heads = self.inner(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        return self.back(heads.reshape(x.shape[0], -1, x.shape[2]))
+
+
+@pytest.mark.parametrize("kind", [Loop, Chance])
+def test_an_open_size_is_flattened_only_where_that_is_always_the_same(kind: type[nn.Module]) -> None:
+    structure = prove(nn.Sequential(nn.Linear(WIDTH, WIDTH), kind(), nn.Linear(WIDTH, 2)), EXAMPLE)
+    assert not structure.rewrites
+
+
+def test_saving_what_was_flattened(tmp_path: Path) -> None:
+    model = network(Open())
+    structure = icycle.trace(model, EXAMPLE)
+    icycle.prune(model, structure, without(structure, "1.qkv", 1))
+    assert [edit.keyword for edit in edits_of(model[1])] == ["", "flatten"]
+    loaded = icycle.load(icycle.save(model, tmp_path / "saved"), network(Open()))
+    longer = torch.randn(3, 9, WIDTH, dtype=torch.float64)
+    assert torch.equal(loaded(longer), model(longer))
 
 
 def test_of_two_sizes_of_one_call_one_is_left_open() -> None:

@@ -32,7 +32,7 @@ class EditRecord(_Strict):
     span: Annotated[list[int], Field(min_length=4, max_length=4)]
     number: Number
     digest: Digest
-    keyword: Literal["", "scale"]
+    keyword: Literal["", "scale", "flatten"]
     calls: list[Annotated[list[int], Field(min_length=4, max_length=4)]] = []
 
 

@@ -64,10 +64,13 @@ def _edit(record: EditRecord) -> Edit:
 
 
 def _check_kind(path: str, owner: type[nn.Module], record: EditRecord) -> None:
-    """A removal replaces a size in a reshape, or an operand of a calculation, or gives a fused attention its scale."""
+    """A removal replaces a size in a reshape, or the whole of one that joins its last dimensions, or an operand of a
+    calculation, or gives a fused attention its scale."""
     function = _function(owner, record.functions)
     node, parent = _at(function, tuple(record.span)) if function is not None else (None, None)
-    if record.keyword:
+    if record.keyword == "flatten":
+        fits = isinstance(node, ast.Call) and _name(node) in ("view", "reshape") and record.number == _sizes(node) - 1
+    elif record.keyword:
         fits = isinstance(node, ast.Call) and _name(node) == "scaled_dot_product_attention" and record.number > 0
     elif isinstance(parent, ast.BinOp):
         fits = isinstance(parent.op, _CALCULATED) and math.isfinite(record.number)
@@ -115,6 +118,12 @@ def _at(function: FunctionType, span: tuple[int, ...]) -> tuple[ast.AST | None, 
                 inside = isinstance(parent, (ast.Tuple, ast.List))
                 return node, parents[id(parent)] if inside else parent
     return None, None
+
+
+def _sizes(call: ast.Call) -> int:
+    """How many sizes a reshape says: one by one, or as one tuple or list."""
+    first = call.args[0] if call.args else None
+    return len(first.elts) if isinstance(first, (ast.Tuple, ast.List)) else len(call.args)
 
 
 def _name(call: ast.Call) -> str:

@@ -27,7 +27,18 @@ from torch import nn
 from icycle.errors import SurgeryError
 from icycle.tracing._source import Replacement, Source, Span, nested_codes, recompiled, source_of
 
-__all__ = ["Edit", "Site", "edits_of", "find_edit", "is_users", "rewritten", "site_here", "user_frame"]
+__all__ = [
+    "FLATTEN",
+    "NEVER",
+    "Edit",
+    "Site",
+    "edits_of",
+    "find_edit",
+    "is_users",
+    "rewritten",
+    "site_here",
+    "user_frame",
+]
 
 _LIBRARIES = (
     os.path.dirname(torch.__file__) + os.sep,
@@ -36,6 +47,9 @@ _LIBRARIES = (
 _TRACED_BY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_run.py")  # what calls the model
 # what calls a module's forward
 _CALLED_BY = os.path.join(os.path.dirname(torch.__file__), "nn", "modules", "module.py")
+
+FLATTEN = "flatten"
+NEVER = -2  # no number does in this place
 
 _OPERATORS: dict[str, Any] = {
     "add": ast.Add,
@@ -49,8 +63,8 @@ _OPERATORS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Edit:
-    """An expression in the code of a module and the number that takes its place; or with a `keyword` a call, which gets
-    the number as one more argument.
+    """An expression in the code of a module and the number that takes its place; or with the keyword "scale" a call,
+    which gets the number as one more argument, with "flatten" a reshape, which becomes `flatten(number)`.
 
     `functions` are the method and the functions, by the names under which each calls the next, through which the code
     is reached; `calls` are the places of these names, one fewer. `digest` tells the sources of all of them.
@@ -357,7 +371,11 @@ def _replacement(code: CodeType, edit: Edit) -> Replacement:
         return Replacement(edit.span, repr(edit.number))
     source = source_of(code)
     calls = (node for node in ast.walk(source.definition) if isinstance(node, ast.Call)) if source else ()
-    last = next((_last_argument(call) for call in calls if _span(call, code) == edit.span), None)
+    call = next((call for call in calls if _span(call, code) == edit.span), None)
+    if edit.keyword == FLATTEN and call is not None and isinstance(call.func, ast.Attribute):
+        start = _span(call.func.value, code)[2:]  # behind what is reshaped
+        return Replacement((*start, *edit.span[2:]), f".{FLATTEN}({edit.number})")
+    last = None if call is None else _last_argument(call)
     line, column = edit.span[2:] if last is None else _span(last, code)[2:]  # behind it
     return Replacement((line, column, line, column), f", {edit.keyword}={edit.number!r}")
 
@@ -407,6 +425,8 @@ def _part(node: ast.expr, site: Site) -> ast.expr | None:
     if not isinstance(node, ast.Call):
         return None
     name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    if site.keyword == FLATTEN:
+        return node if name in ("view", "reshape") and _says_sizes(node, site) else None
     if site.keyword:  # of a fused attention, where neither it nor **others are given
         named = {keyword.arg for keyword in node.keywords}
         fitting = name == "scaled_dot_product_attention" and not named & {site.keyword, None}
@@ -420,6 +440,17 @@ def _part(node: ast.expr, site: Site) -> ast.expr | None:
     last = node.args[-1] if node.args else None
     given = last.elts if isinstance(last, (ast.Tuple, ast.List)) else node.args
     return _element(given, site.part, site.sizes)
+
+
+def _says_sizes(call: ast.Call, site: Site) -> bool:
+    """Whether a reshape is a method of what it reshapes, and no function of a module, and says every size, one as -1:
+    then what it does is the same whenever it runs."""
+    value = call.func.value if isinstance(call.func, ast.Attribute) else None
+    of_module = isinstance(value, ast.Name) and isinstance(site.frames[0].scope.get(value.id), ModuleType)
+    sizes = [size for own in call.args for size in getattr(own, "elts", [own])]
+    plain = len(sizes) == site.sizes and not any(isinstance(size, ast.Starred) for size in sizes)
+    open_one = any(ast.unparse(size) == "-1" for size in sizes)
+    return value is not None and not of_module and not call.keywords and plain and open_one
 
 
 def _element(given: Sequence[ast.expr], place: int, of: int) -> ast.expr | None:

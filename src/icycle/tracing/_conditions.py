@@ -13,7 +13,7 @@ from torch import nn
 from icycle.axes import Axis, Dim, Polynomial, count, is_pinned, leaves, mark_inexact, pin, unify
 from icycle.reasons import Kind, Place, Reason
 from icycle.tracing._branches import always_same, is_branch, solve_equality, were_equal
-from icycle.tracing._code import Edit, Site, find_edit
+from icycle.tracing._code import NEVER, Edit, Site, find_edit
 from icycle.tracing._sizes import AttributeKey, FromAttribute, FromDim, Operation, Origin, evaluate, operands, solve
 
 __all__ = ["Condition", "Conditions", "Rewrite"]
@@ -44,14 +44,14 @@ class Rewrite:
 
 @dataclass
 class Conditions:
-    """All conditions of a trace. `attributes` are bound to a dimension, those in `solved` follow from several."""
+    """What was `noted` in a trace. `attributes` are bound to a dimension, those in `solved` follow from several."""
 
     head_width: bool = False
     modules: Mapping[str, nn.Module] = field(default_factory=dict)  # of the shadow, by path
     attributes: dict[AttributeKey, Dim] = field(default_factory=dict)
     solved: dict[AttributeKey, Polynomial] = field(default_factory=dict)
     rewrites: tuple[Rewrite, ...] = ()
-    all: list[Condition] = field(default_factory=list)
+    noted: list[Condition] = field(default_factory=list)
     _edits: dict[Any, Edit | None] = field(default_factory=dict)
 
     def settle(self) -> None:
@@ -68,7 +68,7 @@ class Conditions:
         while changed:  # one attribute may be needed to solve for another
             changed, unmet = False, []
             known = {key: count(dim) for key, dim in self.attributes.items()} | self.solved
-            for condition in self.all:
+            for condition in self.noted:
                 if _is_met(condition, known, sizes):
                     continue
                 found = _solved(condition, known)
@@ -111,9 +111,11 @@ class Conditions:
     def _always_the_same(self, condition: Condition, site: Site) -> bool:
         """Whether the number that would be written into the code fits whenever it runs: at every pass of a loop, for
         inputs of any size."""
-        numbers = {other.number for other in self.all if other.site is not None and other.site.key == site.key}
+        numbers = {other.number for other in self.noted if other.site is not None and other.site.key == site.key}
         dims = self._involved(condition) if condition.dim is None else []
-        return len(numbers) == 1 and not any(axis.pinned for dim in dims for axis in leaves(dim))
+        return (
+            len(numbers) == 1 and NEVER not in numbers and not any(axis.pinned for dim in dims for axis in leaves(dim))
+        )
 
     def _force(self, condition: Condition) -> bool:
         """Make the sizes at the two ends of an unmet condition follow each other; True where that changed anything."""
@@ -160,7 +162,7 @@ class Conditions:
 
     def sized(self) -> list[Dim]:
         """Every dimension to which an attribute or a computed size is tied."""
-        tied = [part for condition in self.all for part in self._involved(condition)]
+        tied = [part for condition in self.noted for part in self._involved(condition)]
         return [*self.attributes.values(), *tied]
 
     def _involved(self, condition: Condition) -> list[Dim]:

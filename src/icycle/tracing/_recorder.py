@@ -129,14 +129,14 @@ class Recorder(Tracer):
         output of the model, or a comparison's result (0 or 1), by which the code goes on."""
         site = None if calculation == "branch" else site_here(self._path, operand, calculation=calculation)
         where = self._here(_USES.get(calculation, "a calculation"))
-        self._conditions.all.append(Condition(size.origin, None, where, site, int(size)))
+        self._conditions.noted.append(Condition(size.origin, None, where, site, int(size)))
 
     def use_as_scale(self, query: torch.Tensor) -> None:
         """A fused attention takes its scale from the width of a head."""
         width = self.dims(query)[-1]
         site = site_here(self._path, keyword="scale")
         where = self._here("the scale of an attention")
-        self._conditions.all.append(Condition(FromDim(width), None, where, site, width.size**-0.5))
+        self._conditions.noted.append(Condition(FromDim(width), None, where, site, width.size**-0.5))
 
     @property
     def _path(self) -> str:

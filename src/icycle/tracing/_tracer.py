@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,7 +14,7 @@ from icycle.tracing._code import site_here
 from icycle.tracing._conditions import Condition, Conditions
 from icycle.tracing._sizes import FromAttribute, FromDim, Operation, Origin, origin_of
 
-__all__ = ["Call", "Dims", "Info", "Tracer", "flat", "flat_tensors"]
+__all__ = ["Call", "Dims", "Info", "Tracer", "Written", "flat", "flat_tensors"]
 
 Dims = tuple[Dim, ...]
 
@@ -75,6 +75,16 @@ class Call:
         elif isinstance(given[0], (tuple, list)):
             given = given[0]
         return list(given) if isinstance(given, (tuple, list)) else [given]
+
+
+class Written(NamedTuple):
+    """A size among those of a reshape: which one, of how many, and the number that could stand there as well; or, with
+    a `keyword`, the method that does the same with this number."""
+
+    place: int
+    sizes: int
+    number: int = -1
+    keyword: str = ""
 
 
 class Tracer:
@@ -147,10 +157,10 @@ class Tracer:
         """Removing from `dim` is not the same as zeroing."""
         mark_inexact(dim, self._reason(why, detail))
 
-    def constrain(self, size: Any, dim: Dim, place: tuple[int, int] | None = None) -> None:
+    def constrain(self, size: Any, dim: Dim, place: Written | None = None) -> None:
         """`size`, as written by the caller, must remain the number of kept elements of `dim`.
 
-        `place` (which one, of how many) is given for a size of a reshape that could as well be -1.
+        `place` is given for a size of a reshape that could as well be said otherwise.
         """
         origin = origin_of(size)
         if isinstance(origin, FromDim):
@@ -183,7 +193,7 @@ class Tracer:
             return Reason(why, str(detail), *self.place)
         return Reason(Kind.RULE, why, *self.place)
 
-    def _same_count(self, known: Dim, dim: Dim, origin: Origin, place: tuple[int, int] | None) -> None:
+    def _same_count(self, known: Dim, dim: Dim, origin: Origin, place: Written | None) -> None:
         """Equal numbers are enough; where nothing guarantees them, the dimensions are made the same."""
         if known.size != dim.size:
             self.pin(dim, Kind.OTHER_SIZE, f"{dim.size} comes from a dimension of {known.size}")
@@ -193,9 +203,9 @@ class Tracer:
         else:
             self.unify(known, dim)
 
-    def _require(self, origin: Origin, dim: Dim, place: tuple[int, int] | None) -> None:
-        site = None if place is None else site_here(self.place.module, *place)
-        self._conditions.all.append(Condition(origin, dim, self.place, site))
+    def _require(self, origin: Origin, dim: Dim, place: Written | None) -> None:
+        site = None if place is None else site_here(self.place.module, place.place, place.sizes, place.keyword)
+        self._conditions.noted.append(Condition(origin, dim, self.place, site, -1 if place is None else place.number))
 
 
 def flat(value: Any) -> list[Any]:

@@ -11,9 +11,10 @@ import torch
 from icycle.axes import Axis, Dim, balance, cut, factor, is_pinned, leaves, product, regroup, resolve, sum_of
 from icycle.reasons import Kind
 from icycle.tracing._arguments import Arguments
+from icycle.tracing._code import FLATTEN, NEVER
 from icycle.tracing._registry import rule
 from icycle.tracing._sizes import FromDim, Literal, Operation, TracedInt, origin_of
-from icycle.tracing._tracer import Dims, Info, Tracer, flat_tensors
+from icycle.tracing._tracer import Dims, Info, Tracer, Written, flat_tensors
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_copy", "_reshape_alias", "view_copy")
@@ -47,8 +48,26 @@ def _reshaped(tracer: Tracer, dims: Sequence[Dim], sizes: Sequence[int], given: 
         return after
     for place, (size, dim) in enumerate(zip(given, after, strict=True)):
         if size != -1:
-            tracer.constrain(size, dim, None if -1 in given else (place, len(given)))
+            tracer.constrain(size, dim, _written(dims, sizes, given, place))
     return after
+
+
+_CHANCE = (Kind.INPUT, Kind.SPATIAL, Kind.POSITIONS, Kind.COMPUTED)
+
+
+def _written(dims: Sequence[Dim], sizes: Sequence[int], given: Sequence[Any], place: int) -> Written | None:
+    """How the code could do without this size: with -1 in its place. Where -1 stands in another's, and the reshape only
+    joins all dimensions from this place on, by flattening them; unless that is by chance, for positions are among
+    them, and another input has others."""
+    if -1 not in given:
+        return Written(place, len(given))
+    joined = dims[place:]
+    last = [dim.size for dim in dims[:place]] == list(sizes[:place])
+    pinned = (axis.pinned for dim in joined for axis in leaves(dim))
+    if place < len(given) - 1:
+        return None
+    joins = last and joined and not any(why is not None and why.kind in _CHANCE for why in pinned)
+    return Written(place, len(given), place if joins else NEVER, FLATTEN)
 
 
 def _given_sizes(tracer: Tracer, result: torch.Tensor) -> list[Any] | None:
