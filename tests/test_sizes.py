@@ -165,3 +165,35 @@ def test_a_shape_from_such_an_attribute_follows() -> None:
     assert structure["layer"].prunable
     assert structure["layer"].exact
     assert icycle.testing.removal_error(model, x, icycle.SubNetwork.random(structure, 0.5)) <= 1e-9
+
+
+NOT_SEEN: dict[str, Callable[[int], float]] = {  # those that docs/guide.md lists
+    "range": lambda n: sum(0.1 for _ in range(n)),
+    "item": lambda n: [0.5 * k for k in range(20)][n],
+    "numpy": lambda n: float(np.arange(n)[-1]),
+    "float divided": lambda n: 1.0 / n,
+    "float times": lambda n: 2.5 * n,
+    "float compared": lambda n: 1.0 if 7.5 < n else 2.0,  # noqa: SIM300
+    "logarithm": lambda n: math.log(n),
+    "divisor": lambda n: float(math.gcd(n, 6)),
+    "combinations": lambda n: float(math.comb(n, 2)),
+    "text": lambda n: float(str(n)),
+    "formatted": lambda n: float(f"{n}"),
+}
+
+
+class Unseen(nn.Module):
+    def __init__(self, number: Callable[[int], float]) -> None:
+        super().__init__()
+        self.first, self.last, self.number = nn.Linear(5, 8), nn.Linear(8, 3), number
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last(y * self.number(y.shape[1]))
+
+
+@pytest.mark.parametrize("name", NOT_SEEN)
+def test_what_the_documentation_says_is_not_seen_is_found_by_numbers(name: str) -> None:
+    model, inputs = Unseen(NOT_SEEN[name]), torch.randn(4, 5)
+    assert icycle.trace(model, inputs, proof="shapes")["first"].exact
+    assert not icycle.trace(model, inputs)["first"].exact

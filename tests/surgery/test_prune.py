@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -294,3 +295,28 @@ def test_removing_nothing_is_an_error() -> None:
     with pytest.raises(SubNetworkError, match="at least one channel"):
         icycle.prune(model, structure, icycle.SubNetwork.full(structure))
     assert differences(before, snapshot(model)) == []
+
+
+class Pairs(nn.Module):
+    """Long inputs go by a way that needs an even number of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(x.reshape(len(x), 2, -1).flatten(1) if len(x) > 4 else x)
+
+
+def test_a_removal_is_rehearsed_on_every_example() -> None:
+    model, short, long = Pairs(), torch.randn(3, 6), torch.randn(5, 6)
+    example = icycle.trace(model, short, also=[long]).example
+    before = snapshot(model)
+    both = dataclasses.replace(icycle.trace(model, short), example=example)  # as if the trace had not noticed
+    keep = {"first": torch.arange(12) < 7}
+    with pytest.raises(SurgeryError, match="on example 2"):
+        icycle.prune(model, both, icycle.SubNetwork(keep))
+    assert differences(before, snapshot(model)) == []
+    icycle.prune(model, both, icycle.SubNetwork({"first": torch.arange(12) < 6}))
+    assert model(long).shape == (5, 2)
