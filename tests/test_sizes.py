@@ -170,7 +170,6 @@ def test_a_shape_from_such_an_attribute_follows() -> None:
 NOT_SEEN: dict[str, Callable[[int], float]] = {  # those that docs/guide.md lists
     "range": lambda n: sum(0.1 for _ in range(n)),
     "item": lambda n: [0.5 * k for k in range(20)][n],
-    "numpy": lambda n: float(np.arange(n)[-1]),
     "float divided": lambda n: 1.0 / n,
     "float times": lambda n: 2.5 * n,
     "float compared": lambda n: 1.0 if 7.5 < n else 2.0,  # noqa: SIM300
