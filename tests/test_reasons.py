@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
+from torch import nn
 
+import icycle
 from icycle.axes import Axis, mark_inexact, pin, unify
 from icycle.reasons import NOWHERE, Kind, Place, Reason
 
@@ -51,3 +54,18 @@ def test_the_first_reason_stays() -> None:
     pin(other, second)
     unify(other, axis, HERE)
     assert axis.pinned == axis.inexact == first
+
+
+def test_where_nothing_is_prunable_what_went_wrong_is_told_first() -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.a(x).cumsum(1))
+
+    structure = icycle.trace(Reads(), torch.randn(3, 4))
+    scores = icycle.saliency.group_norm(Reads(), structure)
+    with pytest.raises(icycle.errors.StructureError, match="has none: every element takes part"):
+        icycle.select(structure, scores, icycle.Budget(macs=0.5))

@@ -148,6 +148,27 @@ class Kind(Enum):
         self.advice = advice
 
 
+_DESIGN = frozenset(
+    (
+        Kind.INPUT,
+        Kind.OUTPUT,
+        Kind.SINGLE,
+        Kind.EMPTY,
+        Kind.NO_PARAMETER,
+        Kind.POSITIONS,
+        Kind.SPATIAL,
+        Kind.KERNEL,
+        Kind.COMPUTED,
+        Kind.PADDING,
+        Kind.PIXELS,
+        Kind.REPEATED,
+        Kind.STACKED,
+        Kind.STATISTIC,
+        Kind.PARTS,
+    )
+)
+
+
 class Place(NamedTuple):
     """Where in a run something was: the operation, the path of the module that ran ("" for the model itself), and the
     line of the model's code as "file:line" ("" where all of it is torch's)."""
@@ -189,6 +210,11 @@ class Reason:
     def advice(self) -> str:
         """What the user could change."""
         return self.kind.advice.format(operation=self.operation)
+
+    @property
+    def by_design(self) -> bool:
+        """Whether nothing could be changed about it: an input, an output, positions."""
+        return self.kind in _DESIGN
 
     @property
     def place(self) -> Place:

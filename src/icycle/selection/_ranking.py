@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from icycle.errors import CriterionError, StructureError
+from icycle.reasons import Kind, Reason
 from icycle.structure import Structure, SubNetwork
 
 __all__ = ["Ranking"]
@@ -25,11 +26,10 @@ class Ranking:
         self, structure: Structure, scores: Mapping[str, torch.Tensor], factor: np.ndarray | None = None
     ) -> None:
         if not structure.prunable:
-            reasons = {group.reason for group in structure.groups}
-            first = sorted(reasons, key=lambda reason: ("dry run" not in reason, reason))[:3]  # what went wrong, first
+            first = sorted({group.pinned_by for group in structure.groups if group.pinned_by}, key=_urgency)[:3]
             raise StructureError(
                 "Expected at least one prunable group, but the structure has none"
-                + (f": {'; '.join(first)}. print(structure) says why, group by group." if first else ".")
+                + (f": {'; '.join(map(str, first))}. print(structure) says why, group by group." if first else ".")
             )
         self._names = [group.name for group in structure.prunable]
         self.sizes = np.array([group.size for group in structure.prunable], dtype=np.int64)
@@ -80,6 +80,11 @@ class Ranking:
         keep[self._order_in_group] = rank >= (self.sizes - counts)[self._group]
         parts = np.split(keep, self._start[1:])
         return SubNetwork({name: torch.from_numpy(part) for name, part in zip(self._names, parts, strict=True)})
+
+
+def _urgency(reason: Reason) -> tuple[bool, bool, str]:
+    """What went wrong comes first, what is so by design last."""
+    return reason.kind not in (Kind.DRY_RUN, Kind.BREAKS), reason.by_design, str(reason)
 
 
 def _flat(structure: Structure, scores: Mapping[str, torch.Tensor]) -> np.ndarray:

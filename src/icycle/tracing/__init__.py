@@ -9,11 +9,12 @@ from icycle.tracing._operands import Operand
 from icycle.tracing._recorder import Step
 from icycle.tracing._registry import Rule, register
 from icycle.tracing._registry import register as register_rule
-from icycle.tracing._run import call_with, map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
+from icycle.tracing._run import call_with, output_tensors, run_shadow, shadow_inputs, undisturbed
 from icycle.tracing._shadow import Caches, copy_of, duplicate, shadow_of
 from icycle.tracing._standins import STAND_INS
 from icycle.tracing._trace import Trace, trace_model
 from icycle.tracing._tracer import Call, Dims, Info, Tracer, flat_tensors
+from icycle.tracing._trees import map_tensors
 
 __all__ = [
     "GATES",

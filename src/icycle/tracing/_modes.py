@@ -17,6 +17,7 @@ from icycle.tracing._recorder import Recorder
 from icycle.tracing._registry import FUNCTION_RULES
 from icycle.tracing._sizes import FromDim, TracedInt
 from icycle.tracing._tracer import flat, flat_tensors
+from icycle.tracing._trees import map_tensors
 
 __all__ = ["Functions", "Observer", "Operations", "TorchFunction"]
 
@@ -137,17 +138,17 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self._observe = observe
         self._meta = meta
-        self._within = False  # an operation that is observed as one
+        self._inside_composite = False  # an operation that is observed as one
 
     def as_one(self, operation: Any, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Run `func` and observe it as one operation, unless it is part of another such."""
-        outer, self._within = self._within, True
+        outer, self._inside_composite = self._inside_composite, True
         shortcut = FUNCTION_SHORTCUTS.get(getattr(operation, "function", "")) if self._meta and not kwargs else None
         try:
             result = None if shortcut is None else shortcut(*args)
             result = func(*args, **kwargs) if result is None else result
         finally:
-            self._within = outer
+            self._inside_composite = outer
         if not outer:
             self._observe(operation, tuple(args), kwargs, result)
         return result
@@ -158,7 +159,7 @@ class Operations(TorchDispatchMode):
             result = _run_with_meta(func, args, kwargs)
         else:
             result = func(*args, **kwargs)
-        if not self._within:
+        if not self._inside_composite:
             operation = TorchFunction(func.name()) if isinstance(func, HigherOrderOperator) else func
             self._observe(operation, args, kwargs, result)
         return result
@@ -171,7 +172,7 @@ def _run_with_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if "device" in kwargs:
             kwargs = {**kwargs, "device": torch.device("meta")}
         if any(not tensor.is_meta for tensor in tensors):
-            args, kwargs = _to_meta(args), _to_meta(kwargs)
+            args, kwargs = map_tensors(args, _to_meta), map_tensors(kwargs, _to_meta)
         shortcut = SHORTCUTS.get(func)
         result = None if shortcut is None else shortcut(*args, **kwargs)
         return func(*args, **kwargs) if result is None else result
@@ -182,15 +183,7 @@ def _run_with_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return func(*args, **kwargs)
 
 
-def _to_meta(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return (
-            value
-            if value.is_meta
-            else torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-        )
-    if isinstance(value, (tuple, list)):
-        return type(value)([_to_meta(item) for item in value])
-    if isinstance(value, dict):
-        return {key: _to_meta(item) for key, item in value.items()}
-    return value
+def _to_meta(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_meta:
+        return tensor
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

@@ -18,8 +18,9 @@ from icycle.tracing._memoised import nothing_memoised
 from icycle.tracing._modes import Functions, Observer, Operations
 from icycle.tracing._recorder import Recorder
 from icycle.tracing._sizes import TracedInt
+from icycle.tracing._trees import map_tensors
 
-__all__ = ["call_with", "map_tensors", "output_tensors", "run_shadow", "shadow_inputs", "undisturbed"]
+__all__ = ["call_with", "output_tensors", "run_shadow", "shadow_inputs", "undisturbed"]
 
 
 def run_shadow(shadow: nn.Module, inputs: Any, observe: Observer, meta: bool, recorder: Recorder | None = None) -> Any:
@@ -62,19 +63,6 @@ def shadow_inputs(inputs: Any, meta: bool, training: bool, mark: Callable[[torch
         return data
 
     return map_tensors(inputs, stand_in)
-
-
-def map_tensors(value: Any, function: Any) -> Any:
-    """`value` with `function` applied to every tensor in tuples, lists and mappings."""
-    if isinstance(value, torch.Tensor):
-        return function(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(item, function) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(map_tensors(item, function) for item in value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(item, function) for key, item in value.items()}
-    return value
 
 
 def output_tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -18,7 +18,7 @@ from icycle.tracing._conditions import Conditions, Rewrite
 from icycle.tracing._hooks import has_watchers
 from icycle.tracing._modules import named_tensors
 from icycle.tracing._recorder import Recorder, Step
-from icycle.tracing._run import map_tensors, output_tensors, run_shadow, shadow_inputs, undisturbed
+from icycle.tracing._run import output_tensors, run_shadow, shadow_inputs, undisturbed
 from icycle.tracing._shadow import (
     Caches,
     following_paths,
@@ -30,6 +30,7 @@ from icycle.tracing._shadow import (
 )
 from icycle.tracing._sizes import AttributeKey
 from icycle.tracing._tracer import Dims, Info
+from icycle.tracing._trees import map_tensors
 
 __all__ = ["Trace", "trace_model"]
 

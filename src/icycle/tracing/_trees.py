@@ -1,0 +1,23 @@
+"""Tensors in nested containers: what models take and give, and the arguments of operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+__all__ = ["map_tensors"]
+
+
+def map_tensors(value: Any, function: Any) -> Any:
+    """`value` with `function` applied to every tensor in tuples, lists and mappings."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(item, function) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(map_tensors(item, function) for item in value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(item, function) for key, item in value.items()}
+    return value
