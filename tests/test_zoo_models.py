@@ -17,7 +17,8 @@ import icycle
 from icycle.tracing import output_tensors
 from proof import check_counts, train_once
 
-LISTED = [tuple(line.split()) for line in Path(__file__).with_name("zoo.txt").read_text().splitlines() if line.strip()]
+ZOO = Path(__file__).parents[1] / "bench" / "zoo.txt"
+LISTED = [tuple(line.split()) for line in ZOO.read_text().splitlines() if line.strip()]
 SMALL = {
     "convnext_atto",
     "crossvit_tiny_240",

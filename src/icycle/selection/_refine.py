@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from icycle.selection._lattice import Lattice
+from icycle.selection._allowed_counts import Lattice
 from icycle.selection._ranking import Ranking
 
 __all__ = ["CostFunction", "SteppedCost", "refine"]

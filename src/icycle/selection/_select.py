@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from icycle.errors import BudgetError, StructureError
+from icycle.selection._allowed_counts import Lattice, Settled
 from icycle.selection._budget import Budget, Tightest
-from icycle.selection._lattice import Lattice, Settled
 from icycle.selection._ranking import Ranking
 from icycle.selection._refine import CostFunction, SteppedCost, refine
 from icycle.structure import Group, Structure, SubNetwork
@@ -45,8 +45,8 @@ def select(
             channels are not rounded, and any group may stay whole.
         min_keep: no group keeps fewer channels.
         cost_factor: multiply scores by `1 - softmax(ln(G) * c / max(c))`, c being the cost freed per channel of each of
-            the G groups, so that dear channels go more readily. Only ratios of costs count: neither the input's
-            resolution nor the unit matters, and one dear group among many cheap ones has a factor of about one half.
+            the G groups, so that expensive channels go more readily. Only ratios of costs count: neither the input's
+            resolution nor the unit matters, and one expensive group among many cheap ones has a factor of about a half.
         tolerance: a threshold that lands within this share of the whole network's cost is taken as it is. Where none
             does (coarse steps), single groups are moved, at the least loss of scores, until the cost is as close as it
             gets.

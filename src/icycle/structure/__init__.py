@@ -1,11 +1,11 @@
 """The frozen result of a trace that every later room reads."""
 
+from icycle.structure._after_removal import after_removal
 from icycle.structure._build import build
 from icycle.structure._cost import Cost
 from icycle.structure._group import Group, Slice
 from icycle.structure._layout import count_of, freeze
 from icycle.structure._operations import Operation, TensorShape
-from icycle.structure._shrunk import after_removal
 from icycle.structure._structure import Attribute, Example, Structure
 from icycle.structure._subnetwork import SubNetwork
 
