@@ -162,3 +162,14 @@ def test_a_model_that_reaches_itself_through_a_global_is_refused() -> None:
     with pytest.raises(TraceError, match="through `self`, but it reaches norm"):
         icycle.trace(model, torch.randn(3, 4))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_compiled_model_is_traced_as_it_is_written() -> None:
+    """Its copy makes a function of its own, which holds the copy already."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).double()
+    compiled = torch.compile(model, backend="eager")
+    structure = icycle.trace(compiled, IMAGE)
+    assert sizes(structure) == {"_orig_mod.0": 8}
+    icycle.prune(compiled, structure, icycle.SubNetwork.random(structure, 0.5))
+    assert compiled(IMAGE).shape == (2, 4, 4, 4)
+    assert model[0].weight.shape[0] == 4

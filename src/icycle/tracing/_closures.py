@@ -62,6 +62,7 @@ class _Functions:
     def __init__(self, memo: dict[int, Any]) -> None:
         self._memo = memo
         self._made: dict[int, Any] = {}
+        self._known = 0  # entries of the memo that are found by their copies, too
         self._cells: dict[int, types.CellType] = {}  # two functions may share one
 
     def bound(self, value: Any) -> Any:
@@ -107,6 +108,12 @@ class _Functions:
         return self._cells.setdefault(id(cell), types.CellType())
 
     def _copied(self, value: Any) -> Any:
+        if len(self._memo) != self._known:
+            for made in list(
+                self._memo.values()
+            ):  # a function that was made with a copy, and for it, holds that already
+                self._memo.setdefault(id(made), made)
+            self._known = len(self._memo)
         before = dict(self._memo)
         try:
             return self.bound(copy.deepcopy(value, self._memo))

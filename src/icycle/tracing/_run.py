@@ -6,7 +6,7 @@ import dataclasses
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,8 @@ def _leaves(value: Any) -> Iterator[Any]:
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Restore the random state, and keep off meanwhile what a run must not meet: the fast path of torch's attention,
-    kept results of functions, and the cache of sizes by which einops would hand one layer the sizes of another."""
+    kept results of functions, compiled code, and the cache of sizes by which einops would hand one layer the sizes of
+    another."""
     devices = sorted({tensor.device.index or 0 for tensor in model.parameters() if tensor.device.type == "cuda"})
     python_state, numpy_state = random.getstate(), np.random.get_state()
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -107,7 +108,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(False)
         if cached is not None:
             setattr(einops, "_reconstruct_from_shape", getattr(cached, "__wrapped__", cached))  # noqa: B010
-        with torch.random.fork_rng(devices=devices), nothing_memoised(model):
+        with torch.random.fork_rng(devices=devices), nothing_memoised(model), _nothing_compiled():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -115,3 +116,12 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             setattr(einops, "_reconstruct_from_shape", cached)  # noqa: B010
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+def _nothing_compiled() -> AbstractContextManager[Any]:
+    """Code under `torch.compile` runs as it is written, meanwhile: compiled, it shows none of its operations."""
+    set_stance: Any = getattr(torch.compiler, "set_stance", None)  # torch 2.5 has none
+    if set_stance is None or "torch._dynamo" not in sys.modules:  # without which nothing is compiled
+        return nullcontext()
+    eager: AbstractContextManager[Any] = set_stance("force_eager")
+    return eager
