@@ -109,9 +109,7 @@ class _Functions:
 
     def _copied(self, value: Any) -> Any:
         if len(self._memo) != self._known:
-            for made in list(
-                self._memo.values()
-            ):  # a function that was made with a copy, and for it, holds that already
+            for made in list(self._memo.values()):  # which a function made for a copy holds already
                 self._memo.setdefault(id(made), made)
             self._known = len(self._memo)
         before = dict(self._memo)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -118,10 +119,13 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def _nothing_compiled() -> AbstractContextManager[Any]:
+@contextmanager
+def _nothing_compiled() -> Iterator[None]:
     """Code under `torch.compile` runs as it is written, meanwhile: compiled, it shows none of its operations."""
     set_stance: Any = getattr(torch.compiler, "set_stance", None)  # torch 2.5 has none
     if set_stance is None or "torch._dynamo" not in sys.modules:  # without which nothing is compiled
-        return nullcontext()
-    eager: AbstractContextManager[Any] = set_stance("force_eager")
-    return eager
+        yield
+        return
+    with set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using `torch.compile")  # of hooks on all modules, of which a trace has one
+        yield
