@@ -39,7 +39,7 @@ def nothing_memoised(model: nn.Module) -> Iterator[None]:
     """Meanwhile every such function in the model's code is computed at every call; what was kept stays kept."""
     with ExitStack() as stack:
         for owner, name in _places_of(model):
-            found = vars(owner).get(name)
+            found: Any = vars(owner).get(name)
             function = _function(found)
             if function is not None and function.cache_parameters()["maxsize"] != 0:
                 fresh = without_memory(function.__wrapped__)
