@@ -200,7 +200,7 @@ def test_every_expression_that_no_removal_edits_is_refused(saved: Path) -> None:
 def test_nested_oversized_and_repeated_content(saved: Path) -> None:
     file = saved / "structure.json"
     text = file.read_text()
-    for content in ("[" * 200_000, '{"a":' * 100_000, text[:-1] + ', "version": 2}', " " * (33 * 2**20), "NaN", ""):
+    for content in ("[" * 200_000, '{"a":' * 100_000, text[:-1] + ', "version": 3}', " " * (33 * 2**20), "NaN", ""):
         file.write_text(content)
         assert check(saved)
 

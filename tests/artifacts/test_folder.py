@@ -154,13 +154,13 @@ def test_damaged_and_foreign_descriptions(saved: Path) -> None:
     refused(saved, "does not")
     file.write_bytes(b"\xff\xfe\x00")
     refused(saved, "damaged")
-    file.write_text(json.dumps({"format": "icycle model", "version": 2}))
+    file.write_text(json.dumps({"format": "icycle model", "version": 3}))
     refused(saved, "missing")
 
 
 def test_another_version_is_refused(saved: Path) -> None:
     change(saved, version=99)
-    refused(saved, "version 2.*99")
+    refused(saved, "version 3.*99")
 
 
 def test_other_architectures_are_refused(saved: Path) -> None:
