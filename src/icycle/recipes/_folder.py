@@ -106,7 +106,7 @@ class RunFolder:
         self.saved_recipe()
         lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0.5)  # whoever only looks whether it is held does so for a moment
         except Timeout as error:
             raise RecipeError(
                 f"Expected to be alone with the run in {self.path}, but another process works on it; wait for it, or "
