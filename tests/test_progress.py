@@ -38,5 +38,5 @@ def test_where_there_is_no_terminal_there_are_lines_alone() -> None:
 
 def test_on_a_terminal_there_is_a_bar_as_well() -> None:
     text = shown(terminal=True)
-    assert "\x1b[" in text
-    assert all(line in text for line in ("loss 0.5000", "2/2", "mine: one-cycle"))
+    assert "\x1b[" in text  # what is drawn anew
+    assert text.count("loss 0.5000") == 2
