@@ -357,7 +357,7 @@ def computed_weight(draw: Draw, x: Tensor) -> nn.Module:
     ways: dict[str, Callable[[Tensor], Tensor]] = {
         "squashed": lambda w: w.tanh(),
         "shifted": lambda w: w + 0.5,
-        "standardised": lambda w: (w - w.mean(1, keepdim=True)) / (w.std(1, keepdim=True) + 0.1),
+        "standardised": lambda w: (w - w.mean(1, keepdim=True)) / (w.std(1, keepdim=True, correction=0) + 0.1),
         "normal": lambda w: F.normalize(w, dim=1),
         "shared": lambda w: w * w.abs().mean(),
     }
