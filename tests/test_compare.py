@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from icycle.cli import main
-from icycle.compare import Entry, Result, Run, draw, interval, make_plan, markdown, rows, run_plan
+from icycle.compare import (
+    Entry,
+    Failure,
+    Kept,
+    Outcome,
+    Result,
+    Run,
+    draw,
+    interval,
+    keep_results,
+    kept_results,
+    make_plan,
+    markdown,
+    rows,
+    run_plan,
+    text,
+)
 from icycle.compare._pictures import front
 from icycle.errors import RecipeError
-from icycle.methods import Fixed, IceMethod, OneCycleMethod, Scratch
+from icycle.methods import Fixed, IceMethod, OneCycleMethod, Phases, Scratch
 from icycle.recipes import Recipe, load_recipe
 
 TINY = ["train.epochs=2", "model.width=16", "data.subset=600", "data.validation=0.2"]
@@ -28,8 +50,19 @@ def plan_of(*methods: str, seeds: tuple[int, ...] = (0, 1), recipe: Recipe | Non
 def test_an_entry_is_a_name_and_settings() -> None:
     assert Entry.parse("ice") == Entry("ice", "ice", {})
     assert Entry.parse("fixed:at=0.1:round_to=4").settings == {"at": 0.1, "round_to": 4}
-    with pytest.raises(RecipeError, match="NAME:KEY=VALUE"):
-        Entry.parse("fixed:at")
+    assert Entry.parse("one-cycle:phases.ramp=0.1:phases.shrink=0").settings == {"phases": {"ramp": 0.1, "shrink": 0}}
+    for wrong in ("fixed:at", "fixed:=1", "fixed:a..b=1"):
+        with pytest.raises(RecipeError, match="NAME:KEY=VALUE"):
+            Entry.parse(wrong)
+    with pytest.raises(RecipeError, match="as in YAML"):
+        Entry.parse("fixed:at=[")
+
+
+def test_one_setting_of_a_section_leaves_the_others_of_the_recipe_as_they_are() -> None:
+    recipe = load_recipe("digits", [*TINY, "method.phases={patience: 0.1, ramp: 0.2}"])
+    (run,) = (run for run in plan_of("one-cycle:phases.ramp=0.1", seeds=(0,), recipe=recipe) if run.label != "dense")
+    assert isinstance(run.recipe.method, OneCycleMethod)
+    assert run.recipe.method.phases == Phases(patience=0.1, ramp=0.1)
 
 
 def test_every_method_gets_what_the_recipe_s_own_says_and_its_own_settings() -> None:
@@ -61,10 +94,10 @@ def test_runs_come_after_what_they_need() -> None:
 
 
 def test_scratch_may_take_the_shape_of_another_method() -> None:
-    (scratch,) = (
-        run for run in plan_of("ice", "one-cycle", "scratch:of=one-cycle", seeds=(0,)) if "scratch" in run.label
-    )
-    assert scratch.needs == ("one-cycle",)
+    methods = ("ice", "fixed:at=0.1", "one-cycle", "scratch:of=one-cycle", "scratch:of=fixed")
+    first, second = (run for run in plan_of(*methods, seeds=(0,)) if "scratch" in run.label)
+    assert first.needs == ("one-cycle",)
+    assert second.needs == ("fixed:at=0.1",)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +118,8 @@ def test_a_plan_that_cannot_be_is_a_clear_error(methods: tuple[str, ...], words:
 # The table
 
 
-def result(label: str, seed: int, accuracy: float, seconds: float = 10.0) -> Result:
-    return Result(label, seed, accuracy, accuracy, seconds, epochs=4, macs=0.5, latency=0.6)
+def result(label: str, seed: int, accuracy: float, seconds: float = 10.0, dense_seconds: float = 0.0) -> Result:
+    return Result(label, seed, accuracy, accuracy, seconds, dense_seconds, epochs=4, macs=0.5, latency=0.6)
 
 
 def test_the_interval_is_student_s() -> None:
@@ -98,7 +131,7 @@ def test_the_interval_is_student_s() -> None:
 def test_differences_are_paired_by_seed() -> None:
     results = [result("dense", seed, 90.0 + 5 * seed, seconds=20.0) for seed in range(3)]
     results += [result("ice", seed, 91.0 + 5 * seed + 0.1 * (seed == 1)) for seed in range(3)]
-    dense, ice = rows(results, against="dense")
+    dense, ice = rows(results)
     assert (dense.difference, dense.half_width) == (0.0, 0.0)
     assert ice.difference == pytest.approx(1.0 + 0.1 / 3)
     assert ice.half_width == pytest.approx(4.3027 * 0.057735 / 3**0.5, rel=1e-3)  # whatever the seeds' own spread
@@ -108,12 +141,46 @@ def test_differences_are_paired_by_seed() -> None:
         rows(results, against="one-cycle")
 
 
-def test_the_table_is_markdown() -> None:
-    lines = markdown(rows([result("dense", 0, 90.0)], against="dense")).splitlines()
+def test_seeds_that_failed_are_left_out_of_both_sides() -> None:
+    outcomes: list[Outcome] = [result("dense", 0, 90.0), result("dense", 1, 80.0), result("dense", 2, 70.0)]
+    outcomes += [result("ice", 0, 91.0), Failure("ice", 1, "Expected finite weights"), result("ice", 2, 72.0)]
+    dense, ice = rows(outcomes)
+    assert (dense.runs, ice.runs) == (3, 2)
+    assert ice.difference == pytest.approx(1.5)
+    (reversed_,) = (row for row in rows(outcomes, against="ice") if row.label == "dense")
+    assert reversed_.difference == pytest.approx(-1.5)
+
+
+def test_where_nothing_can_be_compared_there_is_a_dash() -> None:
+    outcomes: list[Outcome] = [Failure("dense", 0, "Expected data"), result("uniform", 0, 91.0)]
+    (uniform,) = rows(outcomes)
+    assert (uniform.difference, uniform.half_width, uniform.seconds_ratio) == (None, None, None)
+    assert [cell.strip() for cell in markdown(outcomes).splitlines()[2].strip("|").split("|")][3] == "-"
+
+
+def test_the_table_is_markdown_with_a_line_for_each_run_that_failed() -> None:
+    outcomes: list[Outcome] = [result("dense", 0, 90.0), Failure("ice", 0, "Expected a finite loss")]
+    outcomes.append(result("one-shot", 0, 89.0, seconds=12.5, dense_seconds=10.0))
+    lines = markdown(outcomes).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert lines[1].startswith("| ----")
-    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == [
-        "dense", "1", "90.00", "+0.00", "10.0", "1.00", "4", "50.0%", "60.0%",
-    ]  # fmt: skip
+    assert cells[2] == ["dense", "1", "90.00", "+0.00", "10.0", "-", "1.00", "4", "50.0%", "60.0%"]
+    assert cells[3] == ["one-shot", "1", "89.00", "-1.00", "12.5", "10.0", "1.25", "4", "50.0%", "60.0%"]
+    assert cells[4] == ["ice, seed 0", "failed", *["-"] * 8]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_what_is_kept_of_a_comparison_makes_the_same_table(tmp_path: Path) -> None:
+    outcomes = (result("dense", 0, 90.0), result("ice", 0, 91.0), Failure("ice", 1, 'a "quoted"\nword'))
+    kept = Kept("icycle compare digits", ("device cpu",), outcomes)
+    keep_results(tmp_path / "results.json", kept)
+    again = kept_results(tmp_path / "results.json")
+    assert again == kept
+    assert text(again) == text(kept)
+    assert "3 runs of `icycle compare digits`, seeds 0, 1; device cpu." in text(kept)
+    (tmp_path / "results.json").write_text('{"version": 2}')
+    with pytest.raises(RecipeError, match="version 2"):
+        kept_results(tmp_path / "results.json")
 
 
 def test_the_front_has_what_nothing_else_beats() -> None:
@@ -122,7 +189,7 @@ def test_the_front_has_what_nothing_else_beats() -> None:
 
 
 def test_pictures_name_every_method(tmp_path: Path) -> None:
-    table = rows([result("dense", 0, 90.0), result("one-cycle", 0, 89.0)], against="dense")
+    table = rows([result("dense", 0, 90.0), result("one-cycle", 0, 89.0)])
     made = draw(table, tmp_path)
     assert [path.name for path in made] == ["pareto-seconds.svg", "pareto-epochs.svg", "pareto-latency.svg"]
     assert all("<!-- one-cycle -->" in path.read_text() for path in made)  # matplotlib's comment beside drawn text
@@ -135,23 +202,81 @@ def test_pictures_name_every_method(tmp_path: Path) -> None:
 def test_a_matrix_runs_and_goes_on_where_it_was(tmp_path: Path) -> None:
     recipe = load_recipe("digits", TINY)
     entries = [Entry.parse(method) for method in ("one-shot:final_epochs=1", "scratch", "uniform")]
-    first: list[Result] = []
+    first: list[Outcome] = []
     one = make_plan(recipe, entries, [0], tmp_path)
-    run_plan(one, on_result=first.append)
+    run_plan(one, on_outcome=first.append)
     assert sorted(found.label for found in first) == ["dense", "one-shot:final_epochs=1", "scratch", "uniform"]
     times = {run.label: run.folder.report.stat().st_mtime_ns for run in one}
 
     results = run_plan(make_plan(recipe, entries, [0, 1], tmp_path), workers=2)
     assert {run.label: run.folder.report.stat().st_mtime_ns for run in one} == times
-    by_label = {found.label: found for found in results if found.seed == 0}
-    assert by_label["dense"].macs == 1
-    assert by_label["scratch"].macs == by_label["one-shot:final_epochs=1"].macs == pytest.approx(0.5, abs=0.05)
-    assert by_label["one-shot:final_epochs=1"].epochs == by_label["dense"].epochs + 1 == 3
-    assert by_label["one-shot:final_epochs=1"].seconds > by_label["dense"].seconds
     assert len(results) == 8
+    by_label = {found.label: found for found in results if found.seed == 0 and isinstance(found, Result)}
+    dense, one_shot = by_label["dense"], by_label["one-shot:final_epochs=1"]
+    assert dense.macs == 1
+    assert by_label["scratch"].macs == one_shot.macs == pytest.approx(0.5, abs=0.05)
+    assert one_shot.epochs == dense.epochs + 1 == 3
+    assert one_shot.dense_seconds == dense.seconds < one_shot.seconds
+    assert dense.dense_seconds == 0
 
     with pytest.raises(RecipeError, match="has others"):
         run_plan(make_plan(load_recipe("digits", [*TINY, "train.epochs=3"]), entries, [0], tmp_path))
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_costs_itself_and_those_that_need_it(tmp_path: Path) -> None:
+    recipe = load_recipe("digits", [*TINY, "method.round_to=1"])
+    methods = ("fixed:budget.macs=0.0001", "scratch:of=fixed", "uniform")
+    plan = make_plan(recipe, [Entry.parse(method) for method in methods], [0], tmp_path)
+    outcomes = {outcome.label: outcome for outcome in run_plan(plan)}
+    fixed, scratch = outcomes["fixed:budget.macs=0.0001"], outcomes["scratch:of=fixed"]
+    assert isinstance(fixed, Failure)
+    assert "within reach" in fixed.why
+    assert isinstance(scratch, Failure)
+    assert "needs fixed:budget.macs=0.0001" in scratch.why
+    assert isinstance(outcomes["uniform"], Result)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_takes_one_run_along_and_a_stopped_comparison_goes_on(tmp_path: Path) -> None:
+    """The command is asked to stop in the middle of its first run, then, resumed, loses a worker in the next."""
+    output = tmp_path / "out"
+    options = [part for value in (*TINY, "train.epochs=40") for part in ("--set", value)]
+    command = [sys.executable, "-m", "icycle", "compare", "digits", "--methods", "dense,uniform", "--seeds", "0"]
+    command += [*options, "--no-pictures", "--output", str(output)]
+    checkpoint, uniform = output / "dense-seed0" / "checkpoint", output / "uniform-seed0" / "metrics.jsonl"
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        wait_for(checkpoint.exists)
+        process.terminate()
+        shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "goes on where it was" in shown
+    assert not (output / "dense-seed0" / "report.json").exists()
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        wait_for(uniform.exists)
+        (worker,) = workers_of(process.pid)
+        os.kill(worker, signal.SIGKILL)
+        shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "exit code -9" in shown
+    assert "| uniform, seed 0 | failed |" in (output / "table.md").read_text()
+    records = map(json.loads, (output / "dense-seed0" / "metrics.jsonl").read_text().splitlines())
+    assert [record["epoch"] for record in records if record["kind"] == "epoch"] == list(range(1, 41))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)
+
+
+def workers_of(parent: int) -> list[int]:
+    """The processes that carry out runs for `parent`."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(child) for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
 def test_the_command_writes_a_table_and_pictures(
@@ -167,6 +292,7 @@ def test_the_command_writes_a_table_and_pictures(
     shown = capsys.readouterr().out
     table = (folder / "table.md").read_text()
     assert "| at-init" in table
-    assert "2 runs, seeds 0; device" in table
+    assert "2 runs of `icycle compare digits --methods at-init --seeds 0 --set train.epochs=2" in table
+    assert len(kept_results(folder / "results.json").outcomes) == 2
     assert table.splitlines()[2] in shown
     assert (folder / "pareto-epochs.svg").is_file()

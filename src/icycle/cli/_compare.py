@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from icycle.errors import RecipeError, RunInterruptedError
+
+if TYPE_CHECKING:
+    from icycle.compare import Outcome
+
 __all__ = ["compare"]
+
+_STOPPED = 75  # as of `icycle run`
 
 
 def compare(
@@ -27,38 +36,69 @@ def compare(
     ] = None,
     pictures: Annotated[bool, typer.Option(help="Draw accuracy over seconds, epochs and latency.")] = True,
 ) -> None:
-    """Run RECIPE with every method and seed; print accuracies, paired differences and costs."""
+    """Run RECIPE with every method and seed; print accuracies, paired differences and costs.
+
+    All methods that start from a trained network start from the one of their seed, which is trained once. A run that
+    fails is a line of the table, and the exit code 1. After an interruption the same command goes on.
+    """
     # Imported here so that `icycle --help` need not wait for torch.
     from rich.console import Console
 
-    from icycle.compare import Entry, Result, draw, make_plan, markdown, provenance, rows, run_plan
-    from icycle.errors import RecipeError
+    from icycle.compare import Entry, Failure, Kept, draw, environments, keep_results, make_plan, rows, run_plan, text
     from icycle.recipes import load_recipe
 
     console = Console()
     loaded = load_recipe(recipe, overrides or (), imports=context.obj)
+    entries = [Entry.parse(each) for each in methods.split(",")]
+    folder = output or Path("comparisons") / loaded.name
+    plan = make_plan(loaded, entries, _numbers(seeds), folder)
+    if against not in {run.label for run in plan}:
+        raise RecipeError(f"Expected --against as one of the methods, but got '{against}'")
+
+    done = 0
+
+    def show(outcome: Outcome) -> None:
+        nonlocal done
+        done += 1
+        console.print(f"{done}/{len(plan)}  {_line(outcome)}", highlight=False, markup=False, soft_wrap=True)
+
     try:
-        chosen = [int(seed) for seed in seeds.split(",")]
+        outcomes = run_plan(plan, workers=workers, imports=loaded.imports, on_outcome=show)
+    except KeyboardInterrupt:
+        console.print("Interrupted. The same command goes on where it was.")
+        raise typer.Exit(130) from None
+    except RunInterruptedError as stop:
+        console.print(f"{stop}; all is saved. The same command goes on where it was.")
+        raise typer.Exit(_STOPPED) from None
+    kept = Kept(_command(recipe, methods, seeds, overrides or ()), environments(plan, outcomes), tuple(outcomes))
+    keep_results(folder / "results.json", kept)
+    table = text(kept, against)
+    (folder / "table.md").write_text(table, encoding="utf-8")
+    if pictures:
+        draw(rows(outcomes, against), folder)
+    console.print(table, soft_wrap=True, highlight=False, markup=False)
+    console.print(f"Everything is in {folder}", soft_wrap=True)
+    if any(isinstance(outcome, Failure) for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _numbers(seeds: str) -> list[int]:
+    try:
+        return [int(seed) for seed in seeds.split(",")]
     except ValueError as error:
         raise RecipeError(f"Expected --seeds as numbers like 0,1,2, but got '{seeds}'") from error
-    folder = output or Path("comparisons") / loaded.name
-    entries = [Entry.parse(text) for text in methods.split(",")]
-    plan = make_plan(loaded, entries, chosen, folder)
 
-    def show(result: Result) -> None:
-        console.print(
-            f"{result.label}, seed {result.seed}: test {result.test_accuracy:.2f} %, {result.seconds:.1f} s, "
-            f"{result.macs:.1%} of the MACs",
-            highlight=False,
-            soft_wrap=True,
-        )
 
-    results = run_plan(plan, workers=workers, imports=loaded.imports, on_result=show)
-    table = rows(results, against)
-    title = f"{loaded.name}, differences of the test accuracy against {against}, paired by seed"
-    text = f"{title}\n\n{markdown(table)}\n{provenance(plan)}\n"
-    (folder / "table.md").write_text(text, encoding="utf-8")
-    if pictures:
-        draw(table, folder)
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"Everything is in {folder}", soft_wrap=True)
+def _line(outcome: Outcome) -> str:
+    from icycle.compare import Failure
+
+    head = f"{outcome.label}, seed {outcome.seed}: "
+    if isinstance(outcome, Failure):
+        return f"{head}failed: {outcome.why}"
+    return f"{head}test {outcome.test_accuracy:.2f}, {outcome.seconds:.1f} s, {outcome.macs:.1%} of the MACs"
+
+
+def _command(recipe: str, methods: str, seeds: str, overrides: Sequence[str]) -> str:
+    """The command that makes the same table, wherever its folder is."""
+    changes = [part for change in overrides for part in ("--set", change)]
+    return shlex.join(["icycle", "compare", recipe, "--methods", methods, "--seeds", seeds, *changes])

@@ -2,21 +2,26 @@
 
 from icycle.compare._pictures import draw
 from icycle.compare._plan import Entry, Run, make_plan
-from icycle.compare._results import Result, provenance, read_result
+from icycle.compare._results import Failure, Kept, Outcome, Result, environments, keep_results, kept_results
 from icycle.compare._run import run_plan
-from icycle.compare._table import Row, interval, markdown, rows
+from icycle.compare._table import Row, interval, markdown, rows, text
 
 __all__ = [
     "Entry",
+    "Failure",
+    "Kept",
+    "Outcome",
     "Result",
     "Row",
     "Run",
     "draw",
+    "environments",
     "interval",
+    "keep_results",
+    "kept_results",
     "make_plan",
     "markdown",
-    "provenance",
-    "read_result",
     "rows",
     "run_plan",
+    "text",
 ]

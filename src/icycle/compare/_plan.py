@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from icycle.errors import RecipeError
 from icycle.methods import Dense, Method, Scratch, get_method
@@ -30,14 +30,19 @@ class Entry:
 
     @staticmethod
     def parse(text: str) -> Entry:
-        """`NAME` or `NAME:KEY=VALUE:KEY=VALUE`, such as `fixed:at=0.1`; values as in YAML."""
+        """`NAME` or `NAME:KEY=VALUE:KEY=VALUE`, such as `fixed:at=0.1` or `one-cycle:phases.shrink=0`; values as in
+        YAML."""
         name, *pairs = text.strip().split(":")
-        settings = {}
+        settings: dict[str, Any] = {}
         for pair in pairs:
             key, equals, value = pair.partition("=")
-            if not equals or not key:
+            *sections, last = key.strip().split(".")
+            if not equals or not all((*sections, last)):
                 raise RecipeError(f"Expected a method as NAME or NAME:KEY=VALUE, but got '{text}'")
-            settings[key.strip()] = yaml.safe_load(value)
+            section = settings
+            for part in sections:
+                section = section.setdefault(part, {})
+            section[last] = _value(value, text)
         return Entry(text.strip(), name, settings)
 
 
@@ -78,6 +83,13 @@ def make_plan(recipe: Recipe, entries: Sequence[Entry], seeds: Sequence[int], ou
     ]
 
 
+def _value(written: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(written)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"Expected values as in YAML in '{text}', but got '{written}'") from error
+
+
 def _depth(entry: Entry) -> int:
     kind = get_method(entry.name)
     if issubclass(kind, Dense):
@@ -105,21 +117,32 @@ def _method(own: Method, kind: type[Method], entry: Entry, settings: Mapping[str
     names = own.model_fields_set - {"name"} if isinstance(own, kind) else own.model_fields_set & set(kind.model_fields)
     shared = {name: getattr(own, name) for name in names if name != "name"}
     try:
-        return kind(**{**shared, **settings})
+        return kind(**{**shared, **{name: _within(shared.get(name), value) for name, value in settings.items()}})
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise RecipeError(f"Expected settings of '{entry.name}' in '{entry.label}', but {faults}") from None
 
 
+def _within(own: Any, changes: Any) -> Any:
+    """Settings of a section with single ones changed; whatever is no section is replaced."""
+    if not isinstance(changes, dict):
+        return changes
+    if isinstance(own, BaseModel):
+        return {**own.model_dump(exclude_unset=True), **changes}
+    return {**vars(own), **changes} if is_dataclass(own) else changes
+
+
 def _origin(wanted: str | None, entries: Sequence[Entry]) -> str:
-    """The label of the method whose shape `scratch` takes: the one that it names, or the first that prunes."""
-    labels = [entry.label for entry in entries if _depth(entry) == 1]
-    if not labels or (wanted is not None and wanted not in labels):
+    """The label of the method whose shape `scratch` takes: of those that prune the first, or the first of the name or
+    label `wanted`."""
+    pruning = [entry for entry in entries if _depth(entry) == 1]
+    found = [entry.label for entry in pruning if wanted in (None, entry.label, entry.name)]
+    if not found:
         raise RecipeError(
             f"Expected a method that prunes, whose shape 'scratch' takes, but got {wanted or 'none'} out of "
-            f"{labels or 'none'}; add it to --methods"
+            f"{[entry.label for entry in pruning] or 'none'}; add it to --methods"
         )
-    return wanted or labels[0]
+    return found[0]
 
 
 def _folder(output: Path, label: str, seed: int) -> Path:

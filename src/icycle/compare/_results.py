@@ -1,49 +1,80 @@
-"""What a finished run says about itself."""
+"""What a finished run says about itself, and what is kept of a whole comparison."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from icycle.compare._plan import DENSE, Run
+from icycle.errors import RecipeError
+from icycle.files import write_whole
 
-__all__ = ["Result", "provenance", "read_result"]
+__all__ = ["Failure", "Kept", "Outcome", "Result", "environments", "keep_results", "kept_results", "read_result"]
 
 _BATCH = "64"
+_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run. Seconds and epochs include those of the dense network that it started from; `macs` and `latency` (at
-    batch 64) are shares of the dense network's."""
+    """One run. `seconds` and `epochs` include those of the dense network that it started from, `dense_seconds` are that
+    network's alone; `macs` and `latency` (at batch 64) are shares of the dense network's."""
 
     label: str
     seed: int
     test_accuracy: float
     validation_accuracy: float
     seconds: float
+    dense_seconds: float
     epochs: float
     macs: float
     latency: float
+    metric: str = "accuracy"
 
 
-def read_result(run: Run, done: Mapping[tuple[str, int], Result]) -> Result:
-    """The result of a finished run; `done` are those that it may have needed."""
-    report = json.loads(run.folder.report.read_text(encoding="utf-8"))
-    lines = run.folder.metrics.read_text(encoding="utf-8").splitlines()
-    start = done[DENSE, run.seed] if DENSE in run.needs else None
-    dense, pruned = report["dense"], report["pruned"]
-    return Result(
-        label=run.label,
-        seed=run.seed,
-        test_accuracy=report["test_accuracy"],
-        validation_accuracy=report["validation_accuracy"],
-        seconds=sum(report["seconds"].values()) + (start.seconds if start else 0.0),
-        epochs=sum(map(_epochs, map(json.loads, lines))) + (start.epochs if start else 0.0),
-        macs=pruned["macs"] / dense["macs"],
-        latency=pruned["latency"][_BATCH]["median"] / dense["latency"][_BATCH]["median"],
-    )
+@dataclass(frozen=True)
+class Failure:
+    """A run that came to no end, and why."""
+
+    label: str
+    seed: int
+    why: str
+
+
+Outcome = Result | Failure
+
+
+def read_result(run: Run, done: Mapping[tuple[str, int], Outcome]) -> Result:
+    """The result of a finished run; `done` are those that it may have needed.
+
+    Raises:
+        RecipeError: what the run left is damaged.
+    """
+    start = done.get((DENSE, run.seed)) if DENSE in run.needs else None
+    began = start if isinstance(start, Result) else None
+    try:
+        report = json.loads(run.folder.report.read_text(encoding="utf-8"))
+        lines = run.folder.metrics.read_text(encoding="utf-8").splitlines()
+        dense, pruned = report["dense"], report["pruned"]
+        return Result(
+            label=run.label,
+            seed=run.seed,
+            test_accuracy=report["test_accuracy"],
+            validation_accuracy=report["validation_accuracy"],
+            seconds=sum(report["seconds"].values()) + (began.seconds if began else 0.0),
+            dense_seconds=began.seconds if began else 0.0,
+            epochs=sum(map(_epochs, map(json.loads, lines))) + (began.epochs if began else 0.0),
+            macs=pruned["macs"] / dense["macs"],
+            latency=pruned["latency"][_BATCH]["median"] / dense["latency"][_BATCH]["median"],
+            metric=report["metric"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(
+            f"Expected a finished run in {run.folder.path}, but what it left is damaged ({type(error).__name__}: "
+            f"{error}); remove the folder, and it is run again"
+        ) from error
 
 
 def _epochs(record: Mapping[str, object]) -> float:
@@ -52,9 +83,50 @@ def _epochs(record: Mapping[str, object]) -> float:
     return float(record["epochs"]) if record["kind"] == "fine-tune" else 0.0  # type: ignore[arg-type]
 
 
-def provenance(plan: Sequence[Run]) -> str:
-    """A line about where and with what the finished runs of `plan` were measured."""
-    places = [json.loads(run.folder.report.read_text(encoding="utf-8"))["environment"] for run in plan]
-    different = dict.fromkeys(", ".join(f"{key} {value}" for key, value in place.items()) for place in places)
-    seeds = ", ".join(map(str, dict.fromkeys(run.seed for run in plan)))
-    return f"{len(plan)} runs, seeds {seeds}; {'; or '.join(different)}."
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a comparison: the command that made it, where and with what, and every outcome."""
+
+    command: str
+    environments: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+
+
+def environments(plan: Sequence[Run], outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    """Where and with what the runs were measured; more than one where they differ."""
+    finished = [run for run, outcome in zip(plan, outcomes, strict=True) if isinstance(outcome, Result)]
+    places = [json.loads(run.folder.report.read_text(encoding="utf-8"))["environment"] for run in finished]
+    return tuple(dict.fromkeys(", ".join(f"{key} {value}" for key, value in place.items()) for place in places))
+
+
+def keep_results(path: Path, kept: Kept) -> None:
+    """Write a comparison to a file."""
+    results = [asdict(outcome) for outcome in kept.outcomes if isinstance(outcome, Result)]
+    failures = [asdict(outcome) for outcome in kept.outcomes if isinstance(outcome, Failure)]
+    content = {
+        "version": _VERSION,
+        "command": kept.command,
+        "environments": kept.environments,
+        "results": results,
+        "failures": failures,
+    }
+    # a line for each run, so that differences between two such files can be read
+    lines = json.dumps(content, indent=1).replace('\n   "', ' "').replace("\n  }", " }")
+    write_whole(path, lines + "\n")
+
+
+def kept_results(path: Path) -> Kept:
+    """The comparison in a file.
+
+    Raises:
+        RecipeError: it is none, or of another version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["version"] != _VERSION:
+            raise ValueError(f"version {content['version']}, not {_VERSION}")
+        results = tuple(Result(**values) for values in content["results"])
+        failures = tuple(Failure(**values) for values in content["failures"])
+        return Kept(content["command"], tuple(content["environments"]), (*results, *failures))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"Expected the results of a comparison in {path}, but got {error}") from error

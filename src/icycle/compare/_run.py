@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-
-import torch
 
 from icycle.compare._plan import Run
-from icycle.compare._results import Result, read_result
-from icycle.errors import RecipeError
-from icycle.recipes import run_recipe
+from icycle.compare._results import Failure, Outcome, read_result
+from icycle.compare._workers import Workers
+from icycle.errors import IcycleError, RecipeError
+from icycle.training import stoppable
 
 __all__ = ["run_plan"]
+
+Key = tuple[str, int]  # label and seed
 
 
 def run_plan(
@@ -22,45 +20,57 @@ def run_plan(
     *,
     workers: int = 1,
     imports: Sequence[str] = (),
-    on_result: Callable[[Result], object] = lambda result: None,
-) -> list[Result]:
-    """Run all of `plan`, and read their results in its order.
+    on_outcome: Callable[[Outcome], object] = lambda outcome: None,
+) -> list[Outcome]:
+    """Run all of `plan`, and read what came of it, in its order.
 
-    Finished runs are not repeated, interrupted ones go on from their checkpoints. Each worker is a process of its own,
-    with its part of the threads; `imports` are modules that it imports first.
+    Finished runs are not repeated, interrupted ones go on from their checkpoints. One that fails is a `Failure`, and so
+    is each that needs it; all others go on. Each worker is a process of its own, with its part of the threads;
+    `imports` are modules that it imports first.
 
     Raises:
         RecipeError: a folder holds a run of other settings.
-        IcycleError: whatever a run raises; runs that others need come first, and what is finished stays.
+        RunInterruptedError: SIGTERM or SIGUSR1 came; what was running is saved, and the same call goes on.
     """
     for run in plan:
         _require_same(run)
-    threads = max(1, torch.get_num_threads() // workers)
-    done: dict[tuple[str, int], Result] = {}
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for together in _waves(plan):
-            futures: dict[Future[None], Run] = {
-                pool.submit(_execute, run, threads, tuple(imports)): run for run in together
-            }
-            for future in as_completed(futures):
-                run = futures[future]
-                future.result()
-                result = read_result(run, done)
-                done[run.label, run.seed] = result
-                on_result(result)
+    done: dict[Key, Outcome] = {}
+    waiting = list(plan)
+
+    def settle(run: Run, outcome: Outcome) -> None:
+        done[run.label, run.seed] = outcome
+        on_outcome(outcome)
+
+    with stoppable(), Workers(workers, imports) as crew:
+        while waiting or crew.busy:
+            for run in [run for run in waiting if all((need, run.seed) in done for need in run.needs)]:
+                outcome = _known(run, done)
+                if outcome is None and not crew.free:
+                    continue
+                waiting.remove(run)
+                if outcome is None:
+                    crew.start(run)
+                else:
+                    settle(run, outcome)
+            if crew.busy:
+                for run, fault in crew.finished():
+                    settle(run, _read(run, done) if fault is None else Failure(run.label, run.seed, fault))
     return [done[run.label, run.seed] for run in plan]
 
 
-def _waves(plan: Sequence[Run]) -> list[list[Run]]:
-    """The runs that may go on at the same time."""
-    waves: list[list[Run]] = []
-    level: dict[tuple[str, int], int] = {}
-    for run in plan:
-        level[run.label, run.seed] = max((level[need, run.seed] + 1 for need in run.needs), default=0)
-        while len(waves) <= level[run.label, run.seed]:
-            waves.append([])
-        waves[level[run.label, run.seed]].append(run)
-    return waves
+def _known(run: Run, done: dict[Key, Outcome]) -> Outcome | None:
+    """What can be said without running it; None: nothing."""
+    for need in run.needs:
+        if isinstance(done[need, run.seed], Failure):
+            return Failure(run.label, run.seed, f"it needs {need}, which failed")
+    return _read(run, done) if run.folder.finished else None
+
+
+def _read(run: Run, done: dict[Key, Outcome]) -> Outcome:
+    try:
+        return read_result(run, done)
+    except IcycleError as error:
+        return Failure(run.label, run.seed, str(error))
 
 
 def _require_same(run: Run) -> None:
@@ -74,13 +84,3 @@ def _require_same(run: Run) -> None:
 
 def _plain(recipe: object) -> object:
     return recipe.model_dump(mode="json", warnings="none")  # type: ignore[attr-defined]
-
-
-def _execute(run: Run, threads: int, imports: Sequence[str]) -> None:
-    """In a worker."""
-    # The first optimizer of a process would import torch._dynamo, for seconds that only the first run would pay.
-    for module in ("torch._dynamo", *imports):
-        importlib.import_module(module)
-    torch.set_num_threads(threads)
-    if not run.folder.report.exists():
-        run_recipe(run.recipe, run.folder, resume=run.folder.recipe.is_file())

@@ -7,63 +7,69 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from icycle.compare._results import Result
+from icycle.compare._plan import DENSE
+from icycle.compare._results import Failure, Kept, Outcome, Result
 from icycle.errors import RecipeError
 
-__all__ = ["COLUMNS", "Row", "interval", "markdown", "rows"]
+__all__ = ["Row", "interval", "markdown", "rows", "text"]
 
-COLUMNS = ("", "runs", "test accuracy", "difference, 95 %", "seconds", "/ dense", "epochs", "MACs", "latency, batch 64")
+_NONE = "-"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method's figures. `difference` is the mean paired difference of the test accuracy (points) against the
-    reference, and `half_width` that of its 95 % interval; None with fewer than two seeds in common."""
+    """A method's figures. `difference` is the mean paired difference of the test metric (points) against the reference,
+    over the seeds that both have, and `half_width` that of its 95 % interval; None with too few of them.
+    `dense_seconds` are those of `seconds` in which the dense network was trained that it started from."""
 
     label: str
     runs: int
     accuracy: float
     deviation: float | None
-    difference: float
+    difference: float | None
     half_width: float | None
     seconds: float
-    seconds_ratio: float
+    dense_seconds: float
+    seconds_ratio: float | None
     epochs: float
     macs: float
     latency: float
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The row of the table, in the order of `COLUMNS`."""
+        """The row of the table, in the order of its columns."""
         return (
             self.label,
             str(self.runs),
             _with_spread(self.accuracy, self.deviation, ".2f"),
             _with_spread(self.difference, self.half_width, "+.2f"),
             f"{self.seconds:.1f}",
-            f"{self.seconds_ratio:.2f}",
+            f"{self.dense_seconds:.1f}" if self.dense_seconds else _NONE,
+            _NONE if self.seconds_ratio is None else f"{self.seconds_ratio:.2f}",
             f"{self.epochs:.3g}",
             f"{self.macs:.1%}",
             f"{self.latency:.1%}",
         )
 
 
-def rows(results: Sequence[Result], against: str) -> list[Row]:
-    """A row per label, in the order in which they first come.
+def rows(outcomes: Sequence[Outcome], against: str = DENSE) -> list[Row]:
+    """A row per label with a result, in the order in which they first come.
 
     Raises:
         RecipeError: there is no method `against`.
     """
-    labels = list(dict.fromkeys(result.label for result in results))
-    if against not in labels:
-        raise RecipeError(f"Expected --against as one of {', '.join(labels)}, but got '{against}'")
-    by_label = {label: {r.seed: r for r in results if r.label == label} for label in labels}
-    return [_row(label, by_label[label], by_label[against], by_label["dense"]) for label in labels]
+    results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
+    known = list(dict.fromkeys(outcome.label for outcome in outcomes))
+    if against not in known:
+        raise RecipeError(f"Expected --against as one of {', '.join(known)}, but got '{against}'")
+    by_label = {label: {r.seed: r for r in results if r.label == label} for label in known}
+    return [_row(label, own, by_label[against], by_label.get(DENSE, {})) for label, own in by_label.items() if own]
 
 
 def _row(label: str, own: dict[int, Result], reference: dict[int, Result], dense: dict[int, Result]) -> Row:
     accuracies = [result.test_accuracy for result in own.values()]
     differences = [own[seed].test_accuracy - reference[seed].test_accuracy for seed in own if seed in reference]
+    ratios = [own[seed].seconds / dense[seed].seconds for seed in own if seed in dense]
 
     def mean(value: Callable[[Result], float]) -> float:
         return statistics.fmean(map(value, own.values()))
@@ -73,10 +79,11 @@ def _row(label: str, own: dict[int, Result], reference: dict[int, Result], dense
         runs=len(own),
         accuracy=statistics.fmean(accuracies),
         deviation=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-        difference=statistics.fmean(differences),
+        difference=statistics.fmean(differences) if differences else None,
         half_width=interval(differences),
         seconds=mean(lambda result: result.seconds),
-        seconds_ratio=mean(lambda result: result.seconds / dense[result.seed].seconds),
+        dense_seconds=mean(lambda result: result.dense_seconds),
+        seconds_ratio=statistics.fmean(ratios) if ratios else None,
         epochs=mean(lambda result: result.epochs),
         macs=mean(lambda result: result.macs),
         latency=mean(lambda result: result.latency),
@@ -92,14 +99,36 @@ def interval(values: Sequence[float]) -> float | None:
     return float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def markdown(table: Sequence[Row]) -> str:
-    """The table in Markdown, padded so that it can be read as it is."""
-    cells = [COLUMNS, *(row.cells for row in table)]
-    widths = [max(3, *(len(line[column]) for line in cells)) for column in range(len(COLUMNS))]
+def markdown(outcomes: Sequence[Outcome], against: str = DENSE) -> str:
+    """The table in Markdown, padded so that it can be read as it is: a row per method, and one per run that failed."""
+    metric = next((outcome.metric for outcome in outcomes if isinstance(outcome, Result)), "accuracy")
+    columns = (
+        *("", "runs", f"test {metric}", "difference, 95 %", "seconds", "of them dense", "/ dense", "epochs", "MACs"),
+        "latency, batch 64",
+    )
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    failed = [(f"{run.label}, seed {run.seed}", "failed", *[_NONE] * (len(columns) - 2)) for run in failures]
+    cells = [columns, *(row.cells for row in rows(outcomes, against)), *failed]
+    widths = [max(3, *(len(line[column]) for line in cells)) for column in range(len(columns))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]]) + "\n"
 
 
-def _with_spread(value: float, spread: float | None, form: str) -> str:
+def text(kept: Kept, against: str = DENSE) -> str:
+    """The table, why runs failed, and below it where and by what it was made."""
+    seeds = ", ".join(map(str, dict.fromkeys(outcome.seed for outcome in kept.outcomes)))
+    parts = [
+        f"Differences against {against}, paired by seed. *Of them dense*: seconds of the network that a method started "
+        "from; they count, once for every method.\n",
+        markdown(kept.outcomes, against),
+        *(f"{run.label}, seed {run.seed}: {run.why}\n" for run in kept.outcomes if isinstance(run, Failure)),
+        f"{len(kept.outcomes)} runs of `{kept.command}`, seeds {seeds}; {'; or '.join(kept.environments)}.\n",
+    ]
+    return "\n".join(parts)
+
+
+def _with_spread(value: float | None, spread: float | None, form: str) -> str:
+    if value is None:
+        return _NONE
     return format(value, form) + ("" if spread is None else f" ± {spread:.2f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -64,6 +65,7 @@ class BuiltInTraining:
         trainer, replayed = self._on(model), None
         if self._cache is not None and not self._distils:  # a teacher has to see the images
             replayed = self._cache.replayed(model, request.frozen, self._forward, request.epochs_left)
+        began = time.perf_counter()
         loss = trainer.train_for(replayed or self._data.train, request.epochs, request.rate)
         self._context.recorder.write(
             "fine-tune",
@@ -73,6 +75,7 @@ class BuiltInTraining:
             learning_rate=request.learning_rate,
             loss=loss,
             replayed=replayed is not None,
+            seconds=time.perf_counter() - began,
         )
 
     def evaluate(self, model: torch.nn.Module) -> float:

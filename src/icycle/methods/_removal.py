@@ -9,13 +9,13 @@ from pydantic import AfterValidator
 
 from icycle.compensation import compensate
 from icycle.errors import IcycleError
+from icycle.latency import select
 from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, Removal
 from icycle.methods._remove import Refit
 from icycle.methods._settings import BudgetSettings, Count, Kept, Positive
 from icycle.methods._training import Training
 from icycle.saliency import Scores, check, score
-from icycle.selection import select
 from icycle.structure import Structure, SubNetwork
 from icycle.training import Settings
 
@@ -56,12 +56,13 @@ class RemovalSettings(Settings):
             seed=context.seed,
         )
 
-    def select(self, structure: Structure, scores: Scores) -> SubNetwork:
-        """The best channels within the budget."""
+    def select(self, model: torch.nn.Module, structure: Structure, scores: Scores) -> SubNetwork:
+        """The best channels within the budget; a latency is measured on copies of the model."""
         return select(
             structure,
             scores,
             self.budget.build(),
+            model=model,
             round_to=self.round_to,
             limit=self.limit,
             limit_rate=self.limit_rate,

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
 from icycle.engine import trace
-from icycle.errors import TrainingError
+from icycle.latency import Latency, select
 from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, MethodResult, Removal
 from icycle.methods._removal import RemovalLog, RemovalSettings, refitting
 from icycle.methods._remove import remove
 from icycle.saliency import Scores
-from icycle.selection import Budget, select
+from icycle.selection import Budget, CostFunction
 from icycle.structure import Structure, SubNetwork
 from icycle.surgery import prune
+from icycle.tracing import copy_of
 from icycle.training import Trainer
 
 __all__ = ["Moment", "RemoveAtStart", "ScheduledRemoval", "train_with_removals"]
@@ -37,9 +38,11 @@ def train_with_removals(settings: RemovalSettings, context: Context, moments: Se
 class ScheduledRemoval:
     """Hooks that remove channels at `moments`, which grow in both numbers, the last share being 1.
 
+    A latency is predicted for all removals but the last, whose sub-network is measured.
+
     Raises:
         BudgetError, StructureError: the budget is out of reach, or nothing is prunable; before any training.
-        TrainingError: the budget is not one of costs that follow from the counts alone.
+        LatencyError: the budget's target is not on this machine.
     """
 
     def __init__(
@@ -54,8 +57,8 @@ class ScheduledRemoval:
         with context.recorder.clock.stage("search"):
             self._structure = trace(context.model, context.example_inputs)
             self._dense = self._structure
-            self._wanted = _exact_budget(settings.budget.build(), self._structure)
-            settings.select(self._structure, settings.scores(context, training, self._structure))
+            self._costs = _Costs(settings.budget.build(), copy_of(context.model), self._dense)
+            settings.select(context.model, self._structure, settings.scores(context, training, self._structure))
 
     @property
     def removals(self) -> list[Removal]:
@@ -104,15 +107,18 @@ class ScheduledRemoval:
         self._log.after(trainer.step / trainer.steps_per_epoch, structure.macs(), self._structure.macs())
 
     def _select(self, share: float, scores: Scores) -> SubNetwork:
-        settings = self._settings
-        full = {name: self._dense.cost(name) for name in self._wanted}
-        now = {name: max(round(full[name] - share * (full[name] - self._wanted[name])), 2) for name in full}
-        if all(self._structure.cost(name) <= count for name, count in now.items()):
-            return SubNetwork.full(self._structure)
+        settings, structure, model = self._settings, self._structure, self._context.model
+        last = share == 1
+        costs = self._costs.measured_again() if last else self._costs
+        budget = costs.budget(structure, share)
+        if budget is None:
+            return SubNetwork.full(structure)
         return select(
-            self._structure,
+            structure,
             self._protected(scores),
-            Budget(**now),  # type: ignore[arg-type]
+            budget,
+            model=model,
+            costs=None if last else costs.predicted,
             round_to=settings.round_to,
             limit=1.0,  # that of the dense network stands in the scores
             limit_rate=math.inf,
@@ -150,12 +156,37 @@ class RemoveAtStart:
         return
 
 
-def _exact_budget(budget: Budget, structure: Structure) -> dict[str, float]:
-    """Cost -> how much of it is allowed at the end."""
-    measured = [name for name in budget.names if name not in structure.costs]
-    if measured:
-        raise TrainingError(
-            f"Expected a budget of {', '.join(structure.costs)} for removals on a schedule, but got {measured}, which "
-            "has to be measured; use a method with one removal that searches, such as one-cycle"
-        )
-    return {name: budget.allowed(name, structure.cost(name)) for name in budget.names}
+class _Costs:
+    """What the budget names: how much of it the dense network has, and how much may be left at a moment.
+
+    `model` is a dense one that stays so.
+    """
+
+    def __init__(self, budget: Budget, model: torch.nn.Module, dense: Structure) -> None:
+        self._budget = budget
+        self._model = model
+        self._dense = dense
+        self._whole: dict[str, float] = {name: dense.cost(name) for name in budget.names if name in dense.costs}
+        self.predicted: dict[str, CostFunction] = {}  # what has to be measured, as functions of the kept counts
+        if "latency" in budget.names:
+            latency = Latency(model, dense, budget)
+            self._whole["latency"] = latency.dense
+            self.predicted["latency"] = latency.prediction
+
+    def measured_again(self) -> _Costs:
+        """The same, with latencies as they are now: a machine may be busier than it was."""
+        return _Costs(self._budget, self._model, self._dense) if self.predicted else self
+
+    def budget(self, structure: Structure, share: float) -> Budget | None:
+        """What a network of this structure still has to come down to once the share of what has to go is gone; in
+        absolute numbers, since the networks are ever smaller ones. None: it is there already."""
+        counts = SubNetwork.full(structure).counts(structure)
+        left: dict[str, Any] = dict.fromkeys(self._whole)
+        for name, whole in self._whole.items():
+            wanted = self._budget.allowed(name, whole)
+            allowed = whole - share * (whole - wanted)
+            if name == "latency" and (share == 1 or self.predicted[name](counts) > allowed):
+                left[name] = f"{allowed:.9f} ms"
+            elif name in structure.costs and structure.costs[name](counts) > allowed:
+                left[name] = max(round(allowed), 2)
+        return replace(self._budget, **left) if any(left.values()) else None

@@ -24,7 +24,8 @@ __all__ = ["Scratch"]
 @register
 class Scratch(Method):
     """Take the shape of the finished run in the folder `of`, with fresh weights; train it by the recipe, for as many
-    epochs, or for as many as fit into the seconds that the other run took in all."""
+    epochs, or for as many as fit into the seconds that the other run took in all, with those of the run that trained
+    the weights it started from."""
 
     name: Literal["scratch"] = "scratch"
     of: Path
@@ -54,16 +55,26 @@ def _epochs_in_the_same_time(folder: Path) -> int:
     Raises:
         TrainingError: the run is not finished, or has no epoch after its last removal.
     """
+    seconds = _seconds_of(folder)
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    last = max((number for number, record in enumerate(records) if record["kind"] in ("removal", "step")), default=-1)
+    after = records[last + 1 :]
+    # the epoch that the removal lies in is the first record after it; it was trained with both networks
+    epochs = [sum(record["seconds"].values()) for record in after if record["kind"] == "epoch"][last >= 0 :]
+    tuned = [record["seconds"] / record["epochs"] for record in after if record["kind"] == "fine-tune"]
+    if not epochs and not tuned:
+        raise TrainingError(f"Expected an epoch after the last removal of the run in {folder}, but it has none")
+    return max(1, int(seconds / statistics.median(epochs or tuned)))
+
+
+def _seconds_of(folder: Path) -> float:
+    """All that a finished run took, with the run that trained the weights that it started from."""
     try:
-        seconds = sum(json.loads((folder / "report.json").read_text(encoding="utf-8"))["seconds"].values())
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        seconds = float(sum(report["seconds"].values()))
+        weights = report["settings"]["model"]["weights"]
     except (OSError, KeyError, ValueError) as error:
         raise TrainingError(f"Expected a finished run in {folder}, but its report cannot be read: {error}") from error
-    records = [json.loads(line) for line in lines]
-    last = max((number for number, record in enumerate(records) if record["kind"] == "removal"), default=-1)
-    # the epoch that the removal lies in is the first record after it; it was trained with both networks
-    epochs = [sum(record["seconds"].values()) for record in records[last + 1 :] if record["kind"] == "epoch"]
-    pruned = epochs if last < 0 else epochs[1:]
-    if not pruned:
-        raise TrainingError(f"Expected an epoch after the last removal of the run in {folder}, but it has none")
-    return max(1, int(seconds / statistics.median(pruned)))
+    origin = Path(weights or "").parent
+    return seconds + (_seconds_of(origin) if weights and (origin / "report.json").is_file() else 0.0)

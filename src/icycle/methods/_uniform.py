@@ -34,6 +34,7 @@ class Uniform(Method):
             scope="group",
             round_to=self.round_to,
             limit=self.limit,
+            model=context.model,
         )
         trainer = context.trainer()
         hooks = RemoveAtStart(context, trainer, structure, channels_to_keep(structure, scores, step))
