@@ -131,9 +131,11 @@ def test_scratch_for_equal_seconds_trains_as_long_as_the_whole_other_run(tmp_pat
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     for line in lines:
         if line["kind"] == "epoch":
-            line["seconds"] = {"train": 1.5, "evaluation": 0.5}
+            line["seconds"] = {"train": 1.5, "evaluation": 0.5, "rest": 7.0}
     metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    report.write_text(json.dumps({**json.loads(report.read_text()), "seconds": {"train": 9.0, "rest": 2.5}}))
+    report.write_text(
+        json.dumps({**json.loads(report.read_text()), "seconds": {"train": 9.0, "search": 2.5, "rest": 8.0}})
+    )
     run(tmp_path / "run", "scratch", f"method.of={tmp_path / 'other'}", "method.equal=seconds")
     assert len(records(tmp_path / "run", "epoch")) == 5  # of 2 seconds each, in 11.5
 

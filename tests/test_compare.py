@@ -119,7 +119,7 @@ def test_a_plan_that_cannot_be_is_a_clear_error(methods: tuple[str, ...], words:
 
 
 def result(label: str, seed: int, accuracy: float, seconds: float = 10.0, dense_seconds: float = 0.0) -> Result:
-    return Result(label, seed, accuracy, accuracy, seconds, dense_seconds, epochs=4, macs=0.5, latency=0.6)
+    return Result(label, seed, accuracy, accuracy, seconds, dense_seconds, 4, 0.5, 0.6, "accuracy", removal_epoch=None)
 
 
 def test_the_interval_is_student_s() -> None:
@@ -164,9 +164,9 @@ def test_the_table_is_markdown_with_a_line_for_each_run_that_failed() -> None:
     lines = markdown(outcomes).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert lines[1].startswith("| ----")
-    assert cells[2] == ["dense", "1", "90.00", "+0.00", "10.0", "-", "1.00", "4", "50.0%", "60.0%"]
-    assert cells[3] == ["one-shot", "1", "89.00", "-1.00", "12.5", "10.0", "1.25", "4", "50.0%", "60.0%"]
-    assert cells[4] == ["ice, seed 0", "failed", *["-"] * 8]
+    assert cells[2] == ["dense", "1", "90.00", "+0.00", "10.0", "-", "1.00", "4", "-", "50.0%", "60.0%"]
+    assert cells[3] == ["one-shot", "1", "89.00", "-1.00", "12.5", "10.0", "1.25", "4", "-", "50.0%", "60.0%"]
+    assert cells[4] == ["ice, seed 0", "failed", *["-"] * 9]
     assert len({len(line) for line in lines}) == 1
 
 

@@ -19,8 +19,10 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Result:
-    """One run. `seconds` and `epochs` include those of the dense network that it started from, `dense_seconds` are that
-    network's alone; `macs` and `latency` (at batch 64) are shares of the dense network's."""
+    """One run. `seconds` are those that the method spent: training, searching, removing, judging; not those of reading
+    data and writing files. They and `epochs` include the dense network's that it started from; `dense_seconds` are that
+    network's alone. `macs` and `latency` (at batch 64) are shares of the dense network's; `removal_epoch` is that of
+    the last removal within a training run."""
 
     label: str
     seed: int
@@ -31,7 +33,8 @@ class Result:
     epochs: float
     macs: float
     latency: float
-    metric: str = "accuracy"
+    metric: str
+    removal_epoch: float | None
 
 
 @dataclass(frozen=True)
@@ -56,25 +59,30 @@ def read_result(run: Run, done: Mapping[tuple[str, int], Outcome]) -> Result:
     began = start if isinstance(start, Result) else None
     try:
         report = json.loads(run.folder.report.read_text(encoding="utf-8"))
-        lines = run.folder.metrics.read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in run.folder.metrics.read_text(encoding="utf-8").splitlines()]
         dense, pruned = report["dense"], report["pruned"]
         return Result(
             label=run.label,
             seed=run.seed,
             test_accuracy=report["test_accuracy"],
             validation_accuracy=report["validation_accuracy"],
-            seconds=sum(report["seconds"].values()) + (began.seconds if began else 0.0),
+            seconds=_spent(report["seconds"]) + (began.seconds if began else 0.0),
             dense_seconds=began.seconds if began else 0.0,
-            epochs=sum(map(_epochs, map(json.loads, lines))) + (began.epochs if began else 0.0),
+            epochs=sum(map(_epochs, records)) + (began.epochs if began else 0.0),
             macs=pruned["macs"] / dense["macs"],
             latency=pruned["latency"][_BATCH]["median"] / dense["latency"][_BATCH]["median"],
             metric=report["metric"],
+            removal_epoch=max((record["epoch"] for record in records if record["kind"] == "removal"), default=None),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(
             f"Expected a finished run in {run.folder.path}, but what it left is damaged ({type(error).__name__}: "
             f"{error}); remove the folder, and it is run again"
         ) from error
+
+
+def _spent(stages: Mapping[str, float]) -> float:
+    return sum(seconds for stage, seconds in stages.items() if stage != "rest")
 
 
 def _epochs(record: Mapping[str, object]) -> float:

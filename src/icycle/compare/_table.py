@@ -34,6 +34,7 @@ class Row:
     epochs: float
     macs: float
     latency: float
+    removal_epoch: float | None
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -47,6 +48,7 @@ class Row:
             f"{self.dense_seconds:.1f}" if self.dense_seconds else _NONE,
             _NONE if self.seconds_ratio is None else f"{self.seconds_ratio:.2f}",
             f"{self.epochs:.3g}",
+            _NONE if self.removal_epoch is None else f"{self.removal_epoch:.3g}",
             f"{self.macs:.1%}",
             f"{self.latency:.1%}",
         )
@@ -69,6 +71,7 @@ def rows(outcomes: Sequence[Outcome], against: str = DENSE) -> list[Row]:
 def _row(label: str, own: dict[int, Result], reference: dict[int, Result], dense: dict[int, Result]) -> Row:
     accuracies = [result.test_accuracy for result in own.values()]
     differences = [own[seed].test_accuracy - reference[seed].test_accuracy for seed in own if seed in reference]
+    removals = [result.removal_epoch for result in own.values() if result.removal_epoch is not None]
     ratios = [own[seed].seconds / dense[seed].seconds for seed in own if seed in dense]
 
     def mean(value: Callable[[Result], float]) -> float:
@@ -87,6 +90,7 @@ def _row(label: str, own: dict[int, Result], reference: dict[int, Result], dense
         epochs=mean(lambda result: result.epochs),
         macs=mean(lambda result: result.macs),
         latency=mean(lambda result: result.latency),
+        removal_epoch=statistics.fmean(removals) if removals else None,
     )
 
 
@@ -103,8 +107,8 @@ def markdown(outcomes: Sequence[Outcome], against: str = DENSE) -> str:
     """The table in Markdown, padded so that it can be read as it is: a row per method, and one per run that failed."""
     metric = next((outcome.metric for outcome in outcomes if isinstance(outcome, Result)), "accuracy")
     columns = (
-        *("", "runs", f"test {metric}", "difference, 95 %", "seconds", "of them dense", "/ dense", "epochs", "MACs"),
-        "latency, batch 64",
+        *("", "runs", f"test {metric}", "difference, 95 %", "seconds", "of them dense", "/ dense"),
+        *("epochs", "removed at epoch", "MACs", "latency, batch 64"),
     )
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     failed = [(f"{run.label}, seed {run.seed}", "failed", *[_NONE] * (len(columns) - 2)) for run in failures]
