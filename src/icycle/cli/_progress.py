@@ -87,6 +87,12 @@ class Progress:
         tuned = f"  fine-tuned for {record['fine_tuned']:g} epochs" if record["fine_tuned"] else ""
         self._print(f"step {record['number']:>3}  {record['macs_kept']:.1%} of the MACs left{accuracy}{tuned}")
 
+    def _show_cycle(self, record: Record) -> None:
+        self._print(
+            f"cycle {record['number']:>2}/{record['of']}  {record['tried']} shapes tried, the best: validation "
+            f"{self._shown(record['best'])}"
+        )
+
     def _show_trial(self, record: Record) -> None:
         self._print(f"trial {record['number']:>3}  {record['outcome']}")
 

@@ -11,6 +11,7 @@ from icycle.methods._settings import BudgetSettings
 from icycle.methods._training import FineTune, Training
 from icycle.methods._tunable import SearchSpace, TuneSettings, Values
 from icycle.methods._uniform import Uniform
+from icycle.methods.abc import Abc
 from icycle.methods.ice import (
     Curve,
     IceMethod,
@@ -26,6 +27,7 @@ from icycle.methods.ice import (
 from icycle.methods.one_cycle import OneCycle, OneCycleMethod, OneCycleReport, Phases
 
 __all__ = [
+    "Abc",
     "AtInit",
     "BudgetSettings",
     "Context",
