@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from icycle.engine import trace
-from icycle.latency import Latency, select
+from icycle.latency import Latency, Selector
 from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, MethodResult, Removal
 from icycle.methods._removal import RemovalLog, RemovalSettings, refitting
 from icycle.methods._remove import remove
 from icycle.saliency import Scores
-from icycle.selection import Budget, CostFunction
+from icycle.selection import Budget, CostFunction, select
 from icycle.structure import Structure, SubNetwork
 from icycle.surgery import prune
 from icycle.tracing import copy_of
@@ -107,23 +107,26 @@ class ScheduledRemoval:
         self._log.after(trainer.step / trainer.steps_per_epoch, structure.macs(), self._structure.macs())
 
     def _select(self, share: float, scores: Scores) -> SubNetwork:
-        settings, structure, model = self._settings, self._structure, self._context.model
+        """What stays once the share of what has to go is gone; a latency is predicted, and measured at the last."""
         last = share == 1
         costs = self._costs.measured_again() if last else self._costs
-        budget = costs.budget(structure, share)
+        budget = costs.budget(self._structure, share)
         if budget is None:
-            return SubNetwork.full(structure)
-        return select(
-            structure,
-            self._protected(scores),
-            budget,
-            model=model,
-            costs=None if last else costs.predicted,
-            round_to=settings.round_to,
-            limit=1.0,  # that of the dense network stands in the scores
-            limit_rate=math.inf,
-            cost_factor=settings.cost_factor,
-        )
+            return SubNetwork.full(self._structure)
+        settings: dict[str, Any] = {
+            "round_to": self._settings.round_to,
+            "limit": 1.0,  # that of the dense network stands in the scores
+            "limit_rate": math.inf,
+            "cost_factor": self._settings.cost_factor,
+        }
+        protected = self._protected(scores)
+        if not last:
+            return select(self._structure, protected, budget, costs=costs.predicted, **settings)
+        selector = Selector(self._structure, budget, self._context.model)
+        subnet = selector.measured(protected, **settings)
+        if selector.attempts:
+            self._context.record_attempts(selector.attempts)
+        return subnet
 
     def _protected(self, scores: Scores) -> Scores:
         """The scores, with +inf for the best channels that the limit on the dense network's groups keeps."""

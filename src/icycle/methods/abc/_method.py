@@ -102,7 +102,9 @@ class Abc(RemovalSettings, Method):
             "of the uniform shape": context.task.value(shapes.nectar(uniform)),
             "of the shape by one threshold": context.task.value(shapes.nectar(threshold)),
         }
-        return shapes.measured(counts), details
+        subnet = shapes.measured(counts)
+        context.record_choice(self.criterion, scores, subnet)
+        return subnet, details
 
     def _folder(self, context: Context, structure: Structure) -> Path | None:
         """For this network, these data and this kind of shapes alone; in the run's own folder unless one is shared."""
@@ -112,7 +114,7 @@ class Abc(RemovalSettings, Method):
             return None
         digest = hashlib.sha256(structure.fingerprint.encode())
         for tensor in context.model.state_dict().values():
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
         digest.update(self.model_dump_json(include=set(RemovalSettings.model_fields)).encode())
         digest.update(f"{context.seed} {context.data.validation.examples}".encode())
         return place / digest.hexdigest()[:24]

@@ -58,7 +58,9 @@ class Shapes:
         """The same, corrected where the budget has a latency, and a measurement shows that it is not met."""
         if "latency" not in self._selector.budget.names:
             return self.subnet(counts)
-        return self._within(self._selector.measured, np.array(counts) / np.array(self.sizes))
+        subnet = self._within(self._selector.measured, np.array(counts) / np.array(self.sizes))
+        self._context.record_attempts(self._selector.attempts)
+        return subnet
 
     def nectar(self, counts: Counts) -> float:
         """The metric that decides, in points, on the validation split: of a copy that has lost the others' channels,
