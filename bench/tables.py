@@ -1,9 +1,9 @@
-"""Writes the tables of docs/benchmarks.md and docs/coverage.md anew, from the records in bench/results.
+"""Writes the tables of docs/benchmarks.md, choosing.md and coverage.md anew, from the records in bench/results.
 
     python bench/tables.py
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; bench/NAME.py makes the records. What is outside of
-these marks is left as it is.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; bench/NAME.py makes the records. Those of
+`compare_NAME` are the results.json that `icycle compare` left. What is outside of these marks is left as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from _common import RESULTS, Results
 __all__ = ["refresh"]
 
 _DOCS = Path(__file__).parent.parent / "docs"
-_PAGES = (_DOCS / "benchmarks.md", _DOCS / "coverage.md")
+_PAGES = (_DOCS / "benchmarks.md", _DOCS / "choosing.md", _DOCS / "coverage.md")
 _MADE_OF = {  # table -> the module that makes it, and the file in bench/results with its records
     "one_cycle": ("_training", "one_cycle"),
     "digits": ("_training", "digits"),
@@ -44,11 +44,19 @@ def refresh(page: str, results: Path) -> str:
 
 
 def _table(name: str, results: Path) -> str:
+    if name.startswith("compare_"):
+        return _comparison(results / f"{name}.json")
     module, file = _MADE_OF[name]
     records = Results(results / f"{file}.jsonl").read()
     if not records:
         return f"Not measured yet: `python bench/{name}.py`.\n"
     return str(importlib.import_module(module).tables(records)) + "\n"
+
+
+def _comparison(path: Path) -> str:
+    from icycle.compare import kept_results, text
+
+    return text(kept_results(path)) if path.is_file() else "Not measured yet.\n"
 
 
 if __name__ == "__main__":

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import icycle
-from icycle.errors import RecipeError, TrainingError
+from icycle.errors import BudgetError, RecipeError, TrainingError
+from icycle.latency import Call, Setting, Target, find_target, register
 from icycle.methods import Gradual
 from icycle.methods._gradual import schedule, time_of
 from icycle.recipes import Recipe, RunFolder, load_recipe, run_recipe
@@ -140,6 +143,21 @@ def test_scratch_for_equal_seconds_trains_as_long_as_the_whole_other_run(tmp_pat
     assert len(records(tmp_path / "run", "epoch")) == 5  # of 2 seconds each, in 11.5
 
 
+def test_equal_seconds_are_those_of_the_dense_network_too_where_a_run_started_from_one(tmp_path: Path) -> None:
+    run(tmp_path / "dense", "dense")
+    started = (f"model.weights={tmp_path / 'dense' / 'model'}", "method.round_to=1", "method.final_epochs=2")
+    run(tmp_path / "other", "one-shot", *started)
+    for name, seconds in (("dense", {"train": 8.0}), ("other", {"search": 1.0, "fine-tuning": 3.0, "rest": 9.0})):
+        report = tmp_path / name / "report.json"
+        report.write_text(json.dumps({**json.loads(report.read_text()), "seconds": seconds}))
+    metrics = tmp_path / "other" / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    timed = [{**line, "seconds": 1.5 * line["epochs"]} if line["kind"] == "fine-tune" else line for line in lines]
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in timed))
+    run(tmp_path / "run", "scratch", f"method.of={tmp_path / 'other'}", "method.equal=seconds")
+    assert len(records(tmp_path / "run", "epoch")) == 8  # of 1.5 seconds each, in 12
+
+
 def test_scratch_of_what_is_no_finished_run_is_a_clear_error(tmp_path: Path) -> None:
     run(tmp_path / "other", "fixed")
     (tmp_path / "other" / "report.json").unlink()
@@ -147,9 +165,84 @@ def test_scratch_of_what_is_no_finished_run_is_a_clear_error(tmp_path: Path) -> 
         run(tmp_path / "run", "scratch", f"method.of={tmp_path / 'other'}", "method.equal=seconds")
 
 
-def test_a_measured_budget_is_refused_where_removals_follow_a_schedule(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="has to be measured"):
-        run(tmp_path / "run", "gradual", "method.budget={latency: 0.5}")
+# A budget of latency
+
+
+@register
+class Paced(Target):
+    """Convolutions take as long as they have multiplications, `pace` nanoseconds each; nothing else takes time."""
+
+    name = "paced"
+
+    def __init__(self) -> None:
+        self.now, self.pace = 0.0, 1.0
+        self.clock = lambda: self.now
+
+    def versions(self) -> dict[str, str]:
+        return {}
+
+    def network(self, model: nn.Module, inputs: Any, setting: Setting) -> Callable[[], None]:
+        work = icycle.trace(model, inputs).macs()  # the classifier's few included
+        return lambda: self._work(work)
+
+    def operation(self, call: Call, sizes: Sequence[int], setting: Setting) -> Callable[[], None] | None:
+        if not call.name.startswith("aten.convolution"):
+            return None
+        (image, weight, *_), _ = call.at(sizes)
+        work = image.shape[0] * image.shape[2] * image.shape[3] * weight.numel()
+        return lambda: self._work(work)
+
+    def _work(self, multiplications: int) -> None:
+        self.now += 1e-9 * self.pace * multiplications
+
+
+@pytest.fixture
+def paced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paced:
+    monkeypatch.setenv("ICYCLE_CACHE", str(tmp_path / "cache"))
+    target = find_target("paced")
+    assert isinstance(target, Paced)
+    target.pace = 1.0
+    return target
+
+
+LATENCY = ("method.budget={latency: 0.5, target: paced}", "method.round_to=1", "model.width=24")
+
+
+@pytest.mark.parametrize("method", ["gradual", "fixed", "at-init", "uniform"])
+def test_half_the_latency_is_half_the_latency(paced: Paced, tmp_path: Path, method: str) -> None:
+    report = run(tmp_path / "run", method, *LATENCY)
+    assert kept_share(report) == pytest.approx(0.5, abs=0.03)  # on this target latency is multiplications
+    if method == "gradual":
+        kept = [removal.macs_after / report.dense.macs for removal in report.removals]
+        assert kept == pytest.approx([1 - 0.5 * part / 8 for part in range(1, 9)], abs=0.04)
+
+
+def test_a_machine_that_becomes_slower_does_not_make_the_network_smaller(paced: Paced, tmp_path: Path) -> None:
+    def slow_down(record: Any) -> None:
+        paced.pace = 3.0 if record["kind"] == "removal" else paced.pace
+
+    report = run(tmp_path / "run", "gradual", *LATENCY, "method.removals=2", listeners=[slow_down])
+    assert len(report.removals) == 2
+    assert kept_share(report) == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_latency_out_of_reach_is_refused_before_any_training(paced: Paced, tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="within reach"):
+        run(tmp_path / "run", "gradual", *LATENCY, "method.budget.latency=0.01")
+    assert not (tmp_path / "run").exists()
+
+
+# The shrink
+
+
+def test_fixed_with_a_shrink_chooses_earlier_and_removes_what_has_faded(tmp_path: Path) -> None:
+    report = run(tmp_path / "run", "fixed", "method.at=0.5", "method.shrink=30", "method.ramp=0.25")
+    (removal,) = report.removals
+    assert removal.epoch == 2.0
+    assert report.details["shrink from, share of the run"] == 0.25
+    assert removal.accuracy_after == pytest.approx(removal.accuracy_before, abs=0.01)  # nothing was left of them
+    with pytest.raises(RecipeError, match="at >= ramp"):
+        recipe_of("fixed", "method.at=0.01", "method.shrink=8")
 
 
 class InterruptedRunError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import tables  # noqa: E402
 from _incumbent import TrainPruneFineTune  # noqa: E402
 
 import icycle  # noqa: E402
+from icycle.compare import Kept, Result, keep_results  # noqa: E402
 from icycle.methods import Context  # noqa: E402
 from icycle.recipes import load_recipe  # noqa: E402
 from icycle.training import Recorder  # noqa: E402
@@ -103,6 +105,22 @@ def test_page_keeps_its_words_and_gets_its_tables(tmp_path: Path) -> None:
     assert "12.5" in fresh
     assert tables.refresh(fresh, tmp_path) == fresh
     assert "Not measured yet" in tables.refresh(fresh, tmp_path / "empty")
+
+
+def test_a_comparison_s_table_is_made_of_what_the_command_left(tmp_path: Path) -> None:
+    page = "<!-- table: compare_small -->\nold\n<!-- end -->\n"
+    assert "Not measured yet" in tables.refresh(page, tmp_path)
+    result = Result("dense", 0, 98.25, 98.0, 10.0, 0.0, 12.0, 1.0, 1.0, "accuracy", None)
+    keep_results(tmp_path / "compare_small.json", Kept("icycle compare digits", "dense", ("a CPU",), (result,)))
+    assert "| dense |    1 |         98.25 |" in tables.refresh(page, tmp_path)
+
+
+@pytest.mark.parametrize("page", ["benchmarks.md", "choosing.md"])
+def test_tables_in_the_repository_say_what_their_records_do(page: str) -> None:
+    text = (_BENCH.parent / "docs" / page).read_text(encoding="utf-8")
+    compared = re.compile(r"<!-- table: compare_\w+ -->.*?<!-- end -->", re.DOTALL)
+    for found in compared.findall(text):
+        assert tables.refresh(found, _BENCH / "results") == found
 
 
 def test_page_in_the_repository_has_a_place_for_every_table() -> None:

@@ -172,11 +172,12 @@ def test_the_table_is_markdown_with_a_line_for_each_run_that_failed() -> None:
 
 def test_what_is_kept_of_a_comparison_makes_the_same_table(tmp_path: Path) -> None:
     outcomes = (result("dense", 0, 90.0), result("ice", 0, 91.0), Failure("ice", 1, 'a "quoted"\nword'))
-    kept = Kept("icycle compare digits", ("device cpu",), outcomes)
+    kept = Kept("icycle compare digits", "ice", ("device cpu",), outcomes)
     keep_results(tmp_path / "results.json", kept)
     again = kept_results(tmp_path / "results.json")
     assert again == kept
     assert text(again) == text(kept)
+    assert "against ice" in text(kept)
     assert "3 runs of `icycle compare digits`, seeds 0, 1; device cpu." in text(kept)
     (tmp_path / "results.json").write_text('{"version": 2}')
     with pytest.raises(RecipeError, match="version 2"):

@@ -70,9 +70,10 @@ def compare(
     except RunInterruptedError as stop:
         console.print(f"{stop}; all is saved. The same command goes on where it was.")
         raise typer.Exit(_STOPPED) from None
-    kept = Kept(_command(recipe, methods, seeds, overrides or ()), environments(plan, outcomes), tuple(outcomes))
+    command = _command(recipe, methods, seeds, against, overrides or ())
+    kept = Kept(command, against, environments(plan, outcomes), tuple(outcomes))
     keep_results(folder / "results.json", kept)
-    table = text(kept, against)
+    table = text(kept)
     (folder / "table.md").write_text(table, encoding="utf-8")
     if pictures:
         draw(rows(outcomes, against), folder)
@@ -98,7 +99,8 @@ def _line(outcome: Outcome) -> str:
     return f"{head}test {outcome.test_accuracy:.2f}, {outcome.seconds:.1f} s, {outcome.macs:.1%} of the MACs"
 
 
-def _command(recipe: str, methods: str, seeds: str, overrides: Sequence[str]) -> str:
+def _command(recipe: str, methods: str, seeds: str, against: str, overrides: Sequence[str]) -> str:
     """The command that makes the same table, wherever its folder is."""
     changes = [part for change in overrides for part in ("--set", change)]
-    return shlex.join(["icycle", "compare", recipe, "--methods", methods, "--seeds", seeds, *changes])
+    reference = [] if against == "dense" else ["--against", against]
+    return shlex.join(["icycle", "compare", recipe, "--methods", methods, "--seeds", seeds, *changes, *reference])

@@ -93,9 +93,11 @@ def _epochs(record: Mapping[str, object]) -> float:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a comparison: the command that made it, where and with what, and every outcome."""
+    """What is kept of a comparison: the command that made it, the method that differences are taken against, where and
+    with what it was made, and every outcome."""
 
     command: str
+    against: str
     environments: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
 
@@ -114,6 +116,7 @@ def keep_results(path: Path, kept: Kept) -> None:
     content = {
         "version": _VERSION,
         "command": kept.command,
+        "against": kept.against,
         "environments": kept.environments,
         "results": results,
         "failures": failures,
@@ -135,6 +138,7 @@ def kept_results(path: Path) -> Kept:
             raise ValueError(f"version {content['version']}, not {_VERSION}")
         results = tuple(Result(**values) for values in content["results"])
         failures = tuple(Failure(**values) for values in content["failures"])
-        return Kept(content["command"], tuple(content["environments"]), (*results, *failures))
+        places = tuple(content["environments"])
+        return Kept(content["command"], content["against"], places, (*results, *failures))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"Expected the results of a comparison in {path}, but got {error}") from error

@@ -119,13 +119,13 @@ def markdown(outcomes: Sequence[Outcome], against: str = DENSE) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]]) + "\n"
 
 
-def text(kept: Kept, against: str = DENSE) -> str:
+def text(kept: Kept) -> str:
     """The table, why runs failed, and below it where and by what it was made."""
     seeds = ", ".join(map(str, dict.fromkeys(outcome.seed for outcome in kept.outcomes)))
     parts = [
-        f"Differences against {against}, paired by seed. *Of them dense*: seconds of the network that a method started "
-        "from; they count, once for every method.\n",
-        markdown(kept.outcomes, against),
+        f"Differences against {kept.against}, paired by seed. *Of them dense*: seconds of the network that a method "
+        "started from; they count, once for every method.\n",
+        markdown(kept.outcomes, kept.against),
         *(f"{run.label}, seed {run.seed}: {run.why}\n" for run in kept.outcomes if isinstance(run, Failure)),
         f"{len(kept.outcomes)} runs of `{kept.command}`, seeds {seeds}; {'; or '.join(kept.environments)}.\n",
     ]

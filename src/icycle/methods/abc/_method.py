@@ -46,6 +46,7 @@ class Abc(RemovalSettings, Method):
 
     name: Literal["abc"] = "abc"
     starts_trained: ClassVar[bool] = True
+    has_teacher: ClassVar[bool] = True
     compensate: bool = True
     sources: Annotated[int, Field(ge=2)] = 8
     cycles: Annotated[int, Field(ge=0)] = 5

@@ -73,7 +73,8 @@ class Shapes:
         return points
 
     def _tried(self, subnet: SubNetwork) -> float:
-        context = replace(self._context, model=copy.deepcopy(self._context.model))
+        untaught = self._context.train.model_copy(update={"distill": None})
+        context = replace(self._context, model=copy.deepcopy(self._context.model), train=untaught, teacher=None)
         training = BuiltInTraining(context)
         with torch.random.fork_rng():
             torch.manual_seed(context.seed)  # the same batches for every shape
