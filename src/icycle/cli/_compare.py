@@ -75,9 +75,10 @@ def compare(
     keep_results(folder / "results.json", kept)
     table = text(kept)
     (folder / "table.md").write_text(table, encoding="utf-8")
-    if pictures:
-        draw(rows(outcomes, against), folder)
     console.print(table, soft_wrap=True, highlight=False, markup=False)
+    found = rows(outcomes, against)
+    if pictures and found:
+        draw(found, folder)
     console.print(f"Everything is in {folder}", soft_wrap=True)
     if any(isinstance(outcome, Failure) for outcome in outcomes):
         raise typer.Exit(1)

@@ -91,7 +91,7 @@ class Shapes:
         for group, share in zip(self._structure.prunable, np.maximum(shares, 1e-3), strict=True):
             places = (self._ranks[group.name].double() + 0.5) / (share * group.size)
             scores[group.name] = torch.where(self._scores[group.name].isposinf(), torch.inf, -places)
-        return select(scores, **self._limits, cost_factor=False, tolerance=0.0)
+        return select(scores, **self._limits, cost_factor=False)
 
     @property
     def _limits(self) -> dict[str, float]:
