@@ -177,7 +177,7 @@ def test_the_model_is_left_alone_and_a_shape_is_worth_the_same_each_time(trained
 
 
 def test_the_search_ends_with_the_best_allocation_that_brute_force_finds(trained: Context) -> None:
-    settings = Abc(budget={"macs": 0.35}, round_to=2)
+    settings = Abc(budget={"macs": 0.35}, round_to=2, limit=1.0, limit_rate=100.0)
     memory = Memory()
     shapes = shapes_of(trained, settings, memory)
     grid = itertools.product((0.3, 0.5, 0.7, 1.0), repeat=len(shapes.sizes))
