@@ -29,6 +29,8 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="icycle",
     help="Prunes PyTorch networks inside one training cycle.",
+    epilog="Which method: from scratch one-cycle (icycle run digits), from trained weights one-shot (icycle run RECIPE"
+    " --set method.name=one-shot). Whether it pays on yours: icycle compare RECIPE. More: docs/choosing.md.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
