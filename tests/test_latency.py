@@ -257,8 +257,17 @@ def test_one_cycle_ends_within_the_latency(device: MadeUp) -> None:
 def test_the_steps_of_ice_lead_to_the_latency(device: MadeUp) -> None:
     model, structure, scores = prepared()
     kept = {group.name: group.size for group in structure.prunable}
-    for step in plan_steps(structure, scores, budget=BUDGET, model=model):
+    measured: list[float] = []
+    steps = plan_steps(
+        structure,
+        scores,
+        budget=BUDGET,
+        model=model,
+        on_attempts=lambda tried: measured.extend(one.excess for one in tried),
+    )
+    for step in steps:
         kept.update(step.counts)
+    assert min(abs(excess) for excess in measured) <= 0.03
     counts = list(kept.values())
     assert true_milliseconds(counts) / true_milliseconds((64, 128, 64)) == pytest.approx(0.5, rel=0.03)
 

@@ -405,5 +405,6 @@ def test_the_spread_keeps_both_sides_of_the_cut() -> None:
     a, b, c = saliency.spread(scores, icycle.SubNetwork(keep))
     assert (a["removed"][0], a["removed"][-1], a["kept"][0], a["kept"][-1]) == (0, 99, 100, 199)
     assert len(a["kept"]) == len(a["removed"]) == 32 and a["kept"] == sorted(a["kept"])
-    assert b == {"name": "b", "kept": [], "removed": [1.0, 3.0]}
-    assert c == {"name": "c", "kept": [0.1235, 2.0], "removed": []}
+    assert (a["size"], a["left"]) == (200, 100)
+    assert b == {"name": "b", "size": 3, "left": 1, "kept": [], "removed": [1.0, 3.0]}
+    assert c == {"name": "c", "size": 2, "left": 2, "kept": [0.1235, 2.0], "removed": []}

@@ -1,106 +1,138 @@
-"""The page of a run: from a folder alone, valid figures, nothing loaded, nothing clipped, no error in a browser."""
+"""The page of a run: from a folder alone, valid figures, nothing loaded, and what it says is what the run wrote."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
+from made_runs import DENSE_EPOCH, PRUNED_EPOCH, make_run
+from plotly.graph_objects import Figure
 
 from icycle.errors import RecipeError
-from icycle.report import _figures as figures
-from icycle.report import write_page
+from icycle.methods import OneCycleReport
+from icycle.report import GroupFacts, Latency, NetworkFacts, Report, figures, write_page
 from icycle.report._runs import read_run_record
-
-WIDTHS = (375, 1440)
-
-
-def network(scale: float) -> dict[str, Any]:
-    latency = {"median": 10 * scale, "lower": 9.9 * scale, "upper": 10.1 * scale, "runs": 40}
-    costs = {name: int(1e6 * scale) for name in ("macs", "params", "file_bytes")}
-    return {**costs, "latency": {"1": latency, "64": {**latency, "lower": 1.0}}}
+from icycle.report._series import in_series
 
 
-@pytest.fixture
-def run_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Writes the folder of a finished run."""
-
-    def write(name: str = "digits-1", method: str = "one-cycle", accuracy: float = 98.5, steps: bool = False) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        removal = {"epoch": 1.5, "macs_before": 1000, "macs_after": 500, "accuracy_before": 90, "accuracy_after": 89}
-        report = {
-            "recipe": "digits",
-            "method": method,
-            "dense": network(1.0),
-            "pruned": network(0.5),
-            "removals": [removal],
-            "validation_accuracy": 98.0,
-            "test_accuracy": accuracy,
-            "metric": "accuracy",
-            "seconds": {"train": 100.0, "rest": 2.5},
-            "environment": {"device": "cpu", "torch": "2"},
-            "details": {"why the removal came": "stable", "share": 0.123456, "curve": [[0, 1]]},
-            "groups": [
-                {"name": f"layers.{i}", "size": 64, "kept": 30 + i, "members": [f"l{i}.weight"]} for i in range(9)
-            ],
-        }
-        (folder / "report.json").write_text(json.dumps(report))
-        records = [{"kind": "search", "epoch": e / 4, "indicator": e / 12 if e else None} for e in range(8)]
-        records += [{"kind": "epoch", "epoch": e, "validation_accuracy": 80.0 + e} for e in range(1, 5)]
-        if steps:
-            decision = {"fire": True, "accuracy": 88.0, "drop": 1.25, "share": 0.5}
-            silent = {"fire": False, "accuracy": None, "drop": None, "share": 0.0}
-            for number, (decided, tuned) in enumerate(((decision, 1.0), (silent, 0.0)), 1):
-                shared = {"number": number, "kept": {"a": 3}, "macs_kept": 0.5}
-                records.append({"kind": "step", "decision": decided, "fine_tuned": tuned, **shared})
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-        (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": "<script>alert(1)</script>"}))
-        return folder
-
-    return write
-
-
-def test_every_figure_is_one_to_plotly(run_folder: Callable[..., Path]) -> None:
-    from plotly.graph_objects import Figure
-
-    run = read_run_record(run_folder(steps=True))
-    drawn = [
-        make(run) for make in (figures.course, figures.steps, figures.channels, figures.latency, figures.time_spent)
-    ]
-    for figure in [*drawn, figures.pareto([run, run])]:
+@pytest.mark.parametrize("groups", [1, 9, 60])
+def test_every_figure_is_one_to_plotly(tmp_path: Path, groups: int) -> None:
+    run = read_run_record(make_run(tmp_path / "a", groups=groups, latency=True))
+    stepwise = read_run_record(make_run(tmp_path / "b", "ice", steps=True, groups=groups))
+    makers = (figures.course, figures.channels, figures.saliency, figures.latency, figures.prediction)
+    drawn = [make(run) for make in (*makers, figures.time_spent)]
+    drawn += [figures.steps(stepwise), figures.saliency(stepwise)]
+    drawn += [figures.pareto(in_series([run, stepwise]), price) for price in figures.PRICES]
+    for figure in drawn:
         assert figure is not None
         Figure(figure)  # raises on a key or a value that plotly does not know
 
 
-def test_what_a_run_lacks_is_not_drawn(run_folder: Callable[..., Path]) -> None:
-    folder = run_folder()
+def test_what_a_run_lacks_is_not_drawn(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
     (folder / "metrics.jsonl").write_text("")
     report = json.loads((folder / "report.json").read_text())
-    (folder / "report.json").write_text(json.dumps({**report, "groups": []}))
+    (folder / "report.json").write_text(json.dumps({**report, "groups": [], "settings": {}}))
     run = read_run_record(folder)
-    assert figures.course(run) is None and figures.steps(run) is None and figures.channels(run) is None
+    for make in (figures.course, figures.steps, figures.channels, figures.saliency, figures.prediction):
+        assert make(run) is None
     page = write_page([folder], folder / "report.html").read_text()
     assert 'id="latency"' in page and 'id="course"' not in page
 
 
-def test_the_page_tells_the_facts_and_loads_nothing(run_folder: Callable[..., Path]) -> None:
-    page = write_page([run_folder()], run_folder("other").parent / "page.html").read_text()
-    own = page.replace(page[page.index("<script>") : page.index('<script type="application/json"')], "")
-    assert "98.50 %" in own and "50.0%" in own and "1 min 42 s" in own
-    assert "no clear change" in own, "the quartiles at batch 64 overlap"
-    assert "<script>alert" not in own, "a recipe is text"
-    assert "http://" not in own and "https://" not in own and "src=" not in own
+def own_words(page: str) -> str:
+    """A page without plotly's script."""
+    start = page.index("<script>")
+    return page[:start] + page[page.index('<script type="application/json"') :]
 
 
-def test_several_runs_are_compared(run_folder: Callable[..., Path], tmp_path: Path) -> None:
-    folders = [run_folder("a", accuracy=97.0), run_folder("b", "dense", accuracy=99.25)]
-    page = write_page(folders, tmp_path / "comparison.html").read_text()
-    assert 'id="pareto"' in page and "99.25 %" in page and "dense" in page
+def test_the_page_tells_the_facts_and_loads_nothing(tmp_path: Path) -> None:
+    page = own_words(write_page([make_run(tmp_path / "run", latency=True)], tmp_path / "page.html").read_text())
+    assert "98.50 %" in page and "50.0%" in page and "1 min 42 s" in page
+    assert "no clear change" in page, "the quartiles at batch 64 overlap"
+    assert f"{102.5 / (4 * DENSE_EPOCH):.0%} of 4 dense epochs" in page
+    assert f"one takes {DENSE_EPOCH:.2g} s dense, {PRUNED_EPOCH:.2g} s pruned" in page
+    assert "after 2.0 epochs, because the search for them had settled; 50% of the MACs were left" in page
+    assert "<script>alert" not in page, "a recipe is text"
+    assert "http://" not in page and "https://" not in page and "src=" not in page
+
+
+def test_a_run_in_steps_is_held_against_its_dense_network(tmp_path: Path) -> None:
+    page = own_words(write_page([make_run(tmp_path / "run", "ice", steps=True)], tmp_path / "page.html").read_text())
+    assert "validation 98.00 %, +8.00 against the dense network" in page
+    assert "88.00 %, +2.00 points lost, 50% of the split read" in page
+    assert "nothing was read" in page
+    run = read_run_record(tmp_path / "run")
+    figure = figures.steps(run)
+    assert figure is not None
+    assert {shape["y0"] for shape in figure["layout"]["shapes"]} == {90, 89}, "the dense network's and the threshold"
+
+
+def test_marks_stand_where_things_happened(tmp_path: Path) -> None:
+    figure = figures.course(read_run_record(make_run(tmp_path / "run")))
+    assert figure is not None
+    marks = {
+        (shape.get("yref"), shape["x0"] if shape.get("yref") == "paper" else shape["y0"])
+        for shape in figure["layout"]["shapes"]
+    }
+    assert marks == {("paper", 2.0), ("paper", 0.75 * 4), ("y2", 0.95), ("y2", 0.8)}
+    assert [label["text"] for label in figure["layout"]["annotations"]] == ["removal", "deadline"]
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    report["details"]["why the removal came"] = "deadline"
+    (tmp_path / "run" / "report.json").write_text(json.dumps(report))
+    figure = figures.course(read_run_record(tmp_path / "run"))
+    assert figure is not None
+    assert [label["text"] for label in figure["layout"]["annotations"]] == ["removal, at the deadline"]
+
+
+def test_the_cut_parts_what_went_from_what_stayed(tmp_path: Path) -> None:
+    figure = figures.saliency(read_run_record(make_run(tmp_path / "run")))
+    assert figure is not None
+    removed, kept = figure["data"]
+    assert max(value for value in removed["y"] if value is not None) < 1
+    assert min(value for value in kept["y"] if value is not None) > 1
+    first = [[x for x in trace["x"][:5] if x is not None] for trace in (removed, kept)]
+    assert max(first[0]) < min(first[1]), "within a group the scores ascend from left to right"
+
+
+def test_runs_that_differ_in_the_seed_are_one_series(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"a{seed}", seed=seed, accuracy=97.0 + seed) for seed in range(3)]
+    runs += [make_run(tmp_path / "b", budget=0.25), make_run(tmp_path / "c", "dense", accuracy=99.25)]
+    series = in_series([read_run_record(run) for run in runs])
+    assert [(one.name, len(one.runs)) for one in series] == [
+        ("one-cycle, budget.macs=0.5", 3),
+        ("one-cycle, budget.macs=0.25", 1),
+        ("dense", 1),
+    ]
+    page = own_words(write_page(runs, tmp_path / "comparison.html").read_text())
+    assert "98.00 ± 1.00 %" in page and "-1.25" in page and "5 runs in 3 series" in page
+
+
+def test_a_front_holds_what_nothing_beats_in_both(tmp_path: Path) -> None:
+    shapes = {"a": (0.25, 90.0), "b": (0.5, 95.0), "c": (0.75, 94.0), "d": (0.9, 97.0)}
+    runs = [make_run(tmp_path / name, budget=macs, accuracy=value) for name, (macs, value) in shapes.items()]
+    front = figures.pareto(in_series([read_run_record(run) for run in runs]), "macs")["data"][0]
+    assert list(zip(front["x"], front["y"], strict=True)) == [shapes["a"], shapes["b"], shapes["d"]]
+
+
+def test_a_metric_that_should_be_low_is_best_where_it_is_lowest(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name, budget=macs) for name, macs in (("a", 0.5), ("b", 0.6))]
+    for folder, value in zip(folders, (3.5, 2.5), strict=True):
+        report = json.loads((folder / "report.json").read_text())
+        lower = {"metric": "perplexity", "higher_is_better": False, "test_accuracy": value}
+        (folder / "report.json").write_text(json.dumps({**report, **lower}))
+    page = own_words(write_page(folders, tmp_path / "comparison.html").read_text())
+    assert "lowest test perplexity" in page
+    assert page.index('<div class="value ">2.5</div>') > 0
+
+
+def test_runs_that_cannot_be_compared_are_called_so(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name, budget=macs) for name, macs in (("a", 0.5), ("b", 0.6))]
+    report = json.loads((folders[1] / "report.json").read_text())
+    (folders[1] / "report.json").write_text(json.dumps({**report, "metric": "perplexity"}))
+    page = own_words(write_page(folders, tmp_path / "comparison.html").read_text())
+    assert "These runs measure different things (accuracy, perplexity)" in page
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
@@ -109,28 +141,29 @@ def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_in_a_browser(run_folder: Callable[..., Path], scheme: str) -> None:
-    chromium = shutil.which("chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    if chromium is None:
-        pytest.skip("needs chromium")
-    page_file = write_page([run_folder(steps=True)], run_folder("other").parent / "page.html")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for width in WIDTHS:
-            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            said: list[str] = []
-            page.on("console", lambda message, said=said: said.append(message.text))
-            page.on("pageerror", lambda error, said=said: said.append(str(error)))
-            page.on("request", lambda request, said=said: said.append(request.url) if "http" in request.url else None)
-            page.goto(page_file.as_uri())
-            page.wait_for_selector("#time .main-svg")
-            assert said == []
-            assert page.evaluate("document.documentElement.scrollWidth") == width, "nothing is clipped"
-            drawn = page.evaluate(
-                "[...document.querySelectorAll('.figure')].map(f => f.querySelector('.main-svg').clientWidth)"
-            )
-            assert len(drawn) == 5 and all(0 < one <= width for one in drawn)
-        browser.close()
+@pytest.mark.parametrize("name", ["report.json", "metrics.jsonl", "recipe.yaml"])
+@pytest.mark.parametrize("text", ["[]", "{}", "{", "3", None])
+def test_a_damaged_run_is_refused_in_one_message(tmp_path: Path, name: str, text: str | None) -> None:
+    folder = make_run(tmp_path / "run")
+    if text is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(text)
+    if name == "recipe.yaml" and text is not None:
+        write_page([folder], tmp_path / "page.html")  # it is shown as it is
+        return
+    with pytest.raises(RecipeError, match="run"):
+        write_page([folder], tmp_path / "page.html")
+
+
+def test_what_a_run_gives_back_is_short_to_print() -> None:
+    latency = {1: Latency(1.0, 0.9, 1.1, 40), 64: Latency(9.0, 8.0, 10.0, 40)}
+    facts = NetworkFacts(1000, 100, 400, latency)
+    groups = tuple(GroupFacts(f"layers.{number}", 64, 32, ("weight", "bias")) for number in range(99))
+    long = {str(number): [number] * 99 for number in range(99)}
+    report = Report(
+        "digits", "dense", facts, facts, (), 98.0, 98.0, {"train": 1.0}, details=long, groups=groups, settings=long
+    )
+    assert len(repr(report)) < 800
+    curve = [(number / 99, 0.5) for number in range(99)]
+    assert len(repr(OneCycleReport("half", curve=curve))) < 400

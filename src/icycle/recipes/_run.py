@@ -227,6 +227,7 @@ def _report(
         validation_accuracy=result.validation_accuracy,
         test_accuracy=metrics[recipe.task.metric],
         metric=recipe.task.metric,
+        higher_is_better=recipe.task.higher_is_better,
         test_metrics=metrics,
         seconds=seconds,
         environment=environment(run_device()),

@@ -2,6 +2,7 @@
 
 from icycle.report._measure import compare_latency, file_bytes
 from icycle.report._page import write_page
+from icycle.report._parts import duration
 from icycle.report._read import read_run
 from icycle.report._records import GroupFacts, Latency, NetworkFacts, Report, environment, group_facts
 from icycle.report._table import render, summary
@@ -12,6 +13,7 @@ __all__ = [
     "NetworkFacts",
     "Report",
     "compare_latency",
+    "duration",
     "environment",
     "file_bytes",
     "group_facts",

@@ -72,13 +72,14 @@ class Report:
     test_accuracy: float
     seconds: Mapping[str, float]
     environment: Mapping[str, str] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)  # what else the method tells
+    details: Mapping[str, Any] = field(default_factory=dict, repr=False)  # what else the method tells
     metric: str = "accuracy"
+    higher_is_better: bool = True  # of the metric
     test_metrics: Mapping[str, float] = field(default_factory=dict)  # all that the task measures
-    groups: tuple[GroupFacts, ...] = ()
+    groups: tuple[GroupFacts, ...] = field(default=(), repr=False)
     seed: int | None = None
     criterion: str = ""  # "" where the method has none
-    settings: Mapping[str, Any] = field(default_factory=dict)  # the whole recipe, every value spelled out
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the whole recipe, every value spelled out
 
     def speedup(self, batch_size: int) -> float:
         """How many times as fast the pruned network is; below 1 it is slower."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,11 @@ from typing import Any
 from icycle.errors import RecipeError
 
 __all__ = ["RunRecord", "read_run_record"]
+
+_OF_AN_EPOCH = ("train", "evaluation")  # stages that dense training has too
+_NEEDED = (
+    "recipe method dense pruned removals validation_accuracy test_accuracy metric seconds environment details".split()
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,41 @@ class RunRecord:
         """The records of one kind, in order."""
         return [record for record in self.records if record["kind"] == kind]
 
+    # What was asked for.
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The recipe, every value spelled out."""
+        return dict(self.report.get("settings") or {})
+
+    @property
+    def method(self) -> Mapping[str, Any]:
+        """The method's settings."""
+        return dict(self.settings.get("method") or {})
+
+    @property
+    def phases(self) -> Mapping[str, float]:
+        """When a method that prunes within training searches and removes; times are shares of the run."""
+        return dict(self.method.get("phases") or {})
+
+    @property
+    def epochs(self) -> float:
+        """The length of the training run."""
+        return float(self.of_kind("epoch")[-1].get("epochs", self.of_kind("epoch")[-1]["epoch"]))
+
+    @property
+    def deadline(self) -> float | None:
+        """The epoch by which the channels go at the latest, where the method has such a time."""
+        end = self.phases.get("sparsity_end")
+        return None if end is None else end * self.epochs
+
+    # What came of it.
+
+    @property
+    def reason(self) -> str | None:
+        """Why the channels went when they did: "stable" or "deadline", where the method decided it."""
+        return self.report["details"].get("why the removal came")
+
     @property
     def metric(self) -> str:
         """What the accuracies measure, with its unit where it has one."""
@@ -36,12 +77,79 @@ class RunRecord:
         return f"{value:.2f} %" if self.report["metric"] == "accuracy" else f"{value:.4g}"
 
     @property
+    def higher_is_better(self) -> bool:
+        return bool(self.report.get("higher_is_better", True))
+
+    @property
+    def test_metric(self) -> float:
+        return float(self.report["test_accuracy"])
+
+    @property
+    def stepwise(self) -> bool:
+        """Did the method remove step by step, from a network that was trained by then?"""
+        return bool(self.of_kind("step"))
+
+    @property
+    def within_training(self) -> list[Mapping[str, Any]]:
+        """The removals that have a moment of their own within the training run."""
+        return [] if self.stepwise else list(self.report["removals"])
+
+    @property
+    def dense_metric(self) -> float | None:
+        """The metric of the trained dense network on the validation split, where there was one."""
+        removals = self.report["removals"]
+        return float(removals[0]["accuracy_before"]) if self.stepwise and removals else None
+
+    @property
     def total_seconds(self) -> float:
         return sum(self.report["seconds"].values())
+
+    def epoch_seconds(self, *, pruned: bool) -> float | None:
+        """What an epoch took before (or after) all removals, with its evaluation; the median. None: there was none."""
+        moments = [removal["epoch"] for removal in self.within_training]
+        border = (max if pruned else min)(moments, default=float("inf"))
+        # an epoch with a removal in it was trained with both networks
+        own = [
+            record
+            for record in self.of_kind("epoch")
+            if (record["epoch"] - 1 >= border if pruned else record["epoch"] <= border)
+        ]
+        spent = [sum(record.get("seconds", {}).get(stage, 0.0) for stage in _OF_AN_EPOCH) for record in own]
+        return statistics.median(spent) if any(spent) else None
 
     def kept(self, cost: str) -> float:
         """The share, 0..1, of the dense network's cost ("macs", "params", "file_bytes") that is left."""
         return float(self.report["pruned"][cost] / max(self.report["dense"][cost], 1))
+
+    def latency(self, size: str) -> float:
+        """The pruned network's median, in milliseconds, at a batch size."""
+        return float(self.report["pruned"]["latency"][size]["median"])
+
+    @property
+    def attempts(self) -> list[Mapping[str, float]]:
+        """The sub-networks that were measured for a latency: milliseconds `predicted`, `measured` and `allowed`."""
+        return [attempt for record in self.of_kind("latency") for attempt in record["attempts"]]
+
+    @property
+    def choices(self) -> dict[str, dict[str, Any]]:
+        """Group -> the scores by which its channels last went (see `icycle.saliency.spread`) and the `cut` between what
+        went and what stayed; front to back. Groups whose cut is not above zero are left out."""
+        last = {
+            group["name"]: group
+            for record in self.of_kind("saliency")
+            for group in record["groups"]
+            if group["kept"] or group["removed"]
+        }
+        order = [group["name"] for group in self.report.get("groups", [])]
+        known = [name for name in order if name in last] + [name for name in last if name not in order]
+        cut = {name: {**last[name], "cut": _cut(last[name])} for name in known}
+        return {name: group for name, group in cut.items() if group["cut"] > 0}
+
+
+def _cut(group: Mapping[str, Any]) -> float:
+    """Half-way between the best score that went and the worst that stayed; the worst of all where nothing went."""
+    ends = [*group["removed"][-1:], *group["kept"][:1]]
+    return float(statistics.fmean(ends))
 
 
 def read_run_record(folder: Path) -> RunRecord:
@@ -63,4 +171,11 @@ def read_run_record(folder: Path) -> RunRecord:
         recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise RecipeError(f"Expected a readable run in {folder}, but: {error}") from error
+    lacks = [key for key in _NEEDED if not isinstance(report, dict) or key not in report]
+    if lacks:
+        raise RecipeError(
+            f"Expected the report of a run in {file}, but it lacks {', '.join(lacks)}; give another folder"
+        )
+    if not all(isinstance(record, dict) and "kind" in record for record in records):
+        raise RecipeError(f"Expected records of a kind each in {folder / 'metrics.jsonl'}, but it holds something else")
     return RunRecord(folder.resolve().name, report, records, recipe)

@@ -15,13 +15,20 @@ _MOST = 32  # scores of a group that are kept on either side of the cut
 
 
 def spread(scores: Scores, subnet: SubNetwork) -> list[dict[str, Any]]:
-    """For each group its `name`, and the scores of the channels that are `kept` and `removed`, ascending; JSON values.
+    """For each group its `name`, `size`, how many channels are `left`, and the scores of those that are `kept` and of
+    those that are `removed`, ascending; JSON values.
 
     Of more than 32 on one side, 32 at equal distances in their order, the lowest and the highest among them. Scores
     that are not finite (a channel that must stay) are left out.
     """
     return [
-        {"name": name, "kept": _ordered(scores[name][keep]), "removed": _ordered(scores[name][~keep])}
+        {
+            "name": name,
+            "size": len(keep),
+            "left": int(keep.sum()),
+            "kept": _ordered(scores[name][keep]),
+            "removed": _ordered(scores[name][~keep]),
+        }
         for name, keep in subnet.keep.items()
     ]
 

@@ -17,7 +17,7 @@ second counts. Its numbers are kept as the method `ice-published`, to compare wi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -27,6 +27,7 @@ import torch
 from icycle.compensation import compensate
 from icycle.engine import trace
 from icycle.errors import TrainingError
+from icycle.latency import Attempt
 from icycle.methods._remove import remove
 from icycle.methods._run_clock import unwrapped
 from icycle.methods._settings import validated
@@ -68,14 +69,14 @@ class IceStep:
 class IceResult:
     """What became of the model, which was pruned in place, and how. Accuracies are percent, on validation data."""
 
-    model: torch.nn.Module
-    structure: Structure  # of the pruned model
+    model: torch.nn.Module = field(repr=False)
+    structure: Structure = field(repr=False)  # of the pruned model
     dense_accuracy: float
     macs_before: int
     params_before: int
     accuracy: float = 0.0
     accuracy_before_final: float | None = None  # where there is a final fine-tune
-    steps: list[IceStep] = field(default_factory=list)
+    steps: list[IceStep] = field(default_factory=list, repr=False)
     fine_tunes: int = 0  # of steps, the probe included, the final one not
     epochs: float = 0.0  # trained, all together
     epoch_equivalents: float = 0.0  # the same, less what frozen layers save: whole passes, forward and backward
@@ -177,6 +178,7 @@ class IceRun:
 
     Args:
         clock: counts the run's seconds.
+        on_attempts: called with the sub-networks that were measured for a latency.
         on_choice: called right before each removal with the scores and the sub-network that they chose.
         on_step: called after each step.
 
@@ -192,6 +194,7 @@ class IceRun:
         *,
         seed: int = 0,
         clock: StageClock | None = None,
+        on_attempts: Callable[[Sequence[Attempt]], object] | None = None,
         on_choice: Callable[[Scores, SubNetwork], object] | None = None,
         on_step: Callable[[IceStep], object] | None = None,
     ) -> None:
@@ -212,7 +215,7 @@ class IceRun:
         self._before = self._clock.seconds()
         with self._clock.stage("search"):
             self.structure = trace(model, example_inputs)
-            self.steps = settings.plan(self.structure, self._scores(0, self.structure), self.model)
+            self.steps = settings.plan(self.structure, self._scores(0, self.structure), self.model, on_attempts)
         with self._clock.stage("evaluation"):
             dense = training.evaluate(model)
             self._trigger = self._make_trigger(dense)

@@ -83,6 +83,7 @@ class Stepwise(StepwiseSettings, Method):
             training,
             seed=context.seed,
             clock=context.recorder.clock,
+            on_attempts=context.record_attempts,
             on_choice=lambda scores, subnet: context.record_choice(self.criterion, scores, subnet),
             on_step=lambda step: _write(context, run, step),
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from torch import nn
 
+from icycle.latency import Attempt
 from icycle.methods._settings import BudgetSettings, Checked, Count, Kept, Positive, Share
 from icycle.methods.ice._curve import Curve
 from icycle.methods.ice._steps import Scope, Scores, Step, plan_steps
@@ -40,8 +42,14 @@ class StepwiseSettings(Settings):
             raise ValueError(f"Expected exactly one of ratio and budget, but got {self.ratio} and {self.budget}.")
         return self
 
-    def plan(self, structure: Structure, scores: Scores, model: nn.Module) -> tuple[Step, ...]:
-        """The steps for a dense `model` of this structure and these scores; errors as in `plan_steps`."""
+    def plan(
+        self,
+        structure: Structure,
+        scores: Scores,
+        model: nn.Module,
+        on_attempts: Callable[[Sequence[Attempt]], object] | None = None,
+    ) -> tuple[Step, ...]:
+        """The steps for a dense `model` of this structure and these scores; the rest as in `plan_steps`."""
         return plan_steps(
             structure,
             scores,
@@ -53,6 +61,7 @@ class StepwiseSettings(Settings):
             round_to=self.round_to,
             limit=self.limit,
             model=model,
+            on_attempts=on_attempts,
         )
 
 

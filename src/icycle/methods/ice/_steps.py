@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from icycle.errors import StructureError, TrainingError
-from icycle.latency import select
+from icycle.latency import Attempt, Selector
 from icycle.selection import Budget, select_ratio
 from icycle.structure import Group, Structure, SubNetwork
 
@@ -41,6 +41,7 @@ def plan_steps(
     round_to: int = 1,
     limit: float = 0.75,
     model: torch.nn.Module | None = None,
+    on_attempts: Callable[[Sequence[Attempt]], object] | None = None,
 ) -> tuple[Step, ...]:
     """The steps that lead from the dense network to the target, front to back; groups that lose nothing are left out.
 
@@ -55,6 +56,7 @@ def plan_steps(
         round_to: as in `select`.
         limit: as in `select`, for a budget; a ratio says by itself how much may go.
         model: needed where the budget has a latency.
+        on_attempts: called with the sub-networks that were measured for it.
 
     Raises:
         BudgetError: ratio or budget are out of range or of reach.
@@ -71,7 +73,10 @@ def plan_steps(
         whole = {group.name: torch.full((group.size,), math.inf) for group in structure.prunable}
         ranked = {**whole, **{name: ranked[name] for name in chosen}}
         weighed = scope == "global" and len(chosen) > 1
-        subnet = select(structure, ranked, budget, model=model, round_to=round_to, limit=limit, cost_factor=weighed)
+        selector = Selector(structure, budget, model)
+        subnet = selector.measured(ranked, round_to=round_to, limit=limit, cost_factor=weighed)
+        if on_attempts is not None and selector.attempts:
+            on_attempts(selector.attempts)
     else:
         assert ratio is not None
         subnet = _by_ratio(structure, scores, ratio, members, scope, round_to)

@@ -55,7 +55,8 @@ class OneCycleReport:
     asked: str
     achieved: dict[str, float] = field(default_factory=dict)  # cost -> kept fraction, of the last sub-network
     searches: int = 0
-    curve: list[tuple[float, float | None]] = field(default_factory=list)  # (progress, indicator) after each search
+    # (progress, indicator) after each search
+    curve: list[tuple[float, float | None]] = field(default_factory=list, repr=False)
     shrink_start: float | None = None  # progress at which the shrink began
     reason: Literal["stable", "deadline"] | None = None  # of the removal
     first_to_final: float | None = None  # similarity of the first sub-network to the one that was kept, 0..1

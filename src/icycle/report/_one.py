@@ -1,0 +1,251 @@
+"""The page of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from icycle.report import figures
+from icycle.report._parts import Card, Content, Section, Table, duration
+from icycle.report._runs import RunRecord
+
+__all__ = ["one_run"]
+
+_WHY = {"stable": "the search for them had settled", "deadline": "its time was over before the search had settled"}
+
+
+def one_run(run: RunRecord) -> Content:
+    """What there is to say about a run."""
+    report = run.report
+    return Content(
+        kind="run",
+        title=run.name,
+        lead=_lead(run),
+        facts=list(_facts(run)),
+        warnings=list(_warnings(run)),
+        cards=list(_cards(run)),
+        sections=[section for section in _sections(run) if section is not None],
+        tables=[_details(run), Table("Where it was measured", (), list(report["environment"].items()))],
+        sources=[("The recipe, every value spelled out", run.recipe)],
+    )
+
+
+def _lead(run: RunRecord) -> str:
+    result = f"test {run.report['metric']} {run.metric_text(run.test_metric)}"
+    if run.kept("macs") == 1:
+        return f"Nothing was removed from the dense network; {result}."
+    return f"{run.kept('macs'):.1%} of the dense network's multiplications are left; {result}."
+
+
+def _facts(run: RunRecord) -> Iterator[tuple[str, str]]:
+    report = run.report
+    asked = {
+        "recipe": report["recipe"],
+        "method": report["method"],
+        "criterion": report.get("criterion"),
+        "seed": report.get("seed"),
+        "network": run.settings.get("model", {}).get("name"),
+        "device": report["environment"].get("device"),
+    }
+    yield from ((name, str(value)) for name, value in asked.items() if value not in (None, ""))
+
+
+def _warnings(run: RunRecord) -> Iterator[str]:
+    for size, dense in run.report["dense"]["latency"].items():
+        pruned = run.report["pruned"]["latency"][size]
+        if pruned["lower"] > dense["upper"]:
+            yield f"At batch {size} the pruned network is slower than the dense one."
+
+
+def _cards(run: RunRecord) -> Iterator[Card]:
+    report = run.report
+    yield Card(f"test {report['metric']}", run.metric_text(run.test_metric), _against_dense(run))
+    for cost, words in (("macs", "multiplications (MACs)"), ("params", "parameters")):
+        share, dense = run.kept(cost), report["dense"][cost]
+        yield Card(words, f"{share:.1%}", f"{report['pruned'][cost]:,} of {dense:,}", share=share)
+    for size, dense in report["dense"]["latency"].items():
+        yield _latency_card(size, dense, report["pruned"]["latency"][size])
+    yield Card("time spent", duration(run.total_seconds), _time_beside(run))
+
+
+def _against_dense(run: RunRecord) -> str:
+    end = run.report["validation_accuracy"]
+    validation = f"validation {run.metric_text(end)}"
+    dense = run.dense_metric
+    if dense is None:
+        return validation
+    return f"{validation}, {end - dense:+.2f} against the dense network"
+
+
+def _time_beside(run: RunRecord) -> str:
+    """Against dense training, where the run has epochs of both networks."""
+    if run.stepwise:
+        training = sum(sum(record.get("seconds", {}).values()) for record in run.of_kind("epoch"))
+        return f"{duration(run.total_seconds - training)} of it for pruning" if training else "from trained weights"
+    dense, pruned = run.epoch_seconds(pruned=False), run.epoch_seconds(pruned=True)
+    if dense is None or pruned is None or not run.within_training:
+        return f"{len(run.of_kind('epoch'))} epochs"
+    share = run.total_seconds / (run.epochs * dense)
+    return f"{share:.0%} of {run.epochs:g} dense epochs; one takes {dense:.2g} s dense, {pruned:.2g} s pruned"
+
+
+def _latency_card(size: str, dense: Mapping[str, float], pruned: Mapping[str, float]) -> Card:
+    """No ratio where the quartiles overlap: the machine does not tell the two apart."""
+    name, beside = f"latency, batch {size}", f"{pruned['median']:.2f} ms, dense {dense['median']:.2f} ms"
+    share = pruned["median"] / dense["median"]
+    if pruned["upper"] < dense["lower"]:
+        return Card(name, f"{share:.0%}", beside, "good", share)
+    if pruned["lower"] > dense["upper"]:
+        return Card(name, f"{share:.0%}", beside, "bad", share)
+    return Card(name, "no clear change", beside)
+
+
+def _sections(run: RunRecord) -> Iterator[Section | None]:
+    yield _section("course", "The course of training", _course_note(run), figures.course(run), _epochs(run))
+    yield _section(
+        "steps",
+        "Step by step",
+        f"The validation {run.metric} right after each removal, and what it led to. A fine-tune is due where it has "
+        "fallen from the dense network's to the threshold. Below, where the time of each step went.",
+        figures.steps(run),
+        _steps(run),
+    )
+    yield _section(
+        "channels",
+        "Channels along the network",
+        "What is left of every group of channels, front to back. Channels of one group stand or fall together, in all "
+        "of its members.",
+        figures.channels(run),
+        _groups(run),
+    )
+    yield _section(
+        "saliency",
+        "Scores and the cut",
+        "A curve for each group: the scores of its channels in their order, as multiples of the score at which the "
+        "group was cut. What went lies below the dashed line. A steep curve is a clear choice, a flat one a toss-up.",
+        figures.saliency(run),
+        _cuts(run),
+    )
+    yield _section(
+        "latency",
+        "Latency",
+        "Medians as shares of the dense network's; the whiskers are quartiles, both networks measured in turns.",
+        figures.latency(run),
+        _latencies(run),
+        width=2,
+    )
+    yield _section(
+        "prediction",
+        "Latency, predicted and measured",
+        "Sub-networks that the search for a latency measured, one after the other; what it learns corrects the next "
+        "prediction.",
+        figures.prediction(run),
+        width=1,
+    )
+    yield _section(
+        "time",
+        "Where the time went",
+        "All seconds of the run, by stage.",
+        figures.time_spent(run),
+        _spent(run),
+        width=3 if run.attempts else 1,
+    )
+
+
+def _section(
+    name: str, title: str, note: str, figure: figures.Figure | None, numbers: Table | None = None, width: int = 3
+) -> Section | None:
+    return None if figure is None else Section(name, title, note, figure, numbers, width)
+
+
+def _course_note(run: RunRecord) -> str:
+    removals = run.within_training
+    if not removals:
+        return f"The validation {run.metric} after every epoch."
+    first = removals[0]
+    kept = removals[-1]["macs_after"] / max(first["macs_before"], 1)
+    if len(removals) > 1:
+        when = f"in {len(removals)} removals, the first after {first['epoch']:.1f} epochs"
+    else:
+        when = f"after {first['epoch']:.1f} epochs"
+    reason = _WHY.get(str(run.reason))
+    because = f", because {reason}" if reason else ""
+    told = f"Channels went {when}{because}; {kept:.0%} of the MACs were left."
+    if run.of_kind("search"):
+        told += (
+            " The indicator is the similarity of the sub-network that would be chosen to the one chosen a little "
+            "earlier; dotted lines are the values at which the search has settled."
+        )
+    return told
+
+
+def _epochs(run: RunRecord) -> Table:
+    records = run.of_kind("epoch")
+    rows = [
+        (str(one["epoch"]), f"{one.get('loss', float('nan')):.4f}", run.metric_text(one["validation_accuracy"]))
+        for one in records
+    ]
+    return Table("Epochs", ("epoch", "loss", f"validation {run.report['metric']}"), rows)
+
+
+def _steps(run: RunRecord) -> Table:
+    rows = [
+        (
+            str(one["number"]),
+            ", ".join(f"{name} {count}" for name, count in one["kept"].items()),
+            f"{one['macs_kept']:.1%}",
+            figures.evidence(run, one),
+            f"fine-tune, {one['fine_tuned']:g} epochs" if one["fine_tuned"] else "go on",
+            f"{sum(one.get('seconds', {}).values()):.1f}",
+        )
+        for one in run.of_kind("step")
+    ]
+    return Table("Steps", ("step", "channels kept", "MACs left", "evidence", "decision", "seconds"), rows)
+
+
+def _groups(run: RunRecord) -> Table:
+    rows = [
+        (one["name"], str(one["kept"]), str(one["size"]), ", ".join(one["members"]))
+        for one in run.report.get("groups", [])
+    ]
+    return Table("Groups", ("group", "kept", "of", "members"), rows)
+
+
+def _cuts(run: RunRecord) -> Table:
+    rows = [
+        (name, f"{group['cut']:.4g}", _range(group["removed"]), _range(group["kept"]))
+        for name, group in run.choices.items()
+    ]
+    return Table("Scores", ("group", "cut", "scores that went", "scores that stayed"), rows)
+
+
+def _range(scores: list[float]) -> str:
+    return f"{scores[0]:.4g} to {scores[-1]:.4g}" if scores else "none"
+
+
+def _latencies(run: RunRecord) -> Table:
+    def text(network: str, size: str) -> str:
+        one = run.report[network]["latency"][size]
+        return f"{one['median']:.3g} ms ({one['lower']:.3g}-{one['upper']:.3g})"
+
+    rows = [(size, text("dense", size), text("pruned", size)) for size in run.report["dense"]["latency"]]
+    return Table("Latency", ("batch", "dense, median (quartiles)", "pruned"), rows)
+
+
+def _spent(run: RunRecord) -> Table:
+    return Table(
+        "Seconds", ("stage", "seconds"), [(stage, f"{spent:.1f}") for stage, spent in run.report["seconds"].items()]
+    )
+
+
+def _details(run: RunRecord) -> Table:
+    plain = {key: value for key, value in run.report["details"].items() if not isinstance(value, (list, dict))}
+    rows = [(key, _plain(value)) for key, value in plain.items()]
+    for removal in run.report["removals"]:
+        before, after = (run.metric_text(removal[f"accuracy_{side}"]) for side in ("before", "after"))
+        rows.append((f"removal after {removal['epoch']:.2f} epochs", f"{before} before, {after} after (validation)"))
+    return Table(f"What {run.report['method']} tells", (), rows)
+
+
+def _plain(value: Any) -> str:
+    return "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
