@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import icycle
 from command import command
 from icycle.cli import app
+from icycle.cli._progress import Progress
 from icycle.recipes import RunFolder
 
 
@@ -60,6 +62,30 @@ def test_a_run_ends_with_its_table_and_its_folder(
     assert report["settings"]["data"]["subset"] == 300
 
 
+def test_after_the_first_epoch_a_run_says_how_long_it_will_take(capsys: pytest.CaptureFixture[str]) -> None:
+    epoch = {"kind": "epoch", "epochs": 5, "loss": 1.0, "validation_accuracy": 50.0, "metric": "accuracy"}
+    with Progress(Console()) as progress:
+        for number in (1, 2, 5):
+            progress.show({**epoch, "epoch": number, "seconds": {"train": 20.0, "evaluation": 10.0}})
+    shown = capsys.readouterr().out
+    assert shown.count("to go") == 1
+    assert shown.index("epoch   1/5") < shown.index("about 2 min 0 s of training to go") < shown.index("epoch   2/5")
+
+
+def test_a_run_of_one_epoch_is_over_before_it_could_be_estimated(capsys: pytest.CaptureFixture[str]) -> None:
+    epoch = {
+        "epoch": 1,
+        "epochs": 1,
+        "loss": 1.0,
+        "validation_accuracy": 50.0,
+        "metric": "accuracy",
+        "seconds": {"train": 9},
+    }
+    with Progress(Console()) as progress:
+        progress.show({"kind": "epoch", **epoch})
+    assert "to go" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -76,6 +102,16 @@ def test_a_run_ends_with_its_table_and_its_folder(
         (("--import", "nowhere.at_all", "recipes"), "No module named 'nowhere'"),
         (("inspect", "resnet65"), "did you mean 'resnet56'"),
         (("inspect", "resnet20", "--input", "3,x"), "3,224,224"),
+        (("inspect", "resnet20", "--input", ""), "3,224,224"),
+        (("inspect", "broken:leave", "--input", "4"), "gave SystemExit: 3"),
+        (("run", "digits", "--output", "made", "--set", "model={name: broken:leave}"), "gave SystemExit: 3"),
+        (("run", "digits", "--output", "made", "--set", "model={name: broken:empty}"), "Identity has none"),
+        (("verify", "small-cnn", "--ratio", "-1"), "in [0, 1)"),
+        (("report", "nowhere"), "nowhere has no report.json"),
+        (("bench", "nowhere"), "Expected a model's name"),
+        (("export", "small-cnn", "--to", "nothing"), "Expected a format"),
+        (("tune", "digits"), "as 'ice' can"),
+        (("compare", "digits", "--seeds", "a"), "0,1,2"),
         (("inspect", "nowhere:make", "--input", "3,8,8"), "No module named 'nowhere'"),
         (("inspect", "mine:make"), "--input"),
     ],
@@ -88,7 +124,10 @@ def test_an_error_is_one_message_and_exit_code_two(
     words: str,
 ) -> None:
     (tmp_path / "file").touch()
-    (tmp_path / "broken.py").write_text("def make():\n    return {}['width']\n")
+    (tmp_path / "broken.py").write_text(
+        "from torch import nn\n\ndef make():\n    return {}['width']\n\ndef leave():\n    raise SystemExit(3)\n\n"
+        "def empty():\n    return nn.Identity()\n"
+    )
     refuse_below(tmp_path / "locked", monkeypatch)
     before = sorted(tmp_path.iterdir())
     monkeypatch.chdir(tmp_path)
@@ -100,6 +139,32 @@ def test_an_error_is_one_message_and_exit_code_two(
     assert "Traceback" not in shown
     left = {path for path in tmp_path.iterdir() if path.name != "__pycache__"}
     assert sorted(left) == before, "a refused command leaves nothing"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("inspect",),
+        ("run", "digits", "one too many"),
+        ("run", "digits", "--nonsense"),
+        ("report",),
+        ("verify", "small-cnn", "--ratio", "x"),
+        ("tune", "digits-ice", "--trials", "0"),
+        ("bench", "small-cnn", "--batch", "0"),
+        ("bench", "small-cnn", "--threads", "-1"),
+        ("bench", "small-cnn", "--seconds", "-1"),
+        ("bench", "small-cnn", "--precision", "float8"),
+        ("compare", "digits", "--workers", "0"),
+    ],
+)
+def test_arguments_that_no_verb_takes_are_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    assert command(monkeypatch, *arguments) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Usage: ")
+    assert "Traceback" not in shown
 
 
 def refuse_below(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,8 +231,9 @@ def test_colours_respect_no_color(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_the_shell_can_complete_commands() -> None:
-    shown = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="icycle")
-    assert (shown.exit_code, "_ICYCLE_COMPLETE=complete_bash" in shown.output) == (0, True)
+    typed = {"_ICYCLE_COMPLETE": "complete_bash", "COMP_WORDS": "icycle re", "COMP_CWORD": "1"}
+    shown = CliRunner().invoke(app, [], prog_name="icycle", env=typed)
+    assert (shown.exit_code, shown.output.split()) == (0, ["report", "recipes"])
 
 
 def test_inspect_prints_groups_and_reasons(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,3 +261,16 @@ def test_a_model_of_ones_own_is_inspected(
     assert command(monkeypatch, "inspect", "own_network:make", "--input", "4", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert [group["size"] for group in found["groups"] if group["prunable"]] == [8]
+
+
+def test_a_factory_that_a_recipe_names_is_called_as_a_run_would(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "acme_factory.py").write_text(
+        "from torch import nn\n\ndef make(num_classes, in_channels, width=8):\n"
+        "    return nn.Sequential(nn.Linear(in_channels, width), nn.ReLU(), nn.Linear(width, num_classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert command(monkeypatch, "inspect", "acme_factory:make", "--input", "5", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["macs"] == 5 * 8 + 8 * 10

@@ -239,7 +239,7 @@ def _train_once(model: nn.Module, inputs: Any) -> float:
         optimizer.step()
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise ArithmeticError("parameters are not finite after the step")
-    return float(loss)
+    return float(loss.detach())
 
 
 def _run(model: nn.Module, inputs: Any) -> list[torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,10 +27,14 @@ def bench(
         ),
     ],
     target: Annotated[list[str] | None, typer.Option(help="torch, onnxruntime, openvino, ...; once or more.")] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="Examples in a batch; once or more.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of the processor; torch's present number when omitted.")] = None,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    seconds: Annotated[float, typer.Option(help="For each target and batch size.")] = 5.0,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Examples in a batch; once or more.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of the processor; torch's present number when omitted.")
+    ] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the arithmetic.")
+    ] = "float32",
+    seconds: Annotated[float, typer.Option(min=0.1, help="For each target and batch size.")] = 5.0,
     shape: InputShape = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,7 +36,7 @@ def load_model(name: str, shape: str | None) -> tuple[nn.Module, Any]:
     if ":" in name:
         return _own(name, shape)
     require_model(name)
-    sizes = _parse(shape) if shape else example_shape(name)
+    sizes = example_shape(name) if shape is None else _parse(shape)
     return build_model(name, num_classes=1000 if "/" in name else 10, in_channels=sizes[0]), _random(sizes)
 
 
@@ -63,14 +64,14 @@ def _own(reference: str, shape: str | None) -> tuple[nn.Module, Any]:
 
     from icycle.errors import RecipeError
 
-    made = _call(reference)
+    made = _call(reference, shape)
     model, *inputs = made if isinstance(made, tuple) else (made,)
     if not isinstance(model, nn.Module) or len(inputs) > 1:
         raise RecipeError(
             f"Expected '{reference}' to return a torch.nn.Module, or one and its example inputs, but got "
             f"{type(made).__name__}"
         )
-    if shape:
+    if shape is not None:
         return model, _random(_parse(shape))
     if not inputs:
         raise RecipeError(
@@ -79,20 +80,33 @@ def _own(reference: str, shape: str | None) -> tuple[nn.Module, Any]:
     return model, inputs[0]
 
 
-def _call(reference: str) -> Any:
+def _call(reference: str, shape: str | None) -> Any:
     import importlib
     import os
     import sys
 
-    from icycle.errors import RecipeError
+    from icycle.errors import IcycleError, RecipeError
 
     module, _, factory = reference.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        return getattr(importlib.import_module(module), factory)()
-    except Exception as error:  # whatever the user's own code raises
+        make = getattr(importlib.import_module(module), factory)
+        return make(**_wanted(make, shape))
+    except IcycleError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise RecipeError(
-            "Expected module.path:factory that takes no arguments and returns a model (then with --input C,H,W), "
-            f"or a model and its example inputs, but '{reference}' gave {type(error).__name__}: {error}"
+            "Expected module.path:factory that takes no arguments (or num_classes and in_channels) and returns a model "
+            f"(then with --input C,H,W), or a model and its example inputs, but '{reference}' gave "
+            f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _wanted(make: Callable[..., Any], shape: str | None) -> dict[str, int]:
+    """What a run would hand to the factory and it cannot do without; any number of classes shows the same groups."""
+    import inspect
+
+    offered = {"num_classes": 10, "in_channels": 3 if shape is None else _parse(shape)[0]}
+    needed = [each.name for each in inspect.signature(make).parameters.values() if each.default is each.empty]
+    return {name: offered[name] for name in needed if name in offered}

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from icycle.report import duration
 from icycle.training import Record
 
 __all__ = ["Progress"]
@@ -31,6 +32,7 @@ class Progress:
         self._task = self._bar.add_task("reading the data", total=None)
         self._search = ""
         self._metric = "accuracy"
+        self._estimated = False  # has this run been told how long it will take?
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -52,6 +54,7 @@ class Progress:
         if not self._console.is_terminal:
             self._print(description)
         self._bar.update(self._task, description=description, total=record["epochs"], completed=0)
+        self._estimated = False
 
     def _show_weights(self, record: Record) -> None:
         fresh = f"; a new head: {', '.join(record['fresh'])}" if record["fresh"] else ""
@@ -71,6 +74,10 @@ class Progress:
             f"epoch {record['epoch']:>3}/{record['epochs']}  loss {record['loss']:.4f}  "
             f"validation {self._shown(record['validation_accuracy'])}{self._search}"
         )
+        left = (record["epochs"] - record["epoch"]) * sum(record["seconds"].values())
+        if left and not self._estimated:
+            self._print(f"about {duration(left)} of training to go, at the pace of this epoch")
+        self._estimated = True
 
     def _show_removal(self, record: Record) -> None:
         self._search = ""

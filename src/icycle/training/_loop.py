@@ -91,7 +91,7 @@ class Trainer:
         teacher: a trained network to learn from, where the settings ask for distillation; else `keep_teacher` is due.
 
     Raises:
-        TrainingError: no step per epoch, or a device that cannot do what the settings ask.
+        TrainingError: no step per epoch, no weights, or a device that cannot do what the settings ask.
     """
 
     def __init__(
@@ -108,6 +108,8 @@ class Trainer:
                 f"Expected at least one batch per epoch, but got {batches_per_epoch}: fewer training examples than "
                 f"batch_size={settings.batch_size}; lower train.batch_size or raise data.subset"
             )
+        if not any(True for _ in model.parameters()):
+            raise TrainingError(f"Expected a network with weights to train, but {type(model).__name__} has none")
         self.settings = settings
         self.recorder = recorder or Recorder()
         self.task = task or Classification()

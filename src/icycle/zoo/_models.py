@@ -138,7 +138,7 @@ def _call(name: str, build: Callable[..., Any], offered: Mapping[str, Any], opti
         made = build(**{**taken, **options})
     except IcycleError:
         raise
-    except Exception as error:  # whatever the network's own code raises
+    except (Exception, SystemExit) as error:  # whatever the network's own code raises
         raise RecipeError(
             f"Expected '{name}' to make a network of {options or 'no options'}, but it gave {type(error).__name__}: "
             f"{error}; change model.options"
