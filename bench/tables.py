@@ -27,6 +27,7 @@ _MADE_OF = {  # table -> the module that makes it, and the file in bench/results
     "proof_cost": ("proof_cost", "proof_cost"),
     "ice": ("ice", "ice"),
     "step_overhead": ("step_overhead", "step_overhead"),
+    "loop": ("loop", "loop"),
 }
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -18,6 +18,7 @@ import _common  # noqa: E402
 import _engines  # noqa: E402
 import _training  # noqa: E402
 import engine  # noqa: E402
+import loop  # noqa: E402
 import step_overhead  # noqa: E402
 import tables  # noqa: E402
 from _incumbent import TrainPruneFineTune  # noqa: E402
@@ -125,7 +126,9 @@ def test_tables_in_the_repository_say_what_their_records_do(page: str) -> None:
 
 def test_page_in_the_repository_has_a_place_for_every_table() -> None:
     page = (_BENCH.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert all(f"<!-- table: {name} -->" in page for name in ("one_cycle", "digits", "ice", "engine", "step_overhead"))
+    assert all(
+        f"<!-- table: {name} -->" in page for name in ("one_cycle", "digits", "ice", "engine", "step_overhead", "loop")
+    )
 
 
 @pytest.mark.parametrize(("epochs", "parts"), [(2, (1, 1)), (3, (2, 1)), (12, (8, 4)), (300, (200, 100))])
@@ -229,6 +232,18 @@ def test_engine_table_says_what_came_of_every_model() -> None:
     assert "torch-pruning: 0 of 2 models pruned and run (1 crash, 1 time limit)" in text
     assert "crash (KeyError)" in text
     assert "2.0e-07" in text
+
+
+def test_loop_table_gives_the_share_of_the_hand_written_loop() -> None:
+    place = {"machine": _MACHINE, "command": "python bench/x.py"}
+    records = [
+        {"kind": "loop", "arguments": [16], "plain": [100.0, 300.0, 200.0], "icycle": [190.0], **place},
+        {"kind": "pipeline", "arguments": [], "icycle": [760.0], **place},
+        {"kind": "files", "arguments": [2], "icycle": [50.0], "busy": 0.97, **place},
+        {"kind": "reader", "arguments": ["CIFAR"], "seconds": {"icycle": [0.1], "torchvision": [0.3]}, **place},
+    ]
+    text = loop.tables(records)
+    assert all(words in text for words in ("95.0%", "4.0 times", "97%", "0.10", "0.30"))
 
 
 def test_step_table_gives_the_share() -> None:

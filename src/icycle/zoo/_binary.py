@@ -2,6 +2,10 @@
 
 IDX, of MNIST and its successors: a magic number, the sizes, the bytes; here gzipped.
 CIFAR's: records of one or two label bytes and the 3,072 bytes of a 3x32x32 image, nothing else.
+
+torchvision's readers cannot take their place: that of IDX unpacks to disk first, into a folder that may be read-only,
+and takes longer (0.11 s instead of 0.09 s of processor time for 50,000 images, by bench/loop.py); that of CIFAR
+unpickles.
 """
 
 from __future__ import annotations
