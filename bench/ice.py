@@ -77,7 +77,6 @@ _SHARED = (
     "scope",
     "round_to",
     "limit",
-    "criterion",
     "criterion_batches",
     "epochs",
 )

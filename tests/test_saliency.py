@@ -295,6 +295,7 @@ def test_every_criterion_is_registered_with_what_it_needs() -> None:
         "taylor": ("loader", "loss", "batches"),
         "mean_activation": ("loader", "batches"),
         "activation_entropy": ("loader", "batches"),
+        "reconstruction": ("loader", "batches"),
     }
     assert all(
         "Source" in (criterion.function.__doc__ or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -10,17 +11,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+import icycle
 from ice_toy import BATCHES, EXAMPLE, train
-from icycle.methods.ice._freeze import Frozen, choose_frozen, layers_of, movement
+from icycle.methods.ice._freeze import Frozen, FrozenLayers, first_layers
+from icycle.methods.ice._layers import layers_of
+from icycle.structure import SubNetwork, after_removal
 from icycle.zoo import build_model
 from networks import residual_network as make_model
-
-
-def test_movement_is_relative_and_the_published_one_cancels() -> None:
-    before = {"a": [torch.tensor([3.0, 4.0])], "b": [torch.tensor([1.0]), torch.tensor([0.0])]}
-    after = {"a": [torch.tensor([4.0, 3.0])], "b": [torch.tensor([1.0]), torch.tensor([2.0])]}
-    assert movement(before, after) == pytest.approx({"a": math.sqrt(2) / 5, "b": 2.0})
-    assert movement(before, after, "published") == pytest.approx({"a": 0.0, "b": 2.0})
 
 
 def test_layers_take_their_norms_along_in_the_order_of_execution() -> None:
@@ -36,14 +33,38 @@ def test_layers_take_their_norms_along_in_the_order_of_execution() -> None:
     assert [layer.macs for layer in layers] == [9 * 16 * 64, *[9 * 16 * 16 * 64] * 4, 16 * 3]
 
 
-def test_the_least_moved_are_frozen_and_the_last_never() -> None:
+def test_the_first_layers_are_frozen_and_the_last_never() -> None:
     layers = layers_of(make_model(), EXAMPLE)
-    moved = {layer.name: moved for layer, moved in zip(layers, [0.1, 0.5, 0.2, 0.4, 0.3, 0.0], strict=True)}
-    assert [layer.name for layer in choose_frozen(layers, moved, 0.5)] == ["0", "3.conv2", "4.conv2"]
-    inner = choose_frozen(layers, moved, 0.5, ends_train=True)
-    assert [layer.name for layer in inner] == ["3.conv2", "4.conv1", "4.conv2"]
-    assert len(choose_frozen(layers, moved, 0.34)) == 3  # of 6, rounded up
-    assert len(choose_frozen(layers, moved, 0.99)) == 5
+    assert [layer.name for layer in first_layers(layers, 0.5)] == ["0", "3.conv1", "3.conv2"]
+    assert len(first_layers(layers, 0.34)) == 3  # of 6, rounded up
+    assert len(first_layers(layers, 0.99)) == 5
+
+
+def test_the_first_layers_save_more_than_any_others() -> None:
+    """Of as many layers: two thirds of their share of a step, where others save a third of it."""
+    model = make_model()
+    layers = layers_of(model, EXAMPLE)
+    first = first_layers(layers, 0.5)
+    total = sum(layer.macs for layer in layers)
+    assert Frozen(model, EXAMPLE, layers, first).saved == pytest.approx(2 / 3 * sum(x.macs for x in first) / total)
+    for others in itertools.combinations(layers[1:-1], len(first)):
+        assert Frozen(model, EXAMPLE, layers, others).saved <= sum(x.macs for x in others) / total / 3 + 1e-12
+
+
+def test_what_is_saved_follows_the_network_as_it_shrinks() -> None:
+    model = make_model()
+    structure = icycle.trace(model, EXAMPLE)
+    frozen = FrozenLayers(["0", "3.conv1", "3.conv2"], EXAMPLE)
+    before = frozen.within(model, structure)
+    assert before is frozen.within(model, structure)
+    subnet = SubNetwork({group.name: torch.arange(group.size) < 4 for group in structure.prunable})
+    icycle.prune(model, structure, subnet)
+    after = frozen.within(model, after_removal(structure, subnet))
+    assert after is not None and before is not None
+    assert [layer.name for layer in after.layers] == [layer.name for layer in before.layers]
+    layers = layers_of(model, EXAMPLE)
+    assert after.saved == pytest.approx(2 / 3 * sum(x.macs for x in layers[:3]) / sum(x.macs for x in layers))
+    assert FrozenLayers([], EXAMPLE).within(model, structure) is None
 
 
 def freeze(model: nn.Module, count: int, example: torch.Tensor = EXAMPLE) -> Frozen:

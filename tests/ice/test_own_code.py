@@ -73,22 +73,19 @@ def test_the_rate_follows_the_curve_and_runs_to_zero_or_stays(trained: nn.Module
     assert [request.learning_rate for request in constant.requests] == [*rates, 2 * rates[-1]]
 
 
-def test_the_first_step_is_the_probe_and_what_it_froze_stays(trained: nn.Module) -> None:
+def test_what_is_frozen_stays_as_the_removals_left_it(trained: nn.Module) -> None:
     before: dict[str, torch.Tensor] = {}
     asked = Asked()
 
     def fine_tune(model: nn.Module, request: FineTune) -> None:
-        if request.frozen is not None and not before:
-            before.update({name: value.detach().clone() for name, value in model.named_parameters()})
+        before.update({name: value.detach().clone() for name, value in model.named_parameters() if not before})
         asked(model, request)
 
-    result = prune(trained, fine_tune, freeze=0.5, threshold=99.0, steps=[["4.conv1"]], probe_epochs=0.5)
-    assert [request.kind for request in asked.requests] == ["probe", "final", "final"]
-    assert asked.requests[0].epochs == 0.5
-    assert asked.requests[0].frozen is None
+    result = prune(trained, fine_tune, freeze=0.5, threshold=99.0, steps=[["4.conv1"]])
+    assert [request.kind for request in asked.requests] == ["final", "final"]
     assert result.frozen is not None
-    assert len(result.frozen.layers) == 3
-    assert result.epoch_equivalents < result.epochs == 2.5
+    assert [layer.name for layer in result.frozen.layers] == ["0", "3.conv1", "3.conv2"]
+    assert result.epoch_equivalents < result.epochs == 2.0
     still = {name for layer in result.frozen.layers for name in layer.modules}
     for name, value in result.model.named_parameters():
         assert torch.equal(value, before[name]) == (name.rpartition(".")[0] in still)
@@ -132,6 +129,30 @@ def test_equal_seeds_give_equal_decisions_and_sub_networks(trained: nn.Module) -
     assert first.steps == second.steps
     for name, value in first.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("settings", "criterion"),
+    [
+        ({}, "reconstruction"),
+        ({"compensate": False}, "group_norm"),
+        ({"criterion": "l2"}, "l2"),
+        ({"criterion": "l2", "compensate": False}, "l2"),
+    ],
+)
+def test_the_criterion_knows_of_compensation_unless_told_otherwise(
+    trained: nn.Module, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], criterion: str
+) -> None:
+    asked: set[str] = set()
+    score = icycle.saliency.score
+
+    def watched(name: str, *arguments: Any, **options: Any) -> Any:
+        asked.add(name)
+        return score(name, *arguments, **options)
+
+    monkeypatch.setattr("icycle.methods.ice._ice.score", watched)
+    prune(trained, final_epochs=0, threshold=99.0, **settings)
+    assert asked == {criterion}
 
 
 @pytest.mark.parametrize("criterion", sorted(icycle.saliency.CRITERIA))

@@ -17,9 +17,7 @@ def run_frozen(tmp_path: Path, name: str, reuse_mib: int, *overrides: str) -> tu
     return folder, run_recipe(recipe_of("ice", "data.augment=false", *settings, *overrides), folder)
 
 
-def test_results_are_equal_with_and_without_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the last two layers frozen, whatever the probe says, so that there is a prefix."""
-    monkeypatch.setattr("icycle.methods.ice._ice.choose_frozen", lambda layers, *rest, **named: tuple(layers[:3]))
+def test_results_are_equal_with_and_without_reuse(tmp_path: Path) -> None:
     (stored, one), (plain, other) = (run_frozen(tmp_path, f"run{size}", size) for size in (64, 0))
     replayed = [record["replayed"] for record in records(stored, "fine-tune")]
     assert replayed[-3:] == [True, True, True]
@@ -32,9 +30,6 @@ def test_results_are_equal_with_and_without_reuse(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("override", ["data.augment=true", "method.reuse_mib=0"])
-def test_outputs_are_not_stored_where_inputs_change_or_memory_is_short(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str
-) -> None:
-    monkeypatch.setattr("icycle.methods.ice._ice.choose_frozen", lambda layers, *rest, **named: tuple(layers[:3]))
+def test_outputs_are_not_stored_where_inputs_change_or_memory_is_short(tmp_path: Path, override: str) -> None:
     folder, _ = run_frozen(tmp_path, "run", 64, "train.epochs=1", override)
     assert not any(record["replayed"] for record in records(folder, "fine-tune"))

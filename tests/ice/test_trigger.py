@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,28 @@ from torch import nn
 
 from ice_toy import Asked
 from icycle.errors import DataError, TrainingError
+from icycle.methods._judged import Judged, judged
 from icycle.methods._training import OwnTraining
-from icycle.methods.ice._trigger import ExactTrigger, SequentialTrigger, size_needed
+from icycle.methods.ice._trigger import Answers, ExactTrigger, SequentialTrigger, size_needed
+from icycle.tracing import map_tensors
 
 
-def answers(right: np.ndarray) -> Any:
+def answers(right: np.ndarray, labels: str = "") -> Any:
     """`right(model)` that ignores the model: bool answers, in batches of 10."""
 
-    def batches(model: nn.Module) -> Iterator[torch.Tensor]:
-        yield from torch.from_numpy(right).split(10)
+    def batches(model: nn.Module) -> Iterator[Judged]:
+        for number, batch in enumerate(torch.from_numpy(right).split(10)):
+            yield Judged(batch, f"{labels}{number}")
 
     return batches
 
 
+def trigger_of(dense: np.ndarray, now: Any, threshold: float, confidence: float) -> SequentialTrigger:
+    return SequentialTrigger(Answers.of(nn.Identity(), answers(dense)), now, threshold, confidence)
+
+
 def sequential(dense: np.ndarray, now: np.ndarray, threshold: float, confidence: float) -> Any:
-    trigger = SequentialTrigger(nn.Identity(), answers(dense), threshold, confidence)
-    trigger._correct = answers(now)
-    return trigger(nn.Identity())
+    return trigger_of(dense, answers(now), threshold, confidence)(nn.Identity())
 
 
 @pytest.mark.parametrize(("threshold", "confidence"), [(1.0, 0.95), (5.0, 0.9), (10.0, 0.99)])
@@ -87,14 +93,41 @@ def test_a_decision_is_wrong_no_more_often_than_stated(drop: float, wrong: bool)
 
 def test_a_split_too_small_for_the_confidence_names_the_size_needed() -> None:
     needed = size_needed(1.0, 0.99)
-    SequentialTrigger(nn.Identity(), answers(np.ones(needed, dtype=bool)), 1.0, 0.99)
+    trigger_of(np.ones(needed, dtype=bool), None, 1.0, 0.99)
     with pytest.raises(DataError, match=f"at least {needed} validation examples"):
-        SequentialTrigger(nn.Identity(), answers(np.ones(needed - 1, dtype=bool)), 1.0, 0.99)
+        trigger_of(np.ones(needed - 1, dtype=bool), None, 1.0, 0.99)
 
 
-def test_a_split_that_grows_is_an_error() -> None:
-    with pytest.raises(DataError, match="same examples"):
-        sequential(np.ones(200, dtype=bool), np.arange(400) % 25 > 0, 5.0, 0.95)
+def test_a_split_that_grows_or_shrinks_is_an_error() -> None:
+    right = np.arange(400) % 25 > 0  # 4 % are lost: the test is not sure until the end
+    with pytest.raises(DataError, match="more than its 200"):
+        sequential(np.ones(200, dtype=bool), right, 5.0, 0.95)
+    with pytest.raises(DataError, match="only 350 of 400"):
+        sequential(np.ones(400, dtype=bool), right[:350], 5.0, 0.95)
+
+
+def test_a_split_in_another_order_is_an_error() -> None:
+    same = np.ones(200, dtype=bool)
+    with pytest.raises(DataError, match="other labels in batch 1"):
+        trigger_of(same, answers(same, labels="other "), 5.0, 0.95)(nn.Identity())
+
+
+@pytest.mark.parametrize("labels", [torch.arange(60) % 3, {"boxes": torch.rand(60, 4), "of": torch.arange(60) % 3}])
+def test_a_loader_that_shuffles_is_found_out_by_its_labels(labels: Any) -> None:
+    """Whatever the labels look like; the order may not change between two passes, and need not be any in particular."""
+
+    def loader(order: torch.Tensor) -> Iterator[Any]:
+        for index in order.split(20):
+            yield torch.zeros(20, 1), map_tensors(labels, itemgetter(index))
+
+    def judge(batches: Iterable[Any]) -> Generator[torch.Tensor, None, None]:
+        for inputs, _ in batches:
+            yield torch.ones(len(inputs), dtype=torch.bool)
+
+    mixed = torch.randperm(60)
+    first, again, other = (list(judged(loader(order), judge)) for order in (mixed, mixed, torch.arange(60)))
+    assert [batch.labels for batch in first] == [batch.labels for batch in again]
+    assert all(one.labels != two.labels for one, two in zip(first, other, strict=True))
 
 
 def test_exact_evaluation_compares_with_the_threshold() -> None:

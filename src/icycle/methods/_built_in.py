@@ -9,9 +9,11 @@ from typing import Any, Protocol
 
 import torch
 
+from icycle.methods._judged import CorrectPerBatch, Judged, judged
 from icycle.methods._registry import Context
-from icycle.methods._training import CorrectPerBatch, FineTune
-from icycle.training import Loader, Supervised, Trainer, run_model
+from icycle.methods._training import FineTune
+from icycle.training import Loader, Optimizer, Supervised, Trainer, run_model
+from icycle.zoo import Batches
 
 __all__ = ["BuiltInTraining"]
 
@@ -30,12 +32,20 @@ class BuiltInTraining:
     Args:
         trainer: the context's own unless given.
         cache: the stored outputs of a frozen prefix, where the method has one.
+        fresh: an optimizer that is made anew for each fine-tune; without it the trainer's own lives throughout.
     """
 
-    def __init__(self, context: Context, trainer: Trainer | None = None, cache: _PrefixCache | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        trainer: Trainer | None = None,
+        cache: _PrefixCache | None = None,
+        fresh: Optimizer | None = None,
+    ) -> None:
         self._context = context
         self._data = context.data
         self._cache = cache
+        self._fresh = fresh
         # an order that has nothing to do with the answers, in batches that let a test end early
         self._validation = context.data.validation.shuffled_once(context.data.train.batch_size, context.seed)
         self.trainer = trainer or context.trainer()
@@ -58,15 +68,17 @@ class BuiltInTraining:
     def correct_per_batch(self) -> CorrectPerBatch | None:
         return self._correct if self.trainer.task.judges else None
 
-    def _correct(self, model: torch.nn.Module) -> Generator[torch.Tensor, None, None]:
-        yield from self._on(model).correct_batches(self._validation)
+    def _correct(self, model: torch.nn.Module) -> Generator[Judged, None, None]:
+        return judged(self._validation, self._on(model).correct_batches)
 
     def train_for(self, model: torch.nn.Module, request: FineTune) -> None:
-        trainer, replayed = self._on(model), None
-        if self._cache is not None and not self._distils:  # a teacher has to see the images
+        trainer, loader, replayed = self._trainer_of(model), self._share(request.data_share), None
+        # a share has images of its own, and a teacher has to see them
+        if self._cache is not None and loader is self._data.train and not self._distils:
             replayed = self._cache.replayed(model, request.frozen, self._forward, request.epochs_left)
         began = time.perf_counter()
-        loss = trainer.train_for(replayed or self._data.train, request.epochs, request.rate)
+        loss = trainer.train_for(replayed or loader, request.epochs / request.data_share, request.rate)
+        self.trainer.epoch = trainer.epoch
         self._context.recorder.write(
             "fine-tune",
             reason=request.kind,
@@ -91,6 +103,16 @@ class BuiltInTraining:
     def _forward(self, inputs: torch.Tensor) -> Any:
         with self.precision():
             return run_model(self.trainer.model.train(), self.trainer.on_device(inputs))
+
+    def _trainer_of(self, model: torch.nn.Module) -> Trainer:
+        """The trainer of a fine-tune: a new one for a copy of the network, and where its optimizer is to be fresh."""
+        if self._fresh is None and model is self.trainer.model:
+            return self._on(model)
+        return self.trainer.anew(model, self._fresh)
+
+    def _share(self, share: float) -> Batches:
+        """Training batches of this share of the examples, the same ones each time."""
+        return self._data.train if share == 1 else self._data.train.share(share, self._context.seed)
 
     def _on(self, model: torch.nn.Module) -> Trainer:
         assert model is self.trainer.model

@@ -114,6 +114,11 @@ class Method(Settings, ABC):
     starts_trained: ClassVar[bool] = False  # from a trained network, which it trains itself if it is given none
     has_teacher: ClassVar[bool] = False  # its run has a trained dense network to learn from, once it is pruned
 
+    @property
+    def scored_by(self) -> str:
+        """The name of the criterion that chooses channels; "" where there is none."""
+        return getattr(self, "criterion", "")
+
     def prepare(self, context: Context) -> None:
         """What has to be done before `run`, once, whatever this method's settings are; by default nothing."""
         return

@@ -15,18 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 
 from icycle.errors import TrainingError
+from icycle.methods._judged import CorrectPerBatch, Judged, judged
 from icycle.training import Loader, evaluate_batches, recalibrate
 
 if TYPE_CHECKING:
     from icycle.methods.ice._freeze import Frozen
 
-__all__ = ["CorrectPerBatch", "FineTune", "OwnTraining", "Training"]
+__all__ = ["FineTune", "OwnTraining", "Training"]
 
 Loss = Callable[..., torch.Tensor]
 Calibration = Loader | Callable[[torch.nn.Module], object]
-# model -> per batch of the validation split (batch,) bool: which examples are right; the same ones in the same order
-# each time, an order that has nothing to do with the answers
-CorrectPerBatch = Callable[[torch.nn.Module], Generator[torch.Tensor, None, None]]
 
 
 @dataclass(frozen=True)
@@ -35,16 +33,19 @@ class FineTune:
 
     The rate falls linearly from `learning_rate` to `end` (equal: it is constant); `rate(progress)` says it for each
     step. Parameters that are frozen have requires_grad False. Requests of one kind may follow each other and then form
-    one course; `epochs_left` is what is at most to come of it, this request included.
+    one course; `epochs_left` is what is at most to come of it, this request included. Where `data_share` is below 1,
+    only that share of the training data is to be used; `epochs` are passes over all of it, so the share is seen
+    epochs / data_share times.
     """
 
     epochs: float
     learning_rate: float
     end: float
-    kind: Literal["probe", "step", "final"]
+    kind: Literal["probe", "step", "final"]  # a probe trains a copy of the dense network, which is thrown away
     step: int  # how many steps' channels are gone
     epochs_left: float
     frozen: Frozen | None = None
+    data_share: float = 1.0  # 0..1
 
     def rate(self, progress: float) -> float:
         """The learning rate once the share `progress` (0..1) of this request is done."""
@@ -121,9 +122,9 @@ class OwnTraining:
     def correct_per_batch(self) -> CorrectPerBatch | None:
         return None if self.validation is None else self._correct
 
-    def _correct(self, model: torch.nn.Module) -> Generator[torch.Tensor, None, None]:
+    def _correct(self, model: torch.nn.Module) -> Generator[Judged, None, None]:
         assert self.validation is not None
-        yield from evaluate_batches(model, self.validation)
+        return judged(self.validation, lambda batches: evaluate_batches(model, batches))
 
     def recalibrate(self, model: torch.nn.Module, batches: int) -> None:
         if callable(self.calibration):

@@ -234,7 +234,7 @@ def _report(
         details=result.details,
         groups=group_facts(*structures),
         seed=recipe.seed,
-        criterion=getattr(recipe.method, "criterion", ""),
+        criterion=recipe.method.scored_by,
         settings=recipe.model_dump(mode="json", warnings="none"),
     )
 

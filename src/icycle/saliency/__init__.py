@@ -7,6 +7,7 @@ batch norm for `bn_scale`, say) scores +inf, which selection reads as "leave it 
 
 from icycle.saliency._activations import activation_entropy, mean_activation
 from icycle.saliency._gradients import taylor
+from icycle.saliency._reconstruction import reconstruction
 from icycle.saliency._registry import CRITERIA, Criterion, Scores, check, criterion, score
 from icycle.saliency._spread import spread
 from icycle.saliency._weights import bn_scale, geometric_median, group_norm, l1, l2, random
@@ -25,6 +26,7 @@ __all__ = [
     "l2",
     "mean_activation",
     "random",
+    "reconstruction",
     "score",
     "spread",
     "taylor",

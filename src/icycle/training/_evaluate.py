@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 
 import torch
 
-from icycle.training._batches import Loader
+from icycle.training._batches import Batch, Loader
 from icycle.training._task import Classification, correct_batches, measure
 
 __all__ = ["evaluate", "evaluate_batches"]
@@ -21,7 +21,7 @@ def evaluate(model: torch.nn.Module, loader: Loader) -> float:
     return measure(model, loader, Classification())["accuracy"]
 
 
-def evaluate_batches(model: torch.nn.Module, loader: Loader) -> Generator[torch.Tensor, None, None]:
+def evaluate_batches(model: torch.nn.Module, loader: Iterable[Batch]) -> Generator[torch.Tensor, None, None]:
     """For each batch which of its examples are classified right, bool `(batch,)`, in evaluation mode.
 
     The modules' modes are put back when the last batch is done, or the generator is closed.

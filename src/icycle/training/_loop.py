@@ -20,6 +20,7 @@ from icycle.training._decay import build_optimizer
 from icycle.training._deterministic import deterministic
 from icycle.training._distill import Teacher
 from icycle.training._hooks import Hooks, NoHooks
+from icycle.training._optimizers import Optimizer
 from icycle.training._random import RandomState, random_state, restore_random
 from icycle.training._recalibrate import recalibrate
 from icycle.training._recorder import Recorder
@@ -232,7 +233,7 @@ class Trainer:
         if self._average is not None:
             self._average.hand_over()
 
-    def correct_batches(self, loader: Loader) -> Generator[torch.Tensor, None, None]:
+    def correct_batches(self, loader: Iterable[Batch]) -> Generator[torch.Tensor, None, None]:
         """For each batch which of its examples are judged right, bool `(batch,)`, in the run's precision."""
         with self.autocast():
             yield from correct_batches(self.model, loader, self.task)
@@ -265,6 +266,18 @@ class Trainer:
         distillation, or there is a teacher already. The network must be whole still."""
         if self._teacher is not None:
             self._teacher.take(self.judged)
+
+    def anew(self, model: torch.nn.Module, optimizer: Optimizer | None = None) -> Trainer:
+        """A trainer of `model`, this one's own or a copy, with a new optimizer: of other settings where some are given.
+
+        It learns from the same teacher, and its passes over the data follow this one's.
+        """
+        changes = {"distill": None, "optimizer": optimizer or self.settings.optimizer}
+        settings = self.settings.model_copy(update=changes)
+        batches = self.steps_per_epoch * settings.accumulate
+        other = Trainer(model, settings, batches, self.recorder, self.task)
+        other._teacher, other.epoch = self._teacher, self.epoch
+        return other
 
     def lay_out(self) -> None:
         """Give the convolutions their memory format; a removal makes new weights, so it is called after one too."""

@@ -5,7 +5,7 @@
    and estimate the batch-norm statistics anew                                                    `_recalibrate`
 3. Has the validation accuracy fallen too far below the dense network's? Then, and only then,      trigger
    fine-tune, at a learning rate that follows what remains of the weights                         `_fine_tune_step`
-4. The first step's fine-tune is a probe: the layers that it moves least are frozen from then on   `_freeze`
+4. In all fine-tunes the first layers, a share of them, may be frozen                              `_choose_frozen`
 5. At the end fine-tune at twice that rate, which decays; stop early where nothing is gained       `_finish`
 
 Source: "ICE-Pruning: An Iterative Cost-Efficient Pruning Pipeline for Deep Neural Networks", arXiv 2505.07411. Where
@@ -32,11 +32,14 @@ from icycle.methods._remove import remove
 from icycle.methods._run_clock import unwrapped
 from icycle.methods._settings import validated
 from icycle.methods._training import Calibration, FineTune, Loss, OwnTraining, Training
-from icycle.methods.ice._freeze import Frozen, choose_frozen, layers_of, movement, weights_of
+from icycle.methods.ice._freeze import Frozen, FrozenLayers, first_layers
+from icycle.methods.ice._layers import Layer, layers_of
+from icycle.methods.ice._published import least_moved, movement, weights_of
 from icycle.methods.ice._settings import IceSettings
 from icycle.methods.ice._steps import Scores, Step, channels_to_keep
 from icycle.methods.ice._trigger import (
     AlwaysFineTune,
+    Answers,
     Decision,
     ExactTrigger,
     NeverFineTune,
@@ -77,7 +80,7 @@ class IceResult:
     accuracy: float = 0.0
     accuracy_before_final: float | None = None  # where there is a final fine-tune
     steps: list[IceStep] = field(default_factory=list, repr=False)
-    fine_tunes: int = 0  # of steps, the probe included, the final one not
+    fine_tunes: int = 0  # of steps; the final one and a probe do not count
     epochs: float = 0.0  # trained, all together
     epoch_equivalents: float = 0.0  # the same, less what frozen layers save: whole passes, forward and backward
     examples_read: int = 0  # by the trigger
@@ -137,16 +140,19 @@ def ice(
         steps: "group", "block" (default), "all", or lists of group names.
         scope: "group" (default), "step" or "global": among which channels those to remove are sought.
         round_to, limit: as in `icycle.select`.
-        criterion, criterion_batches: the name of a criterion, and the batches it reads. Default: group_norm, 8.
+        criterion, criterion_batches: the name of a criterion, and the batches it reads. Default: reconstruction, what
+            compensation cannot make up for, or group_norm where there is none; 8.
         threshold: the drop against the dense network, in points of accuracy, that triggers a fine-tune; None: after
             every step. Default: 10, as a final fine-tune follows, and mends more for less.
         confidence: of the sequential test (default 0.95); None: exact evaluation.
         calibrate, calibration_batches: whether, and on how many batches (default 4).
-        freeze: the share of layers frozen after the probe (default 0: none); `probe_epochs` long (default 0.5).
-        freezing: "prefix" or "published" (first and last layer always train; the published movement score).
+        freeze: the share of the layers that train in no fine-tune (default 0: none).
+        freezing: which: "prefix", the first ones, which saves most; or "published", those convolutions that move least
+            when a copy of the network is trained as long as for a step.
         curve: the learning rate as a function of what remains; see `Curve`.
         epochs, decay: of a step's fine-tune (default 1; 0: steps are never fine-tuned), and whether its rate runs to
             zero (default).
+        data_share: of the training data that a step's fine-tune uses, 0..1 (default 1); `epochs` pass over that.
         final_epochs, final_decay, final_factor: of the final fine-tune: 2 epochs from twice the curve's rate to zero; 0
             epochs: none.
         patience: end the final fine-tune after this many epochs without a better accuracy, and keep the best.
@@ -164,6 +170,11 @@ def ice(
     training = OwnTraining(fine_tune, evaluate, validation, calibration, batches, loss, optimizer)
     compensate = batches is not None if compensate is None else compensate
     chosen = validated(IceSettings, {"ratio": ratio, "budget": budget, "compensate": compensate, **settings})
+    if optimizer is not None and chosen.freeze > 0 and chosen.freezing == "published":
+        raise TrainingError(
+            'Expected no optimizer with freezing="published", whose probe trains a copy of the model, but got one; '
+            'make a new one in fine_tune, of the model that it is given, or leave freezing at "prefix".'
+        )
     run = IceRun(chosen, unwrapped(model), example_inputs, training, seed=seed, on_step=on_step)
     if run.result.dense_accuracy <= 1:
         raise TrainingError(
@@ -198,7 +209,7 @@ class IceRun:
         on_choice: Callable[[Scores, SubNetwork], object] | None = None,
         on_step: Callable[[IceStep], object] | None = None,
     ) -> None:
-        check(settings.criterion, loader=training.batches, loss=training.loss)
+        check(settings.scored_by, loader=training.batches, loss=training.loss)
         if settings.compensate and training.batches is None:
             raise TrainingError(
                 "Expected training batches to compensate on, but got none; pass loader=, calibration= as batches, or "
@@ -211,6 +222,7 @@ class IceRun:
         self._seed = seed
         self._on_choice = on_choice
         self._on_step = on_step
+        self._frozen = FrozenLayers((), example_inputs)
         self._clock = clock or StageClock()
         self._before = self._clock.seconds()
         with self._clock.stage("search"):
@@ -223,6 +235,7 @@ class IceRun:
 
     def __call__(self) -> IceResult:
         self._step_began = self._clock.seconds()
+        self._frozen = self._choose_frozen()
         for number, step in enumerate(self.steps, start=1):
             self._remove(step, number)
             self._recalibrate()
@@ -242,12 +255,12 @@ class IceRun:
             return AlwaysFineTune()
         if correct is None or settings.confidence is None:
             return ExactTrigger(self._training.evaluate, dense, settings.threshold)
-        return SequentialTrigger(self.model, correct, settings.threshold, settings.confidence)
+        return SequentialTrigger(Answers.of(self.model, correct), correct, settings.threshold, settings.confidence)
 
     def _scores(self, number: int, structure: Structure) -> Scores:
         settings = self.settings
         return score(
-            settings.criterion,
+            settings.scored_by,
             self.model,
             structure,
             loader=self._training.batches,
@@ -286,32 +299,36 @@ class IceRun:
     def _fine_tune_step(self, number: int, decision: Decision) -> tuple[float, float | None]:
         """The epochs trained and the rate they began at: the probe, or a fine-tune where one is due, or nothing."""
         settings = self.settings
-        rate = settings.curve(self._remaining)
-        if number == 1 and settings.freeze > 0:
-            epochs = settings.epochs if decision.fire else settings.probe_epochs
-            self._freeze(lambda: self._request_training("probe", number, epochs, rate, settings.decay))
-        elif decision.fire:
-            epochs = settings.epochs
-            self._request_training("step", number, epochs, rate, settings.decay)
-        else:
+        if not decision.fire:
             return 0.0, None
+        epochs, rate = settings.epochs * settings.data_share, settings.curve(self._remaining)
+        self._request_training("step", number, epochs, rate, settings.decay)
         self.result.fine_tunes += 1
         return epochs, rate
 
-    def _freeze(self, probe: Callable[[], None]) -> None:
-        """Freeze the layers that the probe moves least."""
-        settings, published = self.settings, self.settings.freezing == "published"
+    def _choose_frozen(self) -> FrozenLayers:
+        """The layers that train in no fine-tune, chosen on the dense network."""
+        settings = self.settings
+        if settings.freeze == 0:
+            return FrozenLayers((), self._example_inputs)
         with self._clock.stage("probing"):
-            layers = layers_of(self.model, self._example_inputs)
-            before = weights_of(self.model, layers)
-            probe()
-            moved = movement(before, weights_of(self.model, layers), "published" if published else "distance")
-            frozen = choose_frozen(layers, moved, settings.freeze, ends_train=published)
-            self.result.frozen = Frozen(self.model, self._example_inputs, layers, frozen)
+            published, layers = settings.freezing == "published", layers_of(self.model, self._example_inputs)
+            chosen = self._probed(layers) if published else first_layers(layers, settings.freeze)
+        return FrozenLayers([layer.name for layer in chosen], self._example_inputs)
+
+    def _probed(self, layers: Sequence[Layer]) -> tuple[Layer, ...]:
+        """The layers that move least where a copy of the network is trained."""
+        settings, probe = self.settings, copy.deepcopy(self.model)
+        before = weights_of(probe, layers)
+        epochs, rate = settings.epochs * settings.data_share, settings.curve.base
+        end = 0.0 if settings.decay else rate
+        self._training.train_for(probe, FineTune(epochs, rate, end, "probe", 0, epochs, None, settings.data_share))
+        self._count(epochs)
+        return least_moved(layers, movement(before, weights_of(probe, layers)), settings.freeze)
 
     def _request_training(
         self,
-        kind: Literal["probe", "step", "final"],
+        kind: Literal["step", "final"],
         number: int,
         epochs: float,
         rate: float,
@@ -319,15 +336,21 @@ class IceRun:
         course: tuple[float, float] = (0.0, 1.0),
         epochs_left: float | None = None,
     ) -> None:
-        """Have the user's code train; `course` is the part (0..1) of a decaying rate's way that this request covers."""
+        """Have the network trained; `course` is the part (0..1) of a decaying rate's way that this request covers."""
         start, end = ((1 - progress) * rate for progress in course) if decay else (rate, rate)
-        frozen = self.result.frozen
-        request = FineTune(epochs, start, end, kind, number, epochs if epochs_left is None else epochs_left, frozen)
-        stage = "probing" if kind == "probe" else "fine-tuning"
-        with self._clock.stage(stage), frozen.applied(self.model) if frozen else nullcontext():
-            self._training.train_for(self.model, request)
+        left = epochs if epochs_left is None else epochs_left
+        share = 1.0 if kind == "final" else self.settings.data_share
+        with self._clock.stage("fine-tuning"):
+            frozen = self._frozen.within(self.model, self.structure)
+            with frozen.applied(self.model) if frozen else nullcontext():
+                request = FineTune(epochs, start, end, kind, number, left, frozen, share)
+                self._training.train_for(self.model, request)
+        self._count(epochs, frozen)
+
+    def _count(self, epochs: float, frozen: Frozen | None = None) -> None:
         self.result.epochs += epochs
         self.result.epoch_equivalents += epochs * (1 - (frozen.saved if frozen else 0.0))
+        self.result.frozen = frozen
 
     def _record(
         self, step: Step, number: int, decision: Decision, fine_tuned: float, learning_rate: float | None

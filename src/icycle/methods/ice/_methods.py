@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from icycle.engine import trace
-from icycle.errors import IcycleError, RecipeError
+from icycle.errors import DataError, IcycleError, RecipeError
 from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, Effort, Method, MethodResult, Removal, register
-from icycle.methods._settings import Checked, Share
+from icycle.methods._settings import Checked, Kept, Share
 from icycle.methods._tunable import SearchSpace, TuneSettings
 from icycle.methods.ice._curve import Curve
 from icycle.methods.ice._ice import IceResult, IceRun, IceStep
@@ -20,7 +20,7 @@ from icycle.methods.ice._settings import IceSettings, StepwiseSettings
 from icycle.methods.ice._space import IceSpace
 from icycle.methods.ice._trigger import require_size
 from icycle.saliency import check, score
-from icycle.training import Task
+from icycle.training import SGD, Optimizer, Task
 from icycle.zoo import Data
 
 __all__ = ["IceMethod", "IcePublished", "Stepwise"]
@@ -38,7 +38,7 @@ class Stepwise(StepwiseSettings, Method):
     @model_validator(mode="after")
     def _possible(self) -> Stepwise:
         try:
-            check(self.criterion, loader=(), loss=lambda *_: None)
+            check(self.scored_by, loader=(), loss=lambda *_: None)
         except IcycleError as error:
             raise ValueError(str(error)) from error
         return self
@@ -57,6 +57,11 @@ class Stepwise(StepwiseSettings, Method):
         """What the stored outputs of a frozen prefix may take."""
         return 0
 
+    @property
+    def fresh_optimizer(self) -> Optimizer | None:
+        """The optimizer that each fine-tune begins anew; None: that of `train` lives throughout."""
+        return None
+
     def prepare(self, context: Context) -> None:
         """Train the network, unless it comes trained; whatever can be wrong with steps and data shows before."""
         if context.trained and context.train.early_stopping is not None:
@@ -70,11 +75,13 @@ class Stepwise(StepwiseSettings, Method):
         if settings.epochs and settings.threshold is not None and settings.confidence is not None:
             if context.task.judges:
                 require_size(context.data.validation.examples, settings.threshold, settings.confidence)
+        _require_a_batch(context, settings.data_share)
         if not context.trained:
             context.fit(context.trainer())
 
     def run(self, context: Context) -> MethodResult:
-        training = BuiltInTraining(context, cache=StoredPrefix(context.data.train, self.reuse_bytes))
+        cache = StoredPrefix(context.data.train, self.reuse_bytes)
+        training = BuiltInTraining(context, cache=cache, fresh=self.fresh_optimizer)
         training.trainer.keep_teacher()
         run = IceRun(
             self.settings(),
@@ -84,7 +91,7 @@ class Stepwise(StepwiseSettings, Method):
             seed=context.seed,
             clock=context.recorder.clock,
             on_attempts=context.record_attempts,
-            on_choice=lambda scores, subnet: context.record_choice(self.criterion, scores, subnet),
+            on_choice=lambda scores, subnet: context.record_choice(self.scored_by, scores, subnet),
             on_step=lambda step: _write(context, run, step),
         )
         result = run()
@@ -122,14 +129,21 @@ class IceMethod(IceSettings, Stepwise):
 
 @register
 class IcePublished(Stepwise):
-    """ICE as published: its settings, no recalibration, a constant rate within a step, exact evaluation."""
+    """ICE as published: L1, no recalibration, exact evaluation; each fine-tune has a constant rate, a new optimizer and
+    `data_share` of the training data; frozen are the convolutions that move least in a copy of the dense network."""
 
     name: Literal["ice-published"] = "ice-published"
+    criterion: str = "l1"
     curve: Annotated[Curve, Checked] = Curve(base=0.003, delta=7e-4, p=0.15, beta=50.0)
     epochs: Annotated[float, Field(gt=0)] = 1.0
+    data_share: Kept = 1.0
     threshold: Annotated[float, Field(gt=0, lt=100)] = 1.0
     freeze: Share = 0.5
     final_epochs: Annotated[int, Field(ge=0)] = 1
+
+    @property
+    def fresh_optimizer(self) -> Optimizer:
+        return SGD(learning_rate=self.curve.base, momentum=0.9, weight_decay=1e-4)
 
     def fixed(self) -> dict[str, Any]:
         return {
@@ -137,10 +151,23 @@ class IcePublished(Stepwise):
             "calibrate": False,
             "compensate": False,
             "freezing": "published",
-            "probe_epochs": 1.0,
             "decay": False,
             "final_decay": False,
         }
+
+
+def _require_a_batch(context: Context, share: float) -> None:
+    """Does a share of the training data hold a batch?
+
+    Raises:
+        DataError: it does not.
+    """
+    train = context.data.train
+    if share * train.examples < train.batch_size:
+        raise DataError(
+            f"Expected method.data_share={share:g} to hold a batch of {train.batch_size} at least, but it holds "
+            f"{int(share * train.examples)} of {train.examples} training examples; raise it, or lower train.batch_size"
+        )
 
 
 def _write(context: Context, run: IceRun, step: IceStep) -> None:

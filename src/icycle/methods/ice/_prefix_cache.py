@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from icycle.methods.ice._freeze import Frozen, Replay
+from icycle.methods.ice._freeze import Frozen
+from icycle.methods.ice._replay import Replay
 from icycle.zoo import Batches, TensorLoader
 
 __all__ = ["ReplayedLoader", "StoredPrefix"]

@@ -30,7 +30,7 @@ class StepwiseSettings(Settings):
     scope: Scope = "group"
     round_to: Count = 1
     limit: Kept = 0.75
-    criterion: str = "group_norm"
+    criterion: str | None = None
     criterion_batches: Count = 8
     calibration_batches: Count = 4
     compensate: bool = True
@@ -41,6 +41,11 @@ class StepwiseSettings(Settings):
         if (self.ratio is None) == (self.budget is None):
             raise ValueError(f"Expected exactly one of ratio and budget, but got {self.ratio} and {self.budget}.")
         return self
+
+    @property
+    def scored_by(self) -> str:
+        """The criterion. Where it is left open: the one that knows of compensation, if there is any."""
+        return self.criterion or ("reconstruction" if self.compensate else "group_norm")
 
     def plan(
         self,
@@ -69,14 +74,20 @@ class IceSettings(StepwiseSettings):
     """All that decides the course of a run; see `icycle.ice`."""
 
     epochs: Annotated[float, Field(ge=0)] = 1.0
+    data_share: Kept = 1.0
     decay: bool = True
     threshold: Annotated[float, Field(gt=0, lt=100)] | None = 10.0
     confidence: Annotated[float, Field(ge=0.5, lt=1)] | None = 0.95
     calibrate: bool = True
     freeze: Share = 0.0
     freezing: Literal["prefix", "published"] = "prefix"
-    probe_epochs: Positive = 0.5
     final_epochs: Annotated[int, Field(ge=0)] = 2
     final_decay: bool = True
     final_factor: Positive = 2.0
     patience: Count | None = None
+
+    @model_validator(mode="after")
+    def _probe_trains(self) -> IceSettings:
+        if self.freezing == "published" and self.freeze > 0 and self.epochs == 0:
+            raise ValueError("freezing 'published' trains a copy as long as a step, so it needs epochs above 0")
+        return self

@@ -36,7 +36,7 @@ PAPERS_GRID: dict[str, list[float]] = {
 
 _LOWEST = {"threshold": 2.0, "freeze": 0.0, "base": 0.003, "delta_share": 0.0, "p": 0.1, "beta": 10.0}
 _HIGHEST = {"threshold": 60.0, "freeze": 0.6, "base": 0.1, "delta_share": 0.8, "p": 0.7, "beta": 60.0}
-_LEAST_FROZEN = 0.05  # a probe for less is not worth its time: nothing is frozen, and there is none
+_LEAST_FROZEN = 0.05  # for less nothing is frozen
 _BY_FACTORS = frozenset({"threshold", "base", "beta"})
 
 

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 
 from icycle.errors import DataError
-from icycle.methods._training import CorrectPerBatch
+from icycle.methods._judged import CorrectPerBatch, Judged
 
 __all__ = [
     "AlwaysFineTune",
+    "Answers",
     "Decision",
     "ExactTrigger",
     "NeverFineTune",
@@ -84,53 +85,78 @@ class ExactTrigger:
         return Decision(drop >= self._threshold, accuracy, drop, share=1.0, examples=self._examples)
 
 
+@dataclass(frozen=True)
+class Answers:
+    """The dense network's on the validation split: which examples it is right on, bool `(examples,)`, and a hash of the
+    labels of each batch."""
+
+    right: torch.Tensor
+    labels: tuple[str, ...]
+
+    @staticmethod
+    def of(model: torch.nn.Module, correct: CorrectPerBatch) -> Answers:
+        """Reads the whole split."""
+        with closing(correct(model)) as batches:
+            read = list(batches)
+        nothing = torch.empty(0, dtype=torch.bool)
+        return Answers(torch.cat([nothing, *(batch.right.cpu() for batch in read)]), tuple(b.labels for b in read))
+
+
 class SequentialTrigger:
     """Reads the split batch by batch until the test is sure at `confidence`, or the split ends.
 
     Args:
-        dense: the dense network, read whole once.
+        dense: the dense network's answers.
         correct: gives the same examples in the same order each time, an order that has nothing to do with the answers.
         threshold: the drop that fires, in percentage points, 0 < threshold < 100.
         confidence: 0 < confidence < 1; in each direction the decision is wrong with a probability of at most one minus
             this. Where the split ends first, its average decides, as an exact evaluation would.
 
     Raises:
-        DataError: the split is too small ever to be sure; names the size it needs.
+        DataError: the split is too small ever to be sure; names the size it needs. When called: the examples are others
+            than those that the dense network was measured on, or come in another order.
     """
 
-    def __init__(self, dense: torch.nn.Module, correct: CorrectPerBatch, threshold: float, confidence: float) -> None:
+    def __init__(self, dense: Answers, correct: CorrectPerBatch, threshold: float, confidence: float) -> None:
+        self.dense = dense
         self._correct = correct
         self._threshold = threshold / 100
         self._alpha = 1 - confidence
-        with closing(correct(dense)) as batches:
-            self._dense = torch.cat([batch.cpu() for batch in batches] or [torch.empty(0, dtype=torch.bool)])
-        require_size(len(self._dense), threshold, confidence)
-
-    @property
-    def dense_accuracy(self) -> float:
-        """Percent, over the whole split."""
-        return 100.0 * float(self._dense.float().mean())
+        require_size(len(dense.right), threshold, confidence)
 
     def __call__(self, model: torch.nn.Module) -> Decision:
         test = _Bets(self._threshold)
         right_now = 0
         with closing(self._correct(model)) as batches:
-            for right in batches:
-                before = self._dense[test.examples : test.examples + len(right)].int()
-                if len(before) != len(right):
-                    raise DataError(
-                        f"Expected the {len(self._dense)} validation examples that the dense network was measured on, "
-                        "but got more; the loader must give the same examples in the same order each time"
-                    )
-                test.add(before - right.cpu().int())
-                right_now += int(right.sum())
+            for number, batch in enumerate(batches):
+                self._require_same(number, batch)
+                before = self.dense.right[test.examples : test.examples + len(batch.right)].int()
+                test.add(before - batch.right.cpu().int())
+                right_now += int(batch.right.sum())
                 if test.wealth_kept >= 1 / self._alpha or test.wealth_lost >= 1 / self._alpha:
                     return self._decision(test.wealth_lost > test.wealth_kept, test, right_now, confident=True)
+        if test.examples < len(self.dense.right):
+            raise DataError(_other_examples(f"only {test.examples} of {len(self.dense.right)}"))
         return self._decision(test.mean >= self._threshold, test, right_now, confident=False)
 
+    def _require_same(self, number: int, batch: Judged) -> None:
+        """Is this batch the one that the dense network was measured on? Answers are compared example by example."""
+        if number >= len(self.dense.labels):
+            raise DataError(_other_examples(f"more than its {len(self.dense.right)}"))
+        if batch.labels != self.dense.labels[number]:
+            raise DataError(_other_examples(f"other labels in batch {number + 1}"))
+
     def _decision(self, fire: bool, test: _Bets, right_now: int, confident: bool) -> Decision:
-        share = test.examples / len(self._dense)
+        share = test.examples / len(self.dense.right)
         return Decision(fire, 100 * right_now / test.examples, 100 * test.mean, share, test.examples, confident)
+
+
+def _other_examples(found: str) -> str:
+    return (
+        f"Expected the validation examples that the dense network was measured on, but got {found}; the loader must "
+        "give the same examples in the same order each time (no shuffling, no sampling); or evaluate exactly "
+        "(confidence: null)"
+    )
 
 
 class _Bets:

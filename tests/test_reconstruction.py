@@ -1,0 +1,89 @@
+"""The criterion `reconstruction`: what consumers lose although they are refitted."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import icycle
+from icycle.errors import CriterionError
+from icycle.saliency import reconstruction
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 4))
+
+
+def batches(*shape: int, count: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(40, *shape, generator=generator), torch.zeros(40)) for _ in range(count)]
+
+
+def scores_of(model: nn.Module, data: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return reconstruction(model, icycle.trace(model, data[0][0][:2]), loader=data)
+
+
+def loss_without(read: torch.Tensor, weight: torch.Tensor, channels: list[int], elements: int = 1) -> float:
+    """The share of W x (x centred) that least squares on what is left of x cannot give."""
+    x = (read - read.mean(dim=0)).double()
+    wanted = x @ weight.double().T
+    left = [i for i in range(x.shape[1]) if i // elements not in channels]
+    fit = x[:, left] @ torch.linalg.lstsq(x[:, left], wanted, driver="gelsd").solution if left else 0.0
+    return float(((wanted - fit) ** 2).sum() / (wanted**2).sum())
+
+
+@pytest.mark.parametrize("elements", [1, 4])
+def test_scores_are_the_losses_of_backward_elimination(elements: int) -> None:
+    """Each step against least squares from scratch, over all channels that could go next."""
+    if elements == 1:
+        model, data = mlp(), batches(5)
+        read = torch.cat([torch.relu(model[0](x)) for x, _ in data]).detach()
+    else:
+        model = nn.Sequential(nn.Conv2d(1, 7, 1), nn.ReLU(), nn.Flatten(), nn.Linear(28, 4))
+        data = batches(1, 2, 2)
+        read = torch.cat([model[:3](x) for x, _ in data]).detach()
+    weight = model[-1].weight.detach()
+    (scores,) = (values for values in scores_of(model, data).values())
+    gone: list[int] = []
+    for channel in scores.argsort().tolist():
+        losses = {each: loss_without(read, weight, [*gone, each], elements) for each in range(7) if each not in gone}
+        assert losses[channel] == pytest.approx(min(losses.values()), abs=0.02)
+        gone.append(channel)
+        assert float(scores[channel]) == pytest.approx(losses[channel], abs=0.02)
+    assert float(scores.max()) == pytest.approx(1.0, abs=0.02)
+
+
+def test_of_two_channels_that_say_the_same_one_is_needed() -> None:
+    model, data = mlp(), batches(5)
+    with torch.no_grad():
+        model[0].weight[1], model[0].bias[1] = 2 * model[0].weight[0], 2 * model[0].bias[0]  # type: ignore[index, operator]
+    scores = next(iter(scores_of(model, data).values()))
+    pair = sorted(float(scores[i]) for i in (0, 1))
+    assert pair[0] < 1e-3 < 0.05 < pair[1]
+
+
+def test_what_is_constant_costs_nothing() -> None:
+    """A bias, or the norm that follows, makes up for it."""
+    model, data = mlp(), batches(5)
+    with torch.no_grad():
+        model[0].weight[3] = 0.0  # type: ignore[index, operator]
+        model[0].bias[3] = 5.0  # type: ignore[index, operator]
+    scores = next(iter(scores_of(model, data).values()))
+    assert int(scores.argmin()) == 3
+    assert float(scores[3]) == pytest.approx(0.0, abs=1e-3)  # the damping
+
+
+def test_a_silent_network_is_scored_and_a_broken_one_refused() -> None:
+    model, data = mlp(), batches(5)
+    with torch.no_grad():
+        model[0].weight.zero_()  # type: ignore[operator, union-attr]
+        model[0].bias.zero_()  # type: ignore[operator, union-attr]
+    with pytest.raises(CriterionError, match="read by a weight"):
+        scores_of(model, data)
+    with torch.no_grad():
+        model[0].weight.fill_(math.nan)  # type: ignore[operator, union-attr]
+    with pytest.raises(CriterionError, match="finite"):
+        scores_of(model, data)
