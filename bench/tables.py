@@ -26,6 +26,7 @@ _MADE_OF = {  # table -> the module that makes it, and the file in bench/results
     "coverage": ("coverage", "engine"),
     "proof_cost": ("proof_cost", "proof_cost"),
     "ice": ("ice", "ice"),
+    "pareto": ("pareto", "pareto"),
     "step_overhead": ("step_overhead", "step_overhead"),
     "loop": ("loop", "loop"),
 }

@@ -1,0 +1,220 @@
+"""What fits between a trained network and a pruned one: accuracy over seconds, for methods, epochs and kept MACs.
+
+    python bench/pareto.py
+
+VGG-16 of width 16 on 2,000 images of Fashion-MNIST, 300 of them for validation, is trained to its plateau, once per
+seed; every method starts from these weights and removes the same number of channels of every group. All trained epochs
+count, those of steps as well. Accuracy is read on the same quarter of the test images each time, when all is decided.
+
+    one-shot     everything at once, then all epochs, at a rate that runs to zero
+    ice          step by step (a layer each), fine-tuned where 10 points are lost; then all epochs, as above
+    rounds       as one-shot, twice: to the square root of the target, one epoch, to the target, the other epochs
+    iterative    step by step, the epochs in equal parts after every step, at a constant rate
+    scratch      the same shape, fresh weights, as many epochs of the dense network's training
+
+`-`: channels chosen by their norm; `+`: and compensation at every removal; `*`: that, and channels chosen by what
+it cannot make up for (the criterion `reconstruction`). Seconds are those of the CPU, on one thread: a run has
+nothing to wait for, and what else the machine does then counts little. They run from the trained network to the pruned
+one; reading the data and the test images do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _common import RESULTS, Record, Results, by_setting, command, machine, mean_and_deviation, provenance, table
+from safetensors.torch import load_file, save_file
+from scipy.stats import t
+
+from icycle.engine import trace
+from icycle.methods import BudgetSettings, Context, Curve, Dense, IceMethod, Iterative, Method, OneShot, Uniform
+from icycle.recipes import Recipe, load_recipe
+from icycle.training import Recorder, evaluate
+from icycle.zoo import build_model, load_data
+
+METHODS = ("one-shot-", "one-shot+", "one-shot*", "ice-", "ice+", "ice*", "rounds*", "iterative+", "scratch")
+
+_REFERENCE = "one-shot+"
+_TEST_SHARE = 0.25
+_STEPS = 13  # layers of VGG-16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD", help=", ".join(METHODS))
+    parser.add_argument("--epochs", nargs="+", type=int, default=[1, 2, 4, 8])
+    parser.add_argument("--kept", nargs="+", type=float, default=[0.5, 0.25, 0.12], help="shares of the MACs")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--rate", type=float, default=0.02, help="where one-shot's and ICE's final epochs begin")
+    parser.add_argument("--iterative-rate", type=float, default=0.005)
+    parser.add_argument("--dense-epochs", type=int, default=40)
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "pareto.jsonl", help="JSON lines; finished runs are skipped"
+    )
+    parser.add_argument("--cache", type=Path, default=Path("runs/bench-pareto"), help="where trained networks are kept")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(tables(run_all(arguments)))
+
+
+def run_all(arguments: argparse.Namespace) -> list[Record]:
+    """Run what is not in `arguments.out` yet; the records of what was asked for."""
+    results, found = Results(arguments.out), []
+    matrix = itertools.product(arguments.kept, arguments.seeds, arguments.epochs, arguments.methods)
+    for kept, seed, epochs, name in matrix:
+        if name.startswith("rounds") and epochs < 2:
+            continue
+        rate = {"iterative": arguments.iterative_rate, "scratch": 0.1}.get(name.rstrip("+-*"), arguments.rate)
+        key = {
+            "method": name, "kept": kept, "epochs": epochs, "seed": seed, "rate": rate, "dense": arguments.dense_epochs
+        }  # fmt: skip
+        record = results.find(**key)
+        if record is None:
+            method, dense = _method(name, kept, epochs, arguments), _dense(seed, arguments)
+            parts = _rounds(method) if name.startswith("rounds") else (method,)
+            recipe = _recipe(epochs if name == "scratch" else arguments.dense_epochs)
+            record = {"version": 1, **key, **_run(recipe, parts, seed, dense), "command": command()}
+            results.append(record)
+            print(f"{name}, {kept:g}, {epochs} epochs, seed {seed}: {record['test']:.2f} %", flush=True)
+        found.append(record)
+    return found
+
+
+def _recipe(epochs: int) -> Recipe:
+    """Data, network and how it is trained, for so many epochs."""
+    setting = {"model.width": 16, "data.subset": 2000, "data.validation": 0.15, "train.epochs": epochs}
+    return load_recipe("fashion-ice-vgg", [f"{key}={value}" for key, value in setting.items()])
+
+
+def _method(name: str, kept: float, epochs: int, arguments: argparse.Namespace) -> Method:
+    budget = {"macs": kept}
+    if name == "scratch":
+        return Uniform(budget=budget)
+    kind, criterion = name[:-1], "reconstruction" if name[-1] == "*" else "group_norm"
+    shared = {"budget": budget, "limit": 0.95, "compensate": name[-1] != "-", "criterion": criterion}
+    final = {"curve": Curve(base=arguments.rate / 2, delta=0.0), "final_epochs": epochs}
+    if kind in ("one-shot", "rounds"):
+        return OneShot(**shared, **final)
+    shared["steps"] = "group"
+    if kind == "ice":
+        return IceMethod(**shared, **final)
+    return Iterative(**shared, curve=Curve(base=arguments.iterative_rate, delta=0.0), epochs=epochs / _STEPS)
+
+
+def _rounds(method: OneShot) -> tuple[OneShot, ...]:
+    """Two removals in the place of one; the epochs are at least 2."""
+    macs = math.sqrt(method.budget.macs)
+    first = method.model_copy(update={"budget": BudgetSettings(macs=macs), "final_epochs": 1})
+    second = method.model_copy(update={"budget": BudgetSettings(macs=macs), "final_epochs": method.final_epochs - 1})
+    return first, second
+
+
+def _dense(seed: int, arguments: argparse.Namespace) -> Path:
+    """The file of the trained network that all runs of this seed start from; trained if it is not there."""
+    path = arguments.cache / f"dense-{arguments.dense_epochs}-{seed}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        context = _context(_recipe(arguments.dense_epochs), seed)
+        Dense().run(context)
+        test = evaluate(context.model, _test(context))
+        save_file(
+            {name: value.contiguous() for name, value in context.model.state_dict().items()},
+            path.with_suffix(".new"),
+            {"test": json.dumps(test)},
+        )
+        path.with_suffix(".new").rename(path)
+        print(f"dense, {arguments.dense_epochs} epochs, seed {seed}: {test:.2f} %", flush=True)
+    return path
+
+
+def _context(recipe: Recipe, seed: int, trained: bool = False) -> Context:
+    torch.manual_seed(seed)
+    data = load_data(**recipe.data.model_dump(), batch_size=recipe.train.batch_size, seed=seed)
+    shape = {"num_classes": data.classes, "in_channels": data.shape[0], "width": recipe.model.width}
+    model = build_model(recipe.model.name, **shape)
+    return Context(model, data, recipe.train, Recorder(), seed=seed, trained=trained)
+
+
+def _test(context: Context) -> Any:
+    return context.data.test.open().share(_TEST_SHARE, seed=0)
+
+
+def _run(recipe: Recipe, methods: Sequence[Method], seed: int, dense: Path) -> dict[str, Any]:
+    """Run `methods`, one after the other, on one network."""
+    trained = methods[0].starts_trained
+    context = _context(recipe, seed, trained=trained)
+    if trained:
+        context.model.load_state_dict(load_file(dense))
+    macs = trace(context.model, context.example_inputs).macs()
+    start = time.process_time()
+    results = [method.run(context) for method in methods]
+    seconds = time.process_time() - start
+    return {
+        "seconds": seconds,
+        "details": dict(results[-1].details),
+        "validation": results[-1].validation_accuracy,
+        "after_removal": [removal.accuracy_after for result in results for removal in result.removals],
+        "test": evaluate(context.model, _test(context)),
+        "macs": trace(context.model, context.example_inputs).macs() / macs,
+        "machine": machine(),
+    }
+
+
+# What is shown
+
+
+def tables(records: Sequence[Record]) -> str:
+    """A table for each share of the MACs, and where they come from."""
+    shown = [f"{group[0]['kept']:.0%} of the MACs\n\n{_table(group)}" for group in by_setting(records, ["kept"])]
+    return "\n\n".join([*shown, provenance(records)])
+
+
+def _table(records: Sequence[Record]) -> str:
+    """Accuracy and seconds of each method by its epochs, and the difference from the reference in the same seconds."""
+    columns = ("method", "epochs", "runs", "seconds", "test accuracy", f"against {_REFERENCE}, equal seconds")
+    rows = []
+    for runs in by_setting(records, ["method", "rate", "epochs"]):
+        differences = [run["test"] - at for run in runs if (at := _reference(records, run)) is not None]
+        rows.append(
+            (
+                runs[0]["method"],
+                runs[0]["epochs"],
+                len(runs),
+                mean_and_deviation([run["seconds"] for run in runs]),
+                mean_and_deviation([run["test"] for run in runs]),
+                _with_interval(differences),
+            )
+        )
+    return table(columns, sorted(rows, key=lambda row: (METHODS.index(row[0]), row[1])))
+
+
+def _reference(records: Sequence[Record], run: Record) -> float | None:
+    """What the reference has with this run's seed after as many seconds: between its runs on a straight line over
+    the logarithm of the seconds, and beyond them as the first or the last of them."""
+    runs = [each for each in records if each["method"] == _REFERENCE and each["seed"] == run["seed"]]
+    if not runs:
+        return None
+    points = sorted((math.log(each["seconds"]), each["test"]) for each in runs)
+    return float(np.interp(math.log(run["seconds"]), [x for x, _ in points], [y for _, y in points]))
+
+
+def _with_interval(differences: Sequence[float]) -> str:
+    """Mean and half the width of the 95 % interval."""
+    if len(differences) < 2:
+        return "-" if not differences else f"{differences[0]:+.2f}"
+    half = t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
+    return f"{statistics.fmean(differences):+.2f} ± {half:.2f}"
+
+
+if __name__ == "__main__":
+    main()
