@@ -28,7 +28,7 @@ from icycle.axes import is_pinned
 from icycle.structure import build
 from icycle.tracing import trace_model
 
-__all__ = ["ENGINES", "prunable_share"]
+__all__ = ["ENGINES", "prunable_share", "zoo_model"]
 
 _RATIO = 0.5  # of the channels of every group
 
@@ -39,7 +39,7 @@ def main() -> None:
     engine, name = sys.argv[1:]
     measure = ENGINES[engine]
     measure(*_small(), {})  # torch loads its meta kernels, the engine its modules: once per process, not per model
-    model, example = _zoo_model(name)
+    model, example = zoo_model(name)
     print("built", flush=True)
     facts: Facts = {"megabytes": round(sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6, 1)}
     try:
@@ -54,7 +54,7 @@ def _small() -> tuple[nn.Module, torch.Tensor]:
     return nn.Sequential(*layers).eval(), torch.randn(1, 3, 8, 8)
 
 
-def _zoo_model(name: str) -> tuple[nn.Module, torch.Tensor]:
+def zoo_model(name: str) -> tuple[nn.Module, torch.Tensor]:
     """The model in evaluation mode; noise on its parameters, since zeros that some start with would prove nothing."""
     torch.manual_seed(0)
     model, example = architecture(name)

@@ -54,7 +54,7 @@ def measure_all(arguments: argparse.Namespace, models: Sequence[str]) -> list[Re
             key = {"model": model, "engine": engine, "limits": limits}
             record = results.find(**key)
             if record is None:
-                facts = _limited([sys.executable, str(_HERE / "_engines.py"), engine, model], **limits)
+                facts = limited([sys.executable, str(_HERE / "_engines.py"), engine, model], **limits)
                 record = {"version": 1, **key, **facts, "machine": _place(engine), "command": command()}
                 results.append(record)
             print(f"{model}, {engine}: {outcome(record)}", flush=True)
@@ -75,7 +75,7 @@ def _place(engine: str) -> dict[str, str]:
 # A process with limits
 
 
-def _limited(arguments: Sequence[str], *, seconds: float, gigabytes: float) -> dict[str, Any]:
+def limited(arguments: Sequence[str], *, seconds: float, gigabytes: float) -> dict[str, Any]:
     """What the process prints at last, as JSON; or how it came to its end, once its first line said that it was ready.
 
     Raises RuntimeError where it never got so far, which says nothing about any engine.

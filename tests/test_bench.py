@@ -202,12 +202,12 @@ def test_zoo_has_62_models() -> None:
 )
 def test_a_process_is_held_to_its_limits(code: str, limits: tuple[float, float], status: str) -> None:
     seconds, gigabytes = limits
-    assert engine._limited([sys.executable, "-c", code], seconds=seconds, gigabytes=gigabytes)["status"] == status
+    assert engine.limited([sys.executable, "-c", code], seconds=seconds, gigabytes=gigabytes)["status"] == status
 
 
 def test_a_process_that_does_not_start_is_no_result() -> None:
     with pytest.raises(RuntimeError, match="no such model"):
-        engine._limited([sys.executable, "-c", "raise SystemExit('no such model')"], seconds=30, gigabytes=8)
+        engine.limited([sys.executable, "-c", "raise SystemExit('no such model')"], seconds=30, gigabytes=8)
 
 
 def test_engine_table_says_what_came_of_every_model() -> None:

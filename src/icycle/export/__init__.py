@@ -1,17 +1,28 @@
 """A pruned model in the formats that other runtimes read, and the card that goes with it."""
 
 from icycle.export._card import Card, write_card
-from icycle.export._formats import Exported, export, format_names, register_format
+from icycle.export._formats import (
+    Exported,
+    Runner,
+    export,
+    format_names,
+    onnx_runner,
+    openvino_runner,
+    register_format,
+)
 from icycle.export._int8 import accuracy, quantize
 from icycle.export._onnx import onnx_model, require
 
 __all__ = [
     "Card",
     "Exported",
+    "Runner",
     "accuracy",
     "export",
     "format_names",
     "onnx_model",
+    "onnx_runner",
+    "openvino_runner",
     "quantize",
     "register_format",
     "require",

@@ -17,7 +17,7 @@ from icycle.errors import ExportError
 from icycle.export._onnx import at_least_two, dynamic_shapes, onnx_model, quiet, require
 from icycle.tracing import call_with, copy_of, map_tensors, output_tensors, undisturbed
 
-__all__ = ["Exported", "Runner", "export", "format_names", "onnx_runner", "register_format"]
+__all__ = ["Exported", "Runner", "export", "format_names", "onnx_runner", "openvino_runner", "register_format"]
 
 Runner = Callable[[Any], list[torch.Tensor]]  # inputs -> every output, in torch's order
 Writer = Callable[[nn.Module, Any, Path, bool], Runner]
@@ -134,10 +134,16 @@ def _openvino(model: nn.Module, inputs: Any, file: Path, dynamic_batch: bool) ->
     require("openvino")
     import openvino
 
-    core = openvino.Core()
-    graph = core.read_model(onnx_model(model, inputs, dynamic_batch=dynamic_batch))
+    graph = openvino.Core().read_model(onnx_model(model, inputs, dynamic_batch=dynamic_batch))
     openvino.save_model(graph, file, compress_to_fp16=False)
-    compiled = core.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return openvino_runner(file)
+
+
+def openvino_runner(file: Path) -> Runner:
+    """Runs OpenVINO's XML, or an ONNX file, in OpenVINO on the processor."""
+    import openvino
+
+    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(inputs: Any) -> list[torch.Tensor]:
         results = compiled(_arrays(inputs))
