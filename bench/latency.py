@@ -2,33 +2,35 @@
 
 Operations are timed anew with ICYCLE_CACHE set to an empty folder; what was timed amid noise is else used again.
 
-For every network, batch size and target: half the latency is asked for, and what was predicted and measured is
-recorded; and the prediction's error on random sub-networks. Run it on a quiet machine, with nothing else on it.
+For every network, batch size and target: half the latency is asked for, and what was predicted, measured, and measured
+again from scratch is recorded; and the prediction's error on random sub-networks, none of which it has seen. Run it on
+a quiet machine, with nothing else on it.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from _common import RESULTS, Record, Results, command, in_fresh_process, machine, provenance, table
 from torch import nn
 
 from icycle import Budget, SubNetwork, saliency, trace
 from icycle.errors import BudgetError
-from icycle.latency import Selector, targets
+from icycle.latency import Latency, Selector, targets
+from icycle.structure import Structure
 from icycle.zoo import build_model
 
 __all__ = ["NETWORKS", "main"]
 
 Network = Callable[[], tuple[nn.Module, torch.Tensor]]
-
-_SPLITS = (0.15, 0.3, 0.45, 0.6)  # of every group's channels that random sub-networks lose
 
 
 def _small_vit() -> nn.Module:
@@ -57,31 +59,46 @@ def _zoo(name: str, width: int | None) -> nn.Module:
     return build_model(name, num_classes=10, in_channels=1, width=width)
 
 
-def measure(name: str, target: str, batch: int, fraction: float, networks: int) -> dict[str, Any]:
-    """One line of the table: asked, predicted, measured, and the errors on random sub-networks."""
+def measure(name: str, target: str, batch: int, fraction: float, networks: int, threads: int) -> dict[str, Any]:
+    """One line of the table: asked, predicted, measured, measured again, and the errors on random sub-networks."""
     torch.manual_seed(0)
+    torch.set_num_threads(threads)
     model, example = NETWORKS[name]()
     structure = trace(model.eval(), example)
+    budget = Budget(latency=fraction, target=target, batch=batch)
     start = time.perf_counter()
-    selector = Selector(structure, Budget(latency=fraction, target=target, batch=batch), model)
+    selector = Selector(structure, budget, model)
     latency = selector.latency
     assert latency is not None
     dense, prediction = latency.dense, latency.prediction
     record: dict[str, Any] = {"dense_ms": dense, "profile_seconds": time.perf_counter() - start}
     errors = []
     for seed in range(networks):
-        subnet = SubNetwork.random(structure, _SPLITS[seed % len(_SPLITS)], seed)
-        errors.append(prediction(subnet.counts(structure)) / latency.measure(subnet) - 1)
+        subnet = _random_widths(structure, seed)
+        errors.append(prediction(subnet.counts(structure)) / latency.measure(subnet, seconds=1.0) - 1)
     record["random_errors"] = errors
     start = time.perf_counter()
     try:
         subnet = selector.measured(saliency.group_norm(model, structure))
-        record |= {"kept_macs": structure.macs(subnet) / structure.macs(), "reached": True}
     except BudgetError as error:
         record |= {"reached": False, "error": str(error)}
+    else:
+        again = Latency(model, structure, budget)  # which knows nothing of what was measured before
+        record |= {"kept_macs": structure.macs(subnet) / structure.macs(), "reached": True}
+        record["again"] = again.measure(subnet) / again.dense
+    record["disturbed"] = statistics.fmean(latency.disturbed)
     record["select_seconds"] = time.perf_counter() - start
     record["attempts"] = [[one.predicted / dense, one.measured / dense] for one in selector.attempts]
     return record
+
+
+def _random_widths(structure: Structure, seed: int) -> SubNetwork:
+    """Every group keeps a share of its own of its channels, 30 to 100 %: widths are odd, and no two groups go alike."""
+    shares = np.random.default_rng(1000 + seed).uniform(0.3, 1.0, len(structure.prunable))
+    counts = [max(1, round(share * group.size)) for share, group in zip(shares, structure.prunable, strict=True)]
+    return SubNetwork(
+        {group.name: torch.arange(group.size) < count for group, count in zip(structure.prunable, counts, strict=True)}
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -91,6 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 64])
     parser.add_argument("--fraction", type=float, default=0.5)
     parser.add_argument("--random", type=int, default=20, help="random sub-networks that are measured")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="print what was measured, and measure nothing")
     options = parser.parse_args(arguments)
     results = Results(RESULTS / "latency.jsonl")
@@ -98,28 +116,37 @@ def main(arguments: list[str] | None = None) -> None:
         for target in options.targets:
             for batch in options.batches:
                 case = {"network": name, "target": target, "batch": batch, "fraction": options.fraction}
-                case["random"] = options.random
+                case |= {"random": options.random, "threads": options.threads}
                 if results.find(**case) is None:
-                    found = in_fresh_process(measure, name, target, batch, options.fraction, options.random)
-                    results.append({**case, **found, "machine": machine(), "command": command()})
+                    found = in_fresh_process(measure, *case.values())
+                    place = machine() | {"threads": str(options.threads)}
+                    results.append({**case, **found, "machine": place, "command": _command()})
                     print(_row(results.find(**case) or {}), file=sys.stderr)
-    print(report(results.read()))
+    print(tables(results.read()))
 
 
-def report(records: list[Record]) -> str:
+def _command() -> str:
+    """Without what says only which of the cases are to be measured now."""
+    return re.sub(r" --(networks|targets|batches)( '[^']*'| (?!--)\S+)+", "", command())
+
+
+def tables(records: Sequence[Record]) -> str:
     """All records as a table, and what they were measured on."""
     if not records:
         return "nothing was measured yet"
     columns = (
         "network",
         "target",
+        "threads",
         "batch",
         "dense, ms",
         "asked",
         "predicted",
         "measured",
+        "measured again",
         "MACs",
-        "random: mean, worst",
+        "random: mean, worst error",
+        "disturbed readings",
     )
     return f"{table(columns, [_row(record) for record in records])}\n\n{provenance(records)}"
 
@@ -130,13 +157,16 @@ def _row(record: Record) -> list[str]:
     return [
         record["network"],
         record["target"],
+        str(record["threads"]),
         str(record["batch"]),
         f"{record['dense_ms']:.2f}",
         f"{record['fraction']:.0%}",
         f"{predicted:.1%}",
         f"{measured:.1%}" if record["reached"] else f"smallest {measured:.1%}",
+        f"{record['again']:.1%}" if record["reached"] else "",
         f"{record['kept_macs']:.1%}" if record["reached"] else "",
         f"{statistics.mean(errors):.1%}, {max(errors):.1%}",
+        f"{record['disturbed']:.0%}",
     ]
 
 

@@ -18,7 +18,7 @@ from _common import RESULTS, Results
 __all__ = ["refresh"]
 
 _DOCS = Path(__file__).parent.parent / "docs"
-_PAGES = (_DOCS / "benchmarks.md", _DOCS / "choosing.md", _DOCS / "coverage.md")
+_PAGES = tuple(_DOCS / name for name in ("benchmarks.md", "choosing.md", "coverage.md", "export.md"))
 _MADE_OF = {  # table -> the module that makes it, and the file in bench/results with its records
     "one_cycle": ("_training", "one_cycle"),
     "digits": ("_training", "digits"),
@@ -27,6 +27,8 @@ _MADE_OF = {  # table -> the module that makes it, and the file in bench/results
     "proof_cost": ("proof_cost", "proof_cost"),
     "ice": ("ice", "ice"),
     "pareto": ("pareto", "pareto"),
+    "latency": ("latency", "latency"),
+    "exports": ("exports", "exports"),
     "step_overhead": ("step_overhead", "step_overhead"),
     "loop": ("loop", "loop"),
 }

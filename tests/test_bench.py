@@ -18,6 +18,8 @@ import _common  # noqa: E402
 import _engines  # noqa: E402
 import _training  # noqa: E402
 import engine  # noqa: E402
+import exports  # noqa: E402
+import latency  # noqa: E402
 import loop  # noqa: E402
 import step_overhead  # noqa: E402
 import tables  # noqa: E402
@@ -251,3 +253,32 @@ def test_step_table_gives_the_share() -> None:
     settings = {"width": 16, "batch": 128, "steps_per_epoch": 70}
     record = {"kind": "step", "settings": settings, **step, "machine": _MACHINE, "command": "python bench/x.py"}
     assert "1.50%" in step_overhead.tables([record])
+
+
+def test_export_table_says_who_agrees_and_why_others_do_not() -> None:
+    place = {"machine": _MACHINE | {"onnxruntime": "1"}, "command": "python bench/exports.py"}
+    good = {"onnxruntime": {"difference": 3e-7}, "openvino": {"difference": 2e-3}, "pt2": {"difference": 0.0}}
+    bad = {"onnxruntime": {"error": "Expected AlexNet to be exported"}, "openvino": {"error": "no file"}, "pt2": {}}
+    records = [
+        {"model": "torchvision/alexnet", "form": "dense", **good, **place},
+        {"model": "torchvision/alexnet", "form": "pruned", **bad, **place},
+        {"model": "timm/levit_128s", "form": "dense", "status": "time limit", **place},
+        {"model": "not in the list", "form": "dense", **good, **place},
+    ]
+    text = exports.tables(records)
+    assert "Of 2 models" in text
+    assert "1 dense in onnxruntime, 0 dense in openvino, 1 dense in pt2, 0 pruned in onnxruntime" in text
+    assert "- torchvision/alexnet, dense, openvino: differs by 2.0e-03" in text
+    assert "- torchvision/alexnet, pruned, onnxruntime: Expected AlexNet to be exported" in text
+    assert "- timm/levit_128s, dense, pt2: time limit" in text
+
+
+def test_latency_table_has_what_was_asked_predicted_and_measured() -> None:
+    case = {"network": "VGG-16", "target": "torch", "batch": 1, "fraction": 0.5, "random": 3, "threads": 2}
+    facts = {"dense_ms": 10.0, "profile_seconds": 9.0, "random_errors": [0.02, -0.06, 0.01], "disturbed": 0.1}
+    reached = {"reached": True, "kept_macs": 0.4, "again": 0.52, "attempts": [[0.4, 0.6], [0.49, 0.51]]}
+    missed = {"reached": False, "error": "...", "attempts": [[0.7, 0.8]]}
+    place = {"machine": _MACHINE, "command": "python bench/latency.py"}
+    text = latency.tables([{**case, **facts, **reached, **place}, {**case, **facts, **missed, **place}])
+    for cell in ("49.0%", "51.0%", "52.0%", "smallest 80.0%", "3.0%, 6.0%"):
+        assert cell in text

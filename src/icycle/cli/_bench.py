@@ -102,12 +102,14 @@ def _times(found: Sequence[Measurement]) -> Table:
     from icycle.latency import verdict
 
     energy = any(one.joules is not None for one in found)
+    memory = any(one.peak_bytes is not None for one in found)
     columns = [
         "target",
         "batch",
         "network",
         "ms, median (quartiles)",
         "examples/s",
+        *(["memory, MB"] * memory),
         *(["joules"] * energy),
         "of the first",
     ]
@@ -115,9 +117,14 @@ def _times(found: Sequence[Measurement]) -> Table:
     for base, one in _pairs(found):
         lower, upper = (1e3 * value for value in one.timing.quartiles)
         cells = [one.target, str(one.batch), one.network, f"{1e3 * one.timing.median:.2f} ({lower:.2f}-{upper:.2f})"]
-        cells += [f"{one.throughput:,.0f}", *([_joules(one)] * energy), "" if one is base else verdict(base, one)]
+        cells += [f"{one.throughput:,.0f}", *([_megabytes(one)] * memory), *([_joules(one)] * energy)]
+        cells += ["" if one is base else verdict(base, one)]
         table.add_row(*cells)
     return table
+
+
+def _megabytes(one: Measurement) -> str:
+    return "" if one.peak_bytes is None else f"{one.peak_bytes / 1e6:.2f}"
 
 
 def _joules(one: Measurement) -> str:
@@ -150,6 +157,7 @@ def _record(found: Sequence[Measurement], facts: dict[str, dict[str, int]]) -> d
                 "readings": len(one.timing.readings),
                 "examples_per_second": one.throughput,
                 "joules": one.joules,
+                "peak_bytes": one.peak_bytes,
                 "verdict": None if one is base else verdict(base, one),
             }
         )

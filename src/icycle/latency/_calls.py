@@ -66,6 +66,17 @@ class Call:
         """The same for calls that take the same time at the same sizes."""
         return repr((self.name, self.arguments, sorted(self.keywords.items()), self.full if self.rigid else ()))
 
+    @property
+    def identity(self) -> str:
+        """The same for calls that may have one table."""
+        return f"{self.key} {self.full}"
+
+    @property
+    def kind(self) -> str:
+        """The same for calls of which one may take a network longer, or less long, than alone as another does."""
+        grouped = self.name.startswith("aten.convolution") and self.arguments[8] != 1
+        return f"{self.name}, in groups" if grouped else self.name
+
     def at(self, values: Sequence[int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments at these free sizes, with a `Tensor` for every tensor."""
         sizes = self.full if self.rigid else tuple(values)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -11,6 +12,11 @@ from icycle.axes import Polynomial
 from icycle.latency._table import Table
 
 __all__ = ["Prediction", "Term"]
+
+_STIFF = 1.6e-3  # (2 % of noise in a measurement, against the half by which a kind may well leave the others)^2
+_DOUBTFUL, _ROUNDS = 0.04, 8  # from where on a network weighs less; rounds of weighing
+_UNALIGNED = ", unaligned"
+_LEAST = 0.1  # of the common weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,18 +26,25 @@ class Term:
     table: Table
     sizes: tuple[Polynomial, ...]  # in group numbers
     times: int
+    kind: str = ""
+
+    @cached_property
+    def groups(self) -> frozenset[int]:
+        """Numbers of the groups that its sizes depend on."""
+        return frozenset(number for size in self.sizes for monomial in size.terms for number in monomial)
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Milliseconds of a batch: `slope` times the sum over all operations, and `offset` for the rest.
+    """Milliseconds of a batch: what the operations take one by one, each kind of them times its `weights`, and `offset`
+    for the rest.
 
-    Slope and offset come from networks that were measured whole.
+    Weights (1 where a kind has none) and offset come from networks that were measured whole.
     """
 
     terms: tuple[Term, ...] = field(repr=False)
     full: np.ndarray  # int64 (groups,)
-    slope: float = 1.0
+    weights: Mapping[str, float] = field(default_factory=dict)
     offset: float = 0.0
 
     def __call__(self, counts: np.ndarray) -> float:
@@ -39,21 +52,39 @@ class Prediction:
 
     def many(self, counts: np.ndarray) -> np.ndarray:
         """(n,): for `counts` of shape (n, groups)."""
-        return self.slope * self.sums(counts) + self.offset
+        return np.maximum(self.sums(counts) @ self._weights + self.offset, 0.0)
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        return np.array([self.weights.get(kind, 1.0) for kind in self.kinds])
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """Of the operations; where sizes lack the alignment that a device wants, it is another kind, as the device does
+        another thing."""
+        return tuple(sorted({kind for term in self.terms for kind in (term.kind, term.kind + _UNALIGNED)}))
 
     def sums(self, counts: np.ndarray) -> np.ndarray:
-        """(n,): milliseconds that the operations take one by one."""
-        total = np.zeros(len(counts))
+        """(n, kinds): milliseconds that the operations of each kind take one by one."""
+        total = np.zeros((len(counts), len(self.kinds)))
         for term in self.terms:
             sizes = np.stack([_evaluated(size, counts) for size in term.sizes], 1)
-            total += 1e3 * term.times * term.table(sizes)
+            milliseconds, unaligned = 1e3 * term.times * term.table(sizes), term.table.unaligned(sizes)
+            total[:, self._column[term.kind]] += np.where(unaligned, 0.0, milliseconds)
+            total[:, self._column[term.kind + _UNALIGNED]] += np.where(unaligned, milliseconds, 0.0)
         return total
 
+    @cached_property
+    def _column(self) -> dict[str, int]:
+        return {kind: number for number, kind in enumerate(self.kinds)}
+
     def sweep(self, counts: np.ndarray, group: int, values: np.ndarray) -> np.ndarray:
-        """(n,): with each of `values` (n,) as the count of `group`."""
-        rows = np.repeat(np.asarray(counts)[None], len(values), 0)
-        rows[:, group] = values
-        return self.many(rows)
+        """(n,): with each of `values` (n,) as the count of `group`; reads only the operations that depend on it."""
+        rows = np.repeat(np.asarray(counts)[None], len(values) + 1, 0)
+        rows[1:, group] = values
+        touched = replace(self, terms=tuple(term for term in self.terms if group in term.groups), offset=0.0)
+        parts = touched.sums(rows) @ touched._weights if touched.terms else np.zeros(len(rows))
+        return np.maximum(self(counts) - parts[0] + parts[1:], 0.0)
 
     def gradient(self, counts: np.ndarray) -> np.ndarray:
         """(groups,): what a channel of each group costs on the average over a quarter of them, as single channels
@@ -66,20 +97,38 @@ class Prediction:
         return np.maximum(freed, 0) / np.maximum(counts - fewer, 1)
 
     def corrected(self, counts: Sequence[np.ndarray], measured: Sequence[float]) -> Prediction:
-        """With the slope and offset that fit networks of these counts, measured in milliseconds, best (relatively)."""
-        sums, times = self.sums(np.stack(counts)), np.asarray(measured)
-        weights = 1 / times
-        if len(times) > 1:
-            matrix = np.stack([sums * weights, weights], 1)
-            (slope, offset), *_ = np.linalg.lstsq(matrix, np.ones(len(times)), rcond=None)
-            if slope > 0 and offset >= 0:
-                return replace(self, slope=float(slope), offset=float(offset))
-        shares = sums * weights
-        return replace(self, slope=float(shares.sum() / (shares**2).sum()), offset=0.0)
+        """With the weights and offset that fit networks of these counts, measured in milliseconds, best (relatively).
+
+        A line through the sums comes first; then each kind leaves the common weight as far as the networks give reason
+        to (ridge regression), as a kind may profit more than another from what stands before it.
+        """
+        times = np.asarray(measured)
+        shares = self.sums(np.stack(counts)) / times[:, None]
+        slope, offset = _line(shares.sum(axis=1), 1 / times)
+        terms = np.column_stack([slope * shares, offset / times])
+        trust, steps = np.ones(len(times)), np.zeros(terms.shape[1])
+        for _ in range(_ROUNDS):
+            off = 1 - terms @ (1 + steps)
+            trust = np.minimum(1, _DOUBTFUL / np.maximum(np.abs(off), 1e-9))
+            weighted = terms.T * trust
+            steps = np.linalg.solve(weighted @ terms + _STIFF * np.eye(len(steps)), weighted @ (1 - terms.sum(axis=1)))
+        *weights, rest = np.maximum(1 + steps, _LEAST)
+        fitted = {kind: slope * float(weight) for kind, weight in zip(self.kinds, weights, strict=True)}
+        return replace(self, weights=fitted, offset=offset * float(rest))
 
     def scaled(self, factor: float) -> Prediction:
         """Everything times `factor`."""
-        return replace(self, slope=self.slope * factor, offset=self.offset * factor)
+        weights = {kind: self.weights.get(kind, 1.0) * factor for kind in self.kinds}
+        return replace(self, weights=weights, offset=self.offset * factor)
+
+
+def _line(sums: np.ndarray, ones: np.ndarray) -> tuple[float, float]:
+    """Slope and offset, neither below 0, so that slope * sums + offset * ones is nearest to 1."""
+    if len(sums) > 1:
+        (slope, offset), *_ = np.linalg.lstsq(np.stack([sums, ones], 1), np.ones(len(sums)), rcond=None)
+        if slope > 0 and offset >= 0:
+            return float(slope), float(offset)
+    return float(sums.sum() / (sums**2).sum()), 0.0
 
 
 def _evaluated(polynomial: Polynomial, counts: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Selection under a latency: by prediction, then measured, and corrected until the budget is met."""
+"""Selection under a latency or a peak of memory: by prediction, then measured, and corrected until it is met."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from icycle import selection
 from icycle.errors import BudgetError, LatencyError
+from icycle.latency._batches import batch_of
 from icycle.latency._measure import Latency
+from icycle.latency._memory import Memory
 from icycle.latency._prediction import Prediction
 from icycle.selection import Budget
 from icycle.structure import Structure, SubNetwork
@@ -22,13 +25,15 @@ __all__ = ["Attempt", "Selector", "select"]
 
 _CLOSE = 0.03  # how far the measured latency may be from what was asked for, as a share of that
 _ATTEMPTS = 12
+_CHECKS = 4  # corrections of the memory
 
 Scores = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A sub-network that was measured: milliseconds as predicted, as measured, and as allowed."""
+    """A sub-network that was measured: milliseconds as predicted (corrected by the one before), as measured, and as
+    allowed."""
 
     predicted: float
     measured: float
@@ -45,15 +50,16 @@ class Selector:
     """Chooses sub-networks of one model within one budget, again and again.
 
     Operations are measured once. Calling the selector takes the time of a search; `measured` also prunes copies of the
-    model and measures them, and what it learns corrects later searches. For a budget without a latency both are
-    `icycle.selection.select`.
+    model and measures them, and what it learns corrects later searches. For a budget without a latency or memory both
+    are `icycle.selection.select`.
 
     Args:
         structure, budget: as in `select`.
-        model: needed where the budget has a latency; the model itself is left alone.
+        model: needed where the budget has a latency, and to check one of memory; the model itself is left alone.
         cache: where times of operations are kept.
 
-    Raises LatencyError (the target is not to be had), BudgetError (a latency without a model).
+    Raises LatencyError (the target is not to be had, or does not tell its memory), BudgetError (a latency without a
+    model, or memory at another batch size than the traced one without it).
     """
 
     def __init__(
@@ -63,48 +69,100 @@ class Selector:
         self.budget = budget
         self.attempts: tuple[Attempt, ...] = ()  # of the last call of `measured`
         self.latency: Latency | None = None
+        self.memory: Memory | None = None
         self._corrected: Prediction | None = None  # by what was measured so far
         if "latency" in budget.names:
             if model is None:
                 budget.costs_in(structure.costs)  # raises, and says how to pass the model
                 raise LatencyError("Expected the model whose latency is to be measured, but got none; pass model=.")
             self.latency = Latency(model, structure, budget, cache)
+        if "memory" in budget.names and model is not None:
+            self.memory = Memory(model, structure, budget)
+        elif "memory" in budget.names and budget.batch not in (None, batch_of(structure)):
+            raise BudgetError(
+                f"Expected the model, to trace it with a batch of {budget.batch} (the structure saw one of "
+                f"{batch_of(structure)}), but got none; pass model=."
+            )
 
     def __call__(self, scores: Scores, **settings: Any) -> SubNetwork:
         """The best sub-network by the prediction; `settings` are those of `icycle.select`."""
+        settings = self._with_memory(settings)
         if self.latency is None:
-            return selection.select(self.structure, scores, self.budget, **settings)
+            return selection.select(self.structure, scores, self._in_bytes, **settings)
         return self._predicted(scores, settings, self._corrected or self.latency.prediction, self._allowed)
 
     def measured(self, scores: Scores, **settings: Any) -> SubNetwork:
-        """The best sub-network whose measured latency is within 3 % of the budget, or the closest below it.
+        """The best sub-network whose measured latency is within 3 % of the budget, or the closest below it, and whose
+        measured memory is at most 3 % above.
 
-        Raises BudgetError where even the smallest sub-network within the limits takes longer; it says how long.
+        Raises BudgetError where even the smallest sub-network within the limits takes longer, or more; it says how
+        much.
         """
+        if self.memory is None:
+            return self._timed(scores, settings)
+        within: dict[int, SubNetwork] = {}  # bytes as measured -> sub-network
+        smallest = math.inf
+        for _ in range(_CHECKS):
+            subnet = self._timed(scores, self._with_memory(settings))
+            predicted, taken = self.memory(subnet.counts(self.structure)), self.memory.correct(subnet)
+            smallest = min(smallest, taken)
+            if taken <= (1 + _CLOSE) * self._bytes:
+                within[taken] = subnet
+                if predicted <= (1 + _CLOSE) * taken:
+                    break
+        if not within:
+            raise BudgetError(
+                f"Expected {self.budget} to be within reach ({self._bytes:,.0f} bytes of memory), but the smallest "
+                f"sub-network that was found takes {smallest:,}, measured; ask for at least that."
+            )
+        return within[max(within)]
+
+    @property
+    def _bytes(self) -> float:
+        assert self.memory is not None
+        return self.budget.allowed("memory", self.memory.dense)
+
+    @property
+    def _in_bytes(self) -> Budget:
+        """The budget, with memory as an amount: a fraction is one of what the whole network was measured to take."""
+        if self.memory is None:
+            return self.budget
+        whole = self.memory(np.array([group.size for group in self.structure.prunable]))
+        return replace(self.budget, memory=f"{min(self._bytes, whole):.0f} B")
+
+    def _with_memory(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings, with memory as the model's runs tell it."""
+        costs = {**(settings.get("costs") or {}), **({} if self.memory is None else {"memory": self.memory})}
+        return {**settings, "costs": costs}
+
+    def _timed(self, scores: Scores, settings: Mapping[str, Any]) -> SubNetwork:
+        """The best whose measured latency is within the budget."""
         if self.latency is None:
             return self(scores, **settings)
         self.attempts = tuple[Attempt, ...]()
         self._require_others(scores, settings)
         prediction = self._corrected or self.latency.prediction
         aim, faster, slower = self._allowed, 0.0, math.inf  # predicted milliseconds: wanted, and known to be off
+        factor = 1.0  # what the last network took, as a share of its prediction
         for _ in range(_ATTEMPTS):
             subnet = self._within(scores, settings, prediction, aim)
             if subnet is None and slower < math.inf:
                 faster = aim
             else:
-                latest = self._attempt(subnet or self._smallest(scores, settings), prediction)
+                latest = self._attempt(subnet or self._smallest(scores, settings), prediction.scaled(factor))
                 if abs(latest.excess) <= _CLOSE:
                     break
                 if subnet is None:
                     self._require_reach(latest)
-                    aim = latest.predicted
+                    aim = latest.predicted / factor
+                factor *= latest.measured / latest.predicted
                 faster, slower = (faster, aim) if latest.excess > 0 else (aim, slower)
                 aim = aim / (1 + latest.excess)
             if not faster < aim < slower:
                 aim = (faster + slower) / 2
         best = self._closest_within() or self._attempt(self._smallest(scores, settings), prediction)
         self._require_reach(best)
-        self._corrected = prediction.scaled(best.measured / best.predicted)
+        self._corrected = prediction.scaled(best.measured / prediction(best.subnet.counts(self.structure)))
         return best.subnet
 
     @property
@@ -116,7 +174,7 @@ class Selector:
         self, scores: Scores, settings: Mapping[str, Any], prediction: Prediction, allowed: float
     ) -> SubNetwork:
         """In milliseconds, as the whole network's latency is known and need not be predicted."""
-        budget = replace(self.budget, latency=f"{allowed:.9f} ms")
+        budget = replace(self._in_bytes, latency=f"{allowed:.9f} ms")
         costs = {**(settings.get("costs") or {}), "latency": prediction}
         return selection.select(self.structure, scores, budget, **{**settings, "costs": costs})
 
@@ -138,7 +196,7 @@ class Selector:
 
     def _require_others(self, scores: Scores, settings: Mapping[str, Any]) -> None:
         """Raise where the budget's other costs are out of reach, whatever the latency."""
-        others = replace(self.budget, latency=None) if len(self.budget.names) > 1 else None
+        others = replace(self._in_bytes, latency=None) if len(self.budget.names) > 1 else None
         if others is not None:
             selection.select(self.structure, scores, others, **settings)
 
@@ -175,16 +233,18 @@ def select(
     cache: Path | None = None,
     **settings: Any,
 ) -> SubNetwork:
-    """`icycle.selection.select`, with a budget that may have a latency: then the `model` is measured.
+    """`icycle.selection.select`, with a budget that may have a latency or memory: then the `model` is measured.
 
     Each distinct operation is timed at a few widths (once: times are kept in `cache`), the sum is corrected by the
-    dense network and two narrow ones measured whole, and the sub-network chosen by this prediction is pruned from a
+    dense network and some narrower ones measured whole, and the sub-network chosen by this prediction is pruned from a
     copy and measured. Where it is off by more than 3 % of the budget, the search goes on with a corrected prediction.
+    Memory follows from the structure; given the model, that is checked in the same way.
 
     Raises also:
         BudgetError: the latency is out of reach; the message has the smallest that can be had.
-        LatencyError: this machine does not have the target.
+        LatencyError: this machine does not have the target, or it does not tell its memory.
     """
-    if "latency" not in budget.names or "latency" in (settings.get("costs") or {}):
+    measured = {"latency", "memory"} & set(budget.names)
+    if not measured or measured & set(settings.get("costs") or {}):
         return selection.select(structure, scores, budget, **settings)
     return Selector(structure, budget, model, cache=cache).measured(scores, **settings)

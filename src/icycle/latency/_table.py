@@ -1,75 +1,211 @@
 """The time of one operation at any sizes, from measurements at a few of them.
 
-Devices work in blocks: 33 channels often take as long as 48 or 64, or longer. So each free size is measured at a few
-multiples of a large power of two, where blocks are full, and between them just below one such multiple, at distances
-1, 2, 4, 8, ... From these follows the block of the device, the smallest power of two for which a size takes as long as
-the next multiple of it, and by what factor sizes that are no multiples are slower still.
+Devices work in blocks: 33 channels often take as long as 48 or 64. And they have several ways to do the same thing: one
+for sizes that are multiples of 4, say, and a slower one for all others, which may have no blocks. So each free size is
+measured at a few multiples of a large power of two, where blocks are full, with more of them where the time jumps; and
+once just below such a multiple, at distances 1, 2, 4, 8, ..., from which follow the block and the alignment that the
+device wants. How much slower sizes without it are depends on how large they are, and on which of the sizes lack it:
+that is measured for each combination, at small and at large sizes.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Table", "measured_table"]
+__all__ = ["Table", "measured_table", "rough_table"]
 
 _SHARES = (0.25, 0.5, 0.75)  # of a size, at which it is measured beside the whole
 _COARSE_SHARES = (0.25, 0.5)  # where an operation has more than two free sizes
 _ALIGNED = (32, 16, 8, 4, 2)  # the largest of which a size has at least four is taken for aligned
-_NOISE = 0.03  # factors that differ from 1 by less are none
+_JUMP = 0.06  # how far (log) a time may be from the line between its neighbours' before more sizes are measured
+_FINE = 16  # units between these sizes, at least
+_POINTS = 8  # along one free size, at the most
+_GAIN = 1.5e-3  # squared log error that an alignment must explain to be one: some two readings that are 3 % off
 
 Measure = Callable[[tuple[int, ...]], float]
+Place = tuple[np.ndarray, np.ndarray]  # of every size: the point below it, and how near it is to the next one, 0..1
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """How a device does it where some free sizes lack their alignment: for each free size the place on the grid of
+    every size from 0 on, blocks being filled; the logarithm of how many times slower it is, at small and at large
+    sizes; and where every size lies between these."""
+
+    places: tuple[Place, ...]
+    slower: np.ndarray
+    between: tuple[Place, ...]
+
+    def __call__(self, seconds: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Seconds, (n,), at `sizes`, (n, free sizes), from those on the grid."""
+        base = _between(seconds, _of(self.places, sizes))
+        return np.asarray(np.maximum(base, 0) * np.exp(_between(self.slower, _of(self.between, sizes))))
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Seconds on a grid of sizes: `points[k]` are the grid's values of free size k, int64, rising; `seconds` has their
-    shape. `lower[k]`, `weight[k]` and `factor[k]` say for every size from 0 to the whole between which points it lies,
-    how near to the upper one, and how many times longer it takes for not being aligned."""
+    """Seconds on a grid of sizes; `lacks[k]` says of every value of free size k whether it lacks the alignment, and
+    `ways` has for each combination of these how the device does it then."""
 
-    points: tuple[np.ndarray, ...]
     seconds: np.ndarray
-    lower: tuple[np.ndarray, ...]
-    weight: tuple[np.ndarray, ...]
-    factor: tuple[np.ndarray, ...]
+    lacks: tuple[np.ndarray, ...]
+    ways: Mapping[tuple[bool, ...], Way]
 
     def __call__(self, sizes: np.ndarray) -> np.ndarray:
         """Seconds, (n,), at `sizes`, (n, free sizes)."""
+        lacking = self._lacking(sizes)
         total = np.zeros(len(sizes))
-        for corner in itertools.product((0, 1), repeat=len(self.points)):
-            share, place = np.ones(len(sizes)), []
-            for side, column, points, lower, weight in zip(
-                corner, sizes.T, self.points, self.lower, self.weight, strict=True
-            ):
-                share = share * (weight[column] if side else 1 - weight[column])
-                place.append(np.minimum(lower[column] + side, len(points) - 1))
-            total += share * self.seconds[tuple(place)]
-        for column, factor in zip(sizes.T, self.factor, strict=True):
-            total *= factor[column]
-        return np.maximum(total, 0)
+        for which, way in self.ways.items():
+            here = (lacking == which).all(axis=1)
+            if here.any():
+                total[here] = way(self.seconds, sizes[here])
+        return total
+
+    def unaligned(self, sizes: np.ndarray) -> np.ndarray:
+        """Whether any of `sizes`, (n, free sizes), lacks its alignment; (n,) bool."""
+        return np.asarray(self._lacking(sizes).any(axis=1))
+
+    def _lacking(self, sizes: np.ndarray) -> np.ndarray:
+        return np.stack([own[column] for own, column in zip(self.lacks, sizes.T, strict=True)], 1)
 
 
 def measured_table(full: Sequence[int], units: Sequence[int], measure: Measure) -> Table:
     """Measure an operation whose free sizes are `full`, each a multiple of its unit at any width; `measure` gives
     seconds at some sizes."""
-    steps = [_aligned(size, unit) for size, unit in zip(full, units, strict=True)]
-    shares = _SHARES if len(full) <= 2 else _COARSE_SHARES
-    points = tuple(_grid(size, step, shares) for size, step in zip(full, steps, strict=True))
-    seconds = np.array([measure(sizes) for sizes in itertools.product(*(own.tolist() for own in points))])
-    seconds = seconds.reshape([len(own) for own in points])
-    lower, weight, factor = [], [], []
-    for number, (own, step, unit) in enumerate(zip(points, steps, units, strict=True)):
-        block, slower = _block(number, points, seconds, step, unit, measure)
-        sizes = np.arange(own[-1] + 1)
-        rounded = np.minimum(-(-sizes // block) * block, own[-1])
-        lower.append(np.clip(np.searchsorted(own, rounded, side="right") - 1, 0, max(len(own) - 2, 0)))
-        gap = own[lower[-1] + 1] - own[lower[-1]] if len(own) > 1 else 1
-        weight.append((rounded - own[lower[-1]]) / gap if len(own) > 1 else np.zeros(len(sizes)))
-        factor.append(_factors(sizes, unit, slower))
-    return Table(points, seconds, tuple(lower), tuple(weight), tuple(factor))
+    grid = _Grid(full, units, measure, _SHARES if len(full) <= 2 else _COARSE_SHARES)
+    if len(full) <= 2:
+        for number in range(len(full)):
+            grid.refine(number)
+    return grid.table([grid.block(number) for number in range(len(full))])
+
+
+def rough_table(full: Sequence[int], units: Sequence[int], measure: Measure) -> Table:
+    """The same from half and whole sizes alone, for an operation that takes next to no time."""
+    return _Grid(full, units, measure, (0.5,)).table([_Block(unit, unit) for unit in units])
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Sizes that are multiples of `aligned` are rounded up to multiples of `block`; the others only if `rounds`."""
+
+    block: int
+    aligned: int
+    rounds: bool = False
+
+    def filled(self, sizes: np.ndarray) -> np.ndarray:
+        rounded = -(-sizes // self.block) * self.block
+        return rounded if self.rounds else np.where(sizes % self.aligned, sizes, rounded)
+
+
+class _Grid:
+    """Measurements at aligned sizes, and between."""
+
+    def __init__(self, full: Sequence[int], units: Sequence[int], measure: Measure, shares: Sequence[float]) -> None:
+        self._measure = measure
+        self._units = units
+        self._steps = [_aligned(size, unit) for size, unit in zip(full, units, strict=True)]
+        self._points = [_points(size, step, shares) for size, step in zip(full, self._steps, strict=True)]
+        self._known: dict[tuple[int, ...], float] = {}
+
+    def refine(self, number: int) -> None:
+        """More points of one free size, where the line between two is far from what is measured there."""
+        step = min(self._steps[number], _FINE * self._units[number])
+        pairs = list(itertools.pairwise(self._points[number].tolist()))
+        while pairs and len(self._points[number]) < _POINTS:
+            low, high = pairs.pop(0)
+            middle = (low + high) // 2 // step * step
+            if middle <= low:
+                continue
+            line = np.interp(middle, (low, high), (self._along(number, low), self._along(number, high)))
+            if abs(np.log(self._along(number, middle) / line)) > _JUMP:
+                self._points[number] = np.sort(np.append(self._points[number], middle))
+                pairs += [(low, middle), (middle, high)]
+
+    def block(self, number: int) -> _Block:
+        """What fits best the times at a few distances from an aligned size."""
+        unit, step, size = self._units[number], self._steps[number], self._centre(number)
+        powers = [unit << power for power in range((step // unit).bit_length())]
+        sizes = np.array([size - distance for distance in powers[:-1]], dtype=np.int64)
+        if len(sizes) == 0:
+            return _Block(unit, unit)
+        taken = np.log([self._along(number, int(own)) for own in sizes])
+        points = self._points[number]
+        curve = np.array([self._along(number, int(point)) for point in points])
+
+        def misfit(candidate: _Block) -> float:
+            """Aligned sizes must lie on the curve; the others above it, all by the same factor."""
+            excess = taken - np.log([_interpolated(n, points, curve) for n in candidate.filled(sizes)])
+            off = sizes % candidate.aligned != 0
+            level = max(float(excess[off].mean()), 0.0) if off.any() else 0.0
+            return float(((excess - level * off) ** 2).sum())
+
+        plain = min((_Block(block, unit) for block in powers), key=lambda one: (round(misfit(one), 4), one.block))
+        others = [_Block(block, own, rounds) for block in powers for own in powers[1:] for rounds in (False, True)]
+        best = min(others, key=lambda one: (round(misfit(one), 4), one.aligned, one.block), default=plain)
+        return best if misfit(best) < misfit(plain) - _GAIN else plain
+
+    def table(self, blocks: Sequence[_Block]) -> Table:
+        """With these blocks; measures what it costs to lack an alignment."""
+        seconds = self._seconds(self._points)
+        lacks = tuple(_up_to(own) % block.aligned != 0 for own, block in zip(self._points, blocks, strict=True))
+        present = [(False, True) if own.any() else (False,) for own in lacks]
+        return Table(
+            seconds, lacks, {which: self._way(which, blocks, seconds) for which in itertools.product(*present)}
+        )
+
+    def _way(self, which: tuple[bool, ...], blocks: Sequence[_Block], seconds: np.ndarray) -> Way:
+        """How the device does it where these sizes lack their alignment."""
+        fills = [
+            block.rounds if lacking else not any(which) or self._fills(number, block, which)
+            for number, (block, lacking) in enumerate(zip(blocks, which, strict=True))
+        ]
+        places = tuple(_filled(*own) for own in zip(self._points, blocks, fills, strict=True))
+        if not any(which):
+            return Way(places, np.zeros([1] * len(which)), tuple(_place([1], _up_to(own)) for own in self._points))
+        ends = [self._ends(number) for number in range(len(which))]
+        between = tuple(
+            _place(np.log(own), np.log(np.maximum(_up_to(points), 1)), inside=True)
+            for own, points in zip(ends, self._points, strict=True)
+        )
+        taken = [np.array(own) - unit * lack for own, unit, lack in zip(ends, self._units, which, strict=True)]
+        expected = _between(seconds, _of(places, np.array(list(itertools.product(*taken)))))
+        found = self._seconds(taken)
+        return Way(places, np.log(found / np.maximum(expected.reshape(found.shape), 1e-9)), between)
+
+    def _fills(self, number: int, block: _Block, which: tuple[bool, ...]) -> bool:
+        """Whether blocks of this free size are filled where others lack their alignment, too."""
+        sizes = [self._centre(k) - unit * lack for k, (unit, lack) in enumerate(zip(self._units, which, strict=True))]
+        smaller = [size - (block.block // 2 if k == number else 0) for k, size in enumerate(sizes)]
+        saved = np.log(self._at(tuple(sizes)) / self._at(tuple(smaller)))
+        return bool(saved < np.log(sizes[number] / smaller[number]) / 2)
+
+    def _ends(self, number: int) -> list[int]:
+        """Where it is measured what sizes without alignment cost: a small and a large one."""
+        own = self._points[number].tolist()
+        if len(self._points) > 2:
+            return [self._centre(number)]
+        return sorted({own[0] if own[0] > self._units[number] else own[min(1, len(own) - 1)], own[-1]})
+
+    def _centre(self, number: int) -> int:
+        own = self._points[number]
+        return int(own[len(own) // 2 - (len(own) > 2)])
+
+    def _along(self, number: int, size: int) -> float:
+        """With the other free sizes in the middle."""
+        return self._at(tuple(size if k == number else self._centre(k) for k in range(len(self._points))))
+
+    def _seconds(self, points: Sequence[np.ndarray]) -> np.ndarray:
+        taken = [self._at(sizes) for sizes in itertools.product(*(own.tolist() for own in points))]
+        return np.array(taken).reshape([len(own) for own in points])
+
+    def _at(self, sizes: tuple[int, ...]) -> float:
+        if sizes not in self._known:
+            self._known[sizes] = self._measure(sizes)
+        return self._known[sizes]
 
 
 def _aligned(size: int, unit: int) -> int:
@@ -77,45 +213,48 @@ def _aligned(size: int, unit: int) -> int:
     return unit * next((step for step in _ALIGNED if size // unit >= 4 * step), 1)
 
 
-def _grid(size: int, step: int, shares: Sequence[float]) -> np.ndarray:
+def _points(size: int, step: int, shares: Sequence[float]) -> np.ndarray:
     """A few multiples of `step`, rising, the last at or above `size`."""
     last = -(-size // step)
     return np.array(sorted({max(1, round(share * last)) * step for share in shares} | {last * step}))
 
 
-def _block(
-    number: int, points: Sequence[np.ndarray], seconds: np.ndarray, step: int, unit: int, measure: Measure
-) -> tuple[int, dict[int, float]]:
-    """The device's block along one free size, and distance from an aligned size -> how many times slower it is."""
-    own = points[number]
-    centre = [len(other) // 2 - (len(other) > 2) for other in points]
-    along = seconds[tuple(slice(None) if k == number else place for k, place in enumerate(centre))]
-    size = int(own[centre[number]])
-    distances = [unit << power for power in range((step // unit).bit_length() - 1)]
-    found = {}
-    for distance in distances:
-        sizes = [int(other[place]) for other, place in zip(points, centre, strict=True)]
-        sizes[number] = size - distance
-        found[distance] = measure(tuple(sizes))
+def _up_to(points: np.ndarray) -> np.ndarray:
+    """Every size up to the largest point."""
+    return np.arange(points[-1] + 1)
 
-    def excess(block: int) -> dict[int, float]:
-        rounded = {distance: -(-(size - distance) // block) * block for distance in distances}
-        return {
-            distance: float(np.log(found[distance] / _interpolated(rounded[distance], own, along)))
-            for distance in distances
-        }
 
-    def misfit(block: int) -> float:
-        """Multiples of the block must lie on the curve; the others above it, all by the same factor."""
-        values = excess(block)
-        off = [value for distance, value in values.items() if distance % block]
-        level = max(float(np.mean(off)), 0.0) if off else 0.0
-        return sum((value - (level if distance % block else 0.0)) ** 2 for distance, value in values.items())
+def _filled(points: np.ndarray, block: _Block, fills: bool) -> Place:
+    sizes = _up_to(points)
+    return _place(points, np.minimum(-(-sizes // block.block) * block.block, points[-1]) if fills else sizes)
 
-    block = min((*distances, step), key=lambda candidate: (round(misfit(candidate), 4), candidate))
-    return block, {
-        distance: float(np.exp(value)) if abs(value) > _NOISE else 1.0 for distance, value in excess(block).items()
-    }
+
+def _place(points: Sequence[float] | np.ndarray, sizes: np.ndarray, inside: bool = False) -> Place:
+    """Where sizes lie among the points: those beyond the ends on the line through the last two, or (`inside`) at the
+    ends."""
+    points = np.asarray(points)
+    if len(points) == 1:
+        return np.zeros(len(sizes), dtype=np.int64), np.zeros(len(sizes))
+    lower = np.clip(np.searchsorted(points, sizes, side="right") - 1, 0, len(points) - 2)
+    weight = (sizes - points[lower]) / (points[lower + 1] - points[lower])
+    return lower, np.clip(weight, 0, 1) if inside else weight
+
+
+def _of(places: Sequence[Place], sizes: np.ndarray) -> list[Place]:
+    """The places of these sizes, (n, free sizes)."""
+    return [(lower[column], weight[column]) for (lower, weight), column in zip(places, sizes.T, strict=True)]
+
+
+def _between(values: np.ndarray, places: Sequence[Place]) -> np.ndarray:
+    """Multilinear between the values at the corners."""
+    total = np.zeros(len(places[0][0]))
+    for corner in itertools.product((0, 1), repeat=len(places)):
+        share, place = np.ones(len(total)), []
+        for side, (lower, weight), length in zip(corner, places, values.shape, strict=True):
+            share = share * (weight if side else 1 - weight)
+            place.append(np.minimum(lower + side, length - 1))
+        total += share * values[tuple(place)]
+    return total
 
 
 def _interpolated(size: int, points: np.ndarray, seconds: np.ndarray) -> float:
@@ -124,11 +263,3 @@ def _interpolated(size: int, points: np.ndarray, seconds: np.ndarray) -> float:
         return float(np.interp(size, points, seconds))
     slope = (seconds[1] - seconds[0]) / (points[1] - points[0])
     return float(max(seconds[0] + slope * (size - points[0]), seconds[0] * size / points[0]))
-
-
-def _factors(sizes: np.ndarray, unit: int, slower: dict[int, float]) -> np.ndarray:
-    """For every size the factor of its alignment: of the largest power of two units that divides it."""
-    factors = np.ones(len(sizes))
-    for distance, factor in slower.items():
-        factors[(sizes % distance == 0) & (sizes % (2 * distance) != 0)] = factor
-    return factors

@@ -6,6 +6,7 @@ of your own with `@icycle.latency.register`.
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +20,11 @@ from torch import nn
 
 from icycle.errors import LatencyError
 from icycle.latency._calls import Call
-from icycle.latency._timing import thread_count
+from icycle.latency._timing import keep_memory, preemptions, seconds_per_call, thread_count
 
 __all__ = ["Setting", "Target", "find_target", "register", "targets"]
+
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 Run = Callable[[], object]
 
@@ -43,7 +46,14 @@ class Target:
     """What every target says and does; the base class of those in the registry."""
 
     name = ""
+    precisions: tuple[str, ...] = PRECISIONS  # that it can run in
     clock: Callable[[], float] = staticmethod(time.perf_counter)
+    disturbances: Callable[[], int] = staticmethod(preemptions)  # a count: readings during which it grew are doubtful
+
+    @functools.cached_property
+    def _overheads(self) -> dict[Setting, float]:
+        """What was measured of them."""
+        return {}
 
     def missing(self) -> str:
         """Why this machine does not have the target, and what to install; "" where it does."""
@@ -65,12 +75,34 @@ class Target:
         """Something that runs one operation at these free sizes; None where the target does not run it on its own."""
         raise NotImplementedError
 
+    def seconds(self, call: Call, sizes: Sequence[int], setting: Setting) -> float:
+        """How long the operation takes within a network."""
+        run = self.operation(call, sizes, setting)
+        if run is None:
+            raise LatencyError(
+                f"Expected {call.name} to run on {self.name} at sizes {tuple(sizes)} as it does at {call.full}, but it "
+                "does not. Please report the model."
+            )
+        return seconds_per_call(run, self.clock, self.disturbances) - self._overhead(setting)
+
+    def _overhead(self, setting: Setting) -> float:
+        if setting not in self._overheads:
+            run = self.overhead(setting)
+            self._overheads[setting] = 0.0 if run is None else seconds_per_call(run, self.clock, self.disturbances)
+        return self._overheads[setting]
+
     def overhead(self, setting: Setting) -> Run | None:
         """Something that takes as long as an operation does besides its work; None where that is nothing."""
         return None
 
+    def peak_bytes(self, model: nn.Module, inputs: Any, setting: Setting) -> int | None:
+        """The most bytes that results of operations take at once in a run of `model`, which is in evaluation mode;
+        None where the target does not tell."""
+        return None
+
     def running(self, setting: Setting) -> AbstractContextManager[None]:
         """Is entered around all measurements."""
+        keep_memory()
         return thread_count(setting.threads) if setting.threads else nullcontext()
 
 
@@ -89,14 +121,21 @@ def targets() -> dict[str, str]:
     return {name: target.missing() for name, target in _targets.items()}
 
 
-def find_target(name: str) -> Target:
-    """The target of that name; raises LatencyError where there is none, or this machine does not have it."""
+def find_target(name: str, precision: str = "float32") -> Target:
+    """The target of that name; raises LatencyError where there is none, this machine does not have it, or it cannot run
+    in that precision."""
     if name not in _targets:
         raise LatencyError(f"Expected a target out of {', '.join(sorted(_targets))}, but got {name!r}.")
     target = _targets[name]
     missing = target.missing()
     if missing:
         raise LatencyError(f"Expected this machine to have the target {name!r}, but {missing}.")
+    if precision not in target.precisions:
+        others = [other for other, own in _targets.items() if precision in own.precisions]
+        hint = f"; those that can: {', '.join(others)}" if others else ""
+        raise LatencyError(
+            f"Expected a precision out of {', '.join(target.precisions)} on {name!r}, but got {precision!r}{hint}."
+        )
     return target
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from icycle.latency._calls import Call, Tensor
+from icycle.latency._memory import peak_activation_bytes
 from icycle.latency._targets import Run, Setting, Target, register
 from icycle.tracing import call_with, map_tensors
 
@@ -51,6 +52,9 @@ class Eager(Target):
 
         return run
 
+    def peak_bytes(self, model: nn.Module, inputs: Any, setting: Setting) -> int | None:
+        return peak_activation_bytes(*on(model, inputs, self._device, setting.dtype))
+
     def _tensors(self, value: Any, setting: Setting) -> Any:
         if isinstance(value, Tensor):
             return random_tensor(value, setting.dtype).to(self._device)
@@ -71,6 +75,9 @@ class Compiled(Eager):
     """`torch.compile` with its defaults, on the processor; operations are timed as they are without it."""
 
     name = "torch.compile"
+
+    def peak_bytes(self, model: nn.Module, inputs: Any, setting: Setting) -> int | None:
+        return None  # what a compiled network keeps in memory is its own affair
 
     def missing(self) -> str:
         import shutil
@@ -103,6 +110,14 @@ class Cuda(Eager):
 
     def device(self) -> str:
         return torch.cuda.get_device_name()
+
+    def peak_bytes(self, model: nn.Module, inputs: Any, setting: Setting) -> int | None:
+        model, inputs = on(model, inputs, self._device, setting.dtype)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        with torch.inference_mode():
+            call_with(model, inputs)
+        return torch.cuda.max_memory_allocated() - before
 
     def _wait(self) -> None:
         torch.cuda.synchronize()

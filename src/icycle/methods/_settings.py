@@ -28,11 +28,12 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 class BudgetSettings(Settings):
     """One or more costs, all of which must hold: a kept fraction (0.5), an absolute count (60_000_000), a time
-    ("12.5 ms"); and where latency is measured. See `icycle.Budget`."""
+    ("12.5 ms"), an amount of memory ("1.5 MB"); and where latency and memory are measured. See `icycle.Budget`."""
 
     macs: Cost | None = None
     params: Cost | None = None
     activation_bytes: Cost | None = None
+    memory: int | float | str | None = None
     latency: float | str | None = None
     target: str = "torch"
     batch: Annotated[int, Field(ge=1)] | None = None

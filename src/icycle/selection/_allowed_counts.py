@@ -58,6 +58,11 @@ class Lattice:
         """The next larger allowed counts, or the same where there is none."""
         return np.minimum((counts // self.step + 1) * self.step, self.size)
 
+    def larger(self, group: int, count: int) -> list[int]:
+        """All allowed counts of a group above `count`, rising."""
+        size, step = int(self.size[group]), int(self.step[group])
+        return [*range((count // step + 1) * step, size, step), *([size] if count < size else [])]
+
 
 @dataclass(frozen=True, eq=False)
 class Settled(Lattice):
@@ -93,6 +98,10 @@ class Settled(Lattice):
         pairs = zip(self.allowed, counts, strict=True)
         larger = np.array([own[min(np.searchsorted(own, count, side="right"), len(own) - 1)] for own, count in pairs])
         return np.minimum(np.maximum(larger, counts), self.size)
+
+    def larger(self, group: int, count: int) -> list[int]:
+        own = self.allowed[group]
+        return [int(allowed) for allowed in own[own > count]]
 
     @property
     def _range(self) -> tuple[np.ndarray, np.ndarray]:

@@ -10,14 +10,18 @@ from numbers import Integral, Real
 import numpy as np
 
 from icycle.errors import BudgetError
-from icycle.selection._refine import CostFunction
+from icycle.selection._refine import CostFunction, ManyCost
 
 __all__ = ["Budget", "Tightest"]
 
-_COSTS = ("macs", "params", "activation_bytes", "latency")
+_COSTS = ("macs", "params", "activation_bytes", "memory", "latency")
 _PRECISIONS = ("float32", "bfloat16", "float16")
-_MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
-_TIME = re.compile(r"\s*(?P<number>\d+(\.\d*)?(e-?\d+)?)\s*(?P<unit>us|µs|ms|s)\s*")
+_UNITS = {  # of costs that may be said with a unit: in milliseconds, and in bytes
+    "latency": {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3},
+    "memory": {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
+}
+_SAID = {"latency": "a time with its unit, such as '12.5 ms'", "memory": "an amount with its unit, such as '1.5 MB'"}
+_AMOUNT = re.compile(r"\s*(?P<number>\d+(\.\d*)?(e-?\d+)?)\s*(?P<unit>\S+)\s*")
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,18 @@ class Budget:
 
     `Budget(macs=0.5)` keeps half the multiply-accumulates, `Budget(params=250_000)` a quarter of a million parameters,
     `Budget(latency=0.5, params=0.6)` half the time and at most six tenths of the parameters. A number in 0..1 is a kept
-    fraction, an int above 1 a count; a time says its unit: `Budget(latency="12.5 ms")`.
+    fraction, an int above 1 a count; a time says its unit: `Budget(latency="12.5 ms")`, and memory may:
+    `Budget(memory="1.5 MB")`.
 
     Args:
         macs, params, activation_bytes: costs of the structure.
+        memory: bytes that results of operations take at once, at the most: neither parameters nor inputs count, nor
+            what an operation needs only while it runs. It follows from the structure; given the model, `select` checks
+            it against a run.
         latency: of one batch; a fraction of the dense network's, or a time such as "800 us", "12.5 ms", "0.1 s". It is
             measured, so `select` needs the model.
-        target: where latency is measured: a name out of `icycle.latency.targets()`.
+        target: where latency and memory are measured: a name out of `icycle.latency.targets()`. Memory cannot be
+            measured on all of them.
         batch: examples in a batch; as in the traced example when omitted.
         threads: of the processor; those that torch uses at present when omitted.
         precision: "float32", "bfloat16" or "float16".
@@ -44,6 +53,7 @@ class Budget:
     macs: float | None = None
     params: float | None = None
     activation_bytes: float | None = None
+    memory: float | str | None = None
     latency: float | str | None = None
     target: str = "torch"
     batch: int | None = None
@@ -74,12 +84,13 @@ class Budget:
         milliseconds)."""
         value = getattr(self, name)
         if isinstance(value, str):
-            value = _milliseconds(value)
+            value = _amount(name, value)
         elif not _is_count(value):
             return float(value) * full
         if value > full and name != "latency":
+            unit = "bytes of " if name == "memory" else ""
             raise BudgetError(
-                f"Expected a budget of at most the whole network's {full:,} {name}, but got {value:,}; "
+                f"Expected a budget of at most the whole network's {full:,} {unit}{name}, but got {value:,}; "
                 f"give less, or a fraction such as {name}=0.5."
             )
         return float(value)
@@ -108,7 +119,7 @@ class Budget:
             if isinstance(value, str):
                 amount = f"{value.strip()} of {name}"
             elif _is_count(value):
-                amount = f"{value:,} {name}"
+                amount = f"{value:,} {'bytes of ' if name == 'memory' else ''}{name}"
             else:
                 amount = f"{value:.1%} of the {name}"
             yield f"{amount} on {self.target}" if name == "latency" else amount
@@ -128,6 +139,15 @@ class Tightest:
     def __call__(self, counts: np.ndarray) -> float:
         return max(self._shares(counts).values())
 
+    def many(self, counts: np.ndarray) -> np.ndarray:
+        """(n,): for `counts` of shape (n, groups)."""
+        shares = [
+            (cost.many(counts) if isinstance(cost, ManyCost) else np.array([cost(row) for row in counts]))
+            / self._allowed[name]
+            for name, cost in self._costs.items()
+        ]
+        return np.asarray(np.max(shares, axis=0))
+
     def gradient(self, counts: np.ndarray) -> np.ndarray:
         """That of the cost that binds."""
         shares = self._shares(counts)
@@ -139,21 +159,26 @@ class Tightest:
 
 
 def _check_value(name: str, value: object) -> None:
-    if name == "latency" and isinstance(value, str):
-        if _TIME.fullmatch(value) is None or _milliseconds(value) <= 0:
-            raise BudgetError(f"Expected latency as a time with its unit, such as '12.5 ms', but got {value!r}.")
+    if name in _UNITS and isinstance(value, str):
+        found = _AMOUNT.fullmatch(value)
+        if found is None or found["unit"] not in _UNITS[name] or _amount(name, value) <= 0:
+            units = ", ".join(_UNITS[name])
+            raise BudgetError(f"Expected {name} as {_SAID[name]} (out of {units}), but got {value!r}.")
         return
     if name != "latency" and _is_count(value):
         return
     if not (isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) <= 1):
-        other = "a time with its unit ('12.5 ms')" if name == "latency" else "a count (int > 1)"
-        raise BudgetError(f"Expected {name} as a kept fraction (0 < float <= 1) or {other}, but got {value!r}.")
+        others = [*([] if name == "latency" else ["a count (int > 1)"]), *([_SAID[name]] if name in _SAID else [])]
+        raise BudgetError(
+            f"Expected {name} as a kept fraction (0 < float <= 1) or {' or '.join(others)}, but got {value!r}."
+        )
 
 
-def _milliseconds(text: str) -> float:
-    found = _TIME.fullmatch(text)
+def _amount(name: str, text: str) -> float:
+    """Milliseconds, or bytes."""
+    found = _AMOUNT.fullmatch(text)
     assert found is not None  # checked when the budget was made
-    return float(found["number"]) * _MILLISECONDS[found["unit"]]
+    return float(found["number"]) * _UNITS[name][found["unit"]]
 
 
 def _is_count(value: object) -> bool:

@@ -13,7 +13,7 @@ from icycle.errors import BudgetError, StructureError
 from icycle.selection._allowed_counts import Lattice, Settled
 from icycle.selection._budget import Budget, Tightest
 from icycle.selection._ranking import Ranking
-from icycle.selection._refine import CostFunction, SteppedCost, refine
+from icycle.selection._refine import CostFunction, SteppedCost, exchange, refine
 from icycle.structure import Group, Structure, SubNetwork
 
 __all__ = ["achieved", "select", "select_ratio", "smallest"]
@@ -51,7 +51,8 @@ def select(
             does (coarse steps), single groups are moved, at the least loss of scores, until the cost is as close as it
             gets.
         costs: costs beside those of the structure that a budget may name. Of one that has steps (`icycle.latency`), a
-            group keeps only counts at which it costs less than at any larger count.
+            group keeps only counts at which it costs less than at any larger count; and after the threshold groups
+            exchange channels, as long as that loses fewer scores at no higher cost.
 
     Raises:
         BudgetError: the budget is out of reach within the limits (the message names the smallest cost), or a setting is
@@ -79,7 +80,9 @@ def select(
     if stepped:  # which counts are worth having depends a little on the others
         settled = _settled(lattice, stepped, counts)
         counts = _closest(ranking, settled, cost, 1.0, margin)
-    return ranking.subnetwork(counts)
+        plain = Ranking(structure, scores)  # what channels cost is seen here, and needs no factor
+        counts = exchange(counts, plain, settled, cost.many, max(cost(counts), 1.0))
+    return ranking.subnetwork(_with_what_is_free(counts, ranking, settled, cost))
 
 
 def smallest(
@@ -121,7 +124,7 @@ def _require_reach(
     for name, cost in costs.items():
         smallest, whole = cost(lowest), cost(full)
         if smallest > allowed[name] * (1 + margin):
-            unit = " ms" if name == "latency" else ""
+            unit = {"latency": " ms of", "memory": " bytes of"}.get(name, "")
             raise BudgetError(
                 f"Expected {budget} to be within reach, but the smallest sub-network has {_number(smallest)}{unit} "
                 f"{name} ({smallest / whole:.1%}); ask for at least that, or raise limit or limit_rate, or lower "
@@ -203,6 +206,27 @@ def _cost_factor(freed: np.ndarray) -> np.ndarray | None:
         return None
     powers = len(freed) ** (freed / freed.max())
     return 1 - powers / powers.sum()
+
+
+def _with_what_is_free(counts: np.ndarray, ranking: Ranking, lattice: Lattice, cost: CostFunction) -> np.ndarray:
+    """(groups,): the counts, but as much as it may be of those groups that the cost does not depend on (of a peak,
+    those that are not there when it is reached), first of the group that has lost most."""
+    groups = np.flatnonzero((cost.gradient(counts) == 0) & (counts < lattice.size))
+    lost = ranking.lost(groups, counts[groups])
+    for group in groups[np.argsort(-lost, kind="stable")]:
+        level, larger = cost(counts), lattice.larger(int(group), int(counts[group]))
+        free, dear = -1, len(larger)  # places in `larger`
+        while dear - free > 1:
+            middle = (free + dear) // 2
+            free, dear = (middle, dear) if cost(_with(counts, group, larger[middle])) <= level else (free, middle)
+        counts = counts if free < 0 else _with(counts, group, larger[free])
+    return counts
+
+
+def _with(counts: np.ndarray, group: int, count: int) -> np.ndarray:
+    changed = counts.copy()
+    changed[group] = count
+    return changed
 
 
 def _closest(ranking: Ranking, lattice: Lattice, cost: CostFunction, target: float, margin: float) -> np.ndarray:

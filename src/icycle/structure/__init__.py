@@ -5,7 +5,8 @@ from icycle.structure._build import build
 from icycle.structure._cost import Cost
 from icycle.structure._group import Group, Slice
 from icycle.structure._layout import count_of, freeze
-from icycle.structure._operations import Operation, TensorShape
+from icycle.structure._memory import Peak
+from icycle.structure._operations import Operation, Piece, TensorShape
 from icycle.structure._structure import Attribute, Example, Structure
 from icycle.structure._subnetwork import SubNetwork
 
@@ -15,6 +16,8 @@ __all__ = [
     "Example",
     "Group",
     "Operation",
+    "Peak",
+    "Piece",
     "Slice",
     "Structure",
     "SubNetwork",

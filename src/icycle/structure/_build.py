@@ -8,6 +8,7 @@ from icycle.axes import Axis, Polynomial, count, leaves
 from icycle.structure._cost import Cost
 from icycle.structure._group import Group, Slice
 from icycle.structure._layout import fingerprint, freeze, positions
+from icycle.structure._memory import Peak
 from icycle.structure._operations import frozen_operations
 from icycle.structure._structure import Attribute, Example, Rewrite, Structure
 from icycle.tracing import Dims, Edit, Trace
@@ -27,15 +28,16 @@ def build(trace: Trace) -> Structure:
     slices = _slices(trace, axes)
     names = _names(axes, slices)
     rewrites = _rewrites(trace, numbers)
+    operations = tuple(frozen_operations(trace.runs[0][1], numbers))
     return Structure(
         groups=tuple(_group(axis, names[axis.created], slices[axis.created]) for axis in axes),
         layouts=layouts,
-        costs=costs,
+        costs={**costs, "memory": Peak(operations, len(numbers))},
         attributes=tuple(Attribute(*key, value.renamed(numbers)) for key, value in trace.attributes().items()),
         rewrites=rewrites,
         fingerprint=fingerprint(layouts),
         caches=trace.caches,
-        operations=tuple(frozen_operations(trace.runs[0][1], numbers)),
+        operations=operations,
         example=Example(trace.inputs, trace.meta, trace.hooks, trace.output_shapes, trace.also),
         notes=(*trace.notes, *_notes(rewrites)),
         unknown_operations=dict(trace.unknown_operations),

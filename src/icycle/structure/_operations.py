@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from icycle.axes import Dim, Polynomial, count
-from icycle.tracing import Operand, Step
+from icycle.tracing import Made, Operand, Step
 
-__all__ = ["Operation", "TensorShape", "frozen_operations"]
+__all__ = ["Operation", "Piece", "TensorShape", "frozen_operations"]
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,22 @@ class TensorShape:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A piece of memory that results lie in: `bytes` for each of the elements that there are by `sizes`, in group
+    numbers."""
+
+    number: int
+    sizes: tuple[Polynomial, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Operation:
     """One operation of the run in evaluation mode.
 
     `name` finds it in `torch.ops` ("aten.convolution.default"); `arguments` and `keywords` are nested tuples and
-    dicts with a `TensorShape` for every tensor; `outputs` are the sizes of the results.
+    dicts with a `TensorShape` for every tensor; `outputs` are the sizes of the results. `made` is memory that it was
+    the first to give a result in, `held` the numbers of all such pieces that are in use once it has run.
     """
 
     name: str
@@ -35,6 +46,8 @@ class Operation:
     arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
     outputs: tuple[tuple[Polynomial, ...], ...]
+    made: tuple[Piece, ...] = ()
+    held: tuple[int, ...] = ()
 
 
 def frozen_operations(steps: tuple[Step, ...], groups: Mapping[int, int]) -> Iterator[Operation]:
@@ -43,7 +56,19 @@ def frozen_operations(steps: tuple[Step, ...], groups: Mapping[int, int]) -> Ite
     for step in steps:
         arguments, keywords = (_frozen(part, sizes) for part in step.arguments)
         outputs = tuple(sizes(dims) for dims in step.outputs if dims is not None)
-        yield Operation(str(step.operation), str(step.place), arguments, keywords, outputs)
+        made = tuple(_piece(own, step, sizes) for own in step.memory.made if not _is_left_empty(own, step))
+        yield Operation(str(step.operation), str(step.place), arguments, keywords, outputs, made, step.memory.held)
+
+
+def _is_left_empty(made: Made, step: Step) -> bool:
+    """Statistics that batch norm saves for the backward pass: meta kernels make them in evaluation, too; devices do
+    not."""
+    return made.result not in (0, None) and "batch_norm" in str(step.operation)
+
+
+def _piece(made: Made, step: Step, sizes: _Sizes) -> Piece:
+    dims = None if made.result is None else step.outputs[made.result]
+    return Piece(made.number, (), made.whole) if dims is None else Piece(made.number, sizes(dims), made.bytes)
 
 
 class _Sizes:

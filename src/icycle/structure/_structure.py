@@ -15,6 +15,7 @@ from icycle.structure._cost import Cost
 from icycle.structure._describe import table
 from icycle.structure._group import Group
 from icycle.structure._layout import Layout
+from icycle.structure._memory import Peak
 from icycle.structure._operations import Operation
 from icycle.structure._subnetwork import SubNetwork
 from icycle.tracing import Caches, Edit
@@ -66,7 +67,7 @@ class Structure:
 
     groups: tuple[Group, ...]
     layouts: Mapping[str, tuple[Layout, ...]]  # parameter or buffer -> a layout per dimension
-    costs: Mapping[str, Cost]  # "macs", "params", "activation_bytes"
+    costs: Mapping[str, Cost | Peak]  # "macs", "params", "activation_bytes", "memory"
     attributes: tuple[Attribute, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
@@ -106,6 +107,11 @@ class Structure:
     def activation_bytes(self, subnet: SubNetwork | None = None) -> int:
         """Bytes of all results of convolutions, products and norms on the example inputs."""
         return self.cost("activation_bytes", subnet)
+
+    def memory(self, subnet: SubNetwork | None = None) -> int:
+        """The most bytes that results of operations take at once on the example inputs: neither parameters nor inputs
+        count, nor what an operation needs only while it runs."""
+        return self.cost("memory", subnet)
 
     def prunable_share(self, name: str) -> float:
         """The share, 0..1, of the cost called `name` that would go if one channel were left in every prunable group."""

@@ -2,6 +2,7 @@
 
 from icycle.tracing._arguments import Arguments, bind
 from icycle.tracing._code import Edit, edits_of, rewritten
+from icycle.tracing._lifetimes import Made, Memory
 from icycle.tracing._memoised import forget
 from icycle.tracing._meta import GATES
 from icycle.tracing._modules import named_modules, named_tensors
@@ -25,6 +26,8 @@ __all__ = [
     "Dims",
     "Edit",
     "Info",
+    "Made",
+    "Memory",
     "Operand",
     "Rule",
     "Step",

@@ -16,6 +16,7 @@ from icycle.axes import Axis, Dim, pin
 from icycle.reasons import Kind, Place, Reason
 from icycle.tracing._code import site_here, user_frame
 from icycle.tracing._conditions import Condition, Conditions
+from icycle.tracing._lifetimes import NOTHING, Lifetimes, Memory
 from icycle.tracing._modules import named_modules
 from icycle.tracing._operands import without_tensors
 from icycle.tracing._registry import find_rule
@@ -30,14 +31,15 @@ _USES = {"branch": "a comparison", "output": "an output"}
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of a run: the ATen operation, the place it ran at, the dimensions it touched, and its (positional,
-    keyword) arguments with an `Operand` for every tensor."""
+    """One operation of a run: the ATen operation, the place it ran at, the dimensions it touched, its (positional,
+    keyword) arguments with an `Operand` for every tensor, and what is in memory then."""
 
     operation: Any
     place: Place
     inputs: tuple[Dims, ...]
     outputs: tuple[Dims | None, ...]
     arguments: tuple[Any, Any] = ((), {})
+    memory: Memory = NOTHING
 
 
 class Recorder(Tracer):
@@ -49,6 +51,7 @@ class Recorder(Tracer):
         self.steps: list[Step] = []  # of this run
         self.used: list[Dim] = []  # the parameters' own dimensions, in the order in which they were used
         self.unknown: Counter[str] = Counter()  # operations without a rule
+        self._lifetimes = Lifetimes()
 
     @property
     def conditions(self) -> Conditions:
@@ -77,6 +80,7 @@ class Recorder(Tracer):
     def begin(self, training: bool) -> None:
         """Start another run; costs are those of eval mode."""
         self.steps, self.paths[:] = [], []
+        self._lifetimes = Lifetimes()
         self._counting = not training
 
     def enter(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
@@ -117,7 +121,8 @@ class Recorder(Tracer):
         if depends_on_input:
             _mark_dependent(results)
         outputs = tuple(tensor._icycle.dims if hasattr(tensor, "_icycle") else None for tensor in results)
-        self.steps.append(Step(operation, self.place, inputs, outputs, arguments))
+        memory = self._lifetimes.note(tensors, results)
+        self.steps.append(Step(operation, self.place, inputs, outputs, arguments, memory))
 
     def read(self, tensor: torch.Tensor, how: str) -> None:
         """Values leave torch: nothing of the tensor may go."""
