@@ -149,15 +149,34 @@ def mess_one_class(root: Path) -> None:
     write_images(root / "train", {"ant": 4})
 
 
+def mess_an_empty_class(root: Path) -> None:
+    write_images(root / "train", {"ant": 4, "bee": 4})
+    (root / "train" / "cat").mkdir()
+
+
+def mess_no_classes(root: Path) -> None:
+    (root / "train").mkdir(parents=True)
+    picture(0, 0, (8, 8)).save(root / "train" / "a.png")
+
+
+def mess_an_empty_part(root: Path) -> None:
+    write_images(root / "train", {"ant": 4, "bee": 4})
+    (root / "val").mkdir()
+
+
 @pytest.mark.parametrize(
     ("mess", "words"),
     [
         (mess_nothing, "there is no such folder"),
         (mess_flat, "found a.png"),
-        (mess_no_images, "no image in ant"),
+        (mess_no_images, "no image in the folders of ant/"),
         (mess_no_train, "val and no train/"),
-        (mess_another_class, "a folder wasp"),
-        (mess_one_class, "a single class, ant/"),
+        (mess_another_class, "the classes of the training part (ant, bee)"),
+        (mess_another_class, "a folder wasp/, too"),
+        (mess_one_class, "found one: ant/"),
+        (mess_an_empty_class, "found none in cat/; remove what is no class"),
+        (mess_no_classes, "no image in the folders of a.png"),
+        (mess_an_empty_part, "no image in nothing; without val/, a share of train/ takes its place"),
     ],
 )
 def test_a_wrong_layout_says_what_was_expected_and_what_was_found(tmp_path: Path, mess: object, words: str) -> None:
@@ -166,6 +185,25 @@ def test_a_wrong_layout_says_what_was_expected_and_what_was_found(tmp_path: Path
         load_data(folder=tmp_path / "data", batch_size=2)
     assert words in str(caught.value)
     assert str(tmp_path / "data") in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [("Train", "Val", "Test"), ("training", "validation", "testing")])
+def test_parts_are_known_by_their_other_names(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    for name, count in zip(names, (6, 3, 2), strict=True):
+        write_images(tmp_path / name, {"ant": count, "bee": count})
+    data = load_data(folder=tmp_path, batch_size=4, size=8, workers=0)
+    assert (data.classes, data.train.examples, data.validation.examples) == (2, 12, 6)
+    assert labels_of(data.test.open()) == [0, 0, 1, 1]
+
+
+def test_what_other_systems_leave_in_folders_is_no_image(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", {"ant": 12, "bee": 12})
+    for name in ("ant/._0.png", "ant/Thumbs.db", ".DS_Store"):
+        (tmp_path / "train" / name).write_bytes(b"notes")
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    data = load_data(folder=tmp_path, batch_size=4, size=8, workers=0, validation=0.25, test=0.25)
+    assert data.classes == 2
+    assert sum(len(labels) for _, labels in data.train) == 12
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -211,7 +249,7 @@ def test_imagenet_s_validation_set_is_the_test_set(tmp_path: Path) -> None:
     assert labels_of(data.test.open()) == [0, 0, 0, 1, 1]
     with pytest.raises(DataError, match=r"data\.folder"):
         load_data("imagenet", batch_size=4)
-    with pytest.raises(DataError, match="there is no train/; found n01440764, n01443537"):
+    with pytest.raises(DataError, match="there is no train/; found n01440764/, n01443537/"):
         load_data("imagenet", folder=tmp_path / "train", batch_size=4)
 
 

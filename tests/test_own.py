@@ -10,6 +10,7 @@ from textwrap import dedent
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import icycle
@@ -26,6 +27,17 @@ NET = """
             nn.Conv2d(3, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(),
             nn.Conv2d(channels, channels, 3, stride=2, padding=1), nn.BatchNorm2d(channels), nn.ReLU(),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+
+    def of_two():
+        return build(2)
+
+    def grey(num_classes):
+        pool = nn.AdaptiveAvgPool2d(1)
+        first, second = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 16, 3)
+        return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), pool, nn.Flatten(), nn.Linear(16, num_classes))
+
+    def of_one_size(num_classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(432, 16), nn.ReLU(), nn.Linear(16, num_classes))
 
     def broken():
         return 3
@@ -63,7 +75,40 @@ def test_the_shortest_recipe_of_ones_own_prunes_to_half(acme: Path, classes: int
     assert sum(parameter.numel() for parameter in loaded.parameters()) == report.pruned.params
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "pt", "wrapped", "parallel", "artifact"])
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.name=acme_net:of_two"], r"for the 3 classes of 'data', but got \(1, 2\); let it take num_classes"),
+        (
+            ["model.name=acme_net:grey"],
+            r"the inputs of 'data', float32\[1, 3, 12, 12\], but .* change data.size or data.ch",
+        ),
+        (["model.name=acme_net:of_one_size", "data.size=16"], r"float32\[1, 3, 16, 16\], but it gave RuntimeError"),
+        (["model.name=acme_net.build"], "one of your own is written acme_net:build"),
+        (["method.budget=0.5"], r"method.budget: expected what it may cost, by name, such as \{macs: 0.5\}"),
+    ],
+)
+def test_what_does_not_go_together_is_told_before_any_training(acme: Path, overrides: list[str], words: str) -> None:
+    write_images(acme / "data" / "train", {"ant": 16, "bee": 16, "cat": 16}, size=(12, 12))
+    (acme / "own.yaml").write_text(dedent(RECIPE))
+    with pytest.raises(RecipeError, match=words):
+        run_recipe(
+            load_recipe("own.yaml", ["data.workers=0", "model.weights=null", *overrides]), RunFolder(acme / "run")
+        )
+    assert not (acme / "run").exists()
+
+
+def test_grey_images_are_for_grey_networks_where_that_is_said(acme: Path) -> None:
+    write_images(acme / "data" / "train", {"ant": 16, "bee": 16}, size=(12, 12))
+    for path in (acme / "data").rglob("*.*g"):
+        Image.open(path).convert("L").save(path)
+    (acme / "own.yaml").write_text(dedent(RECIPE))
+    changes = ["data.workers=0", "model.weights=null", "model.name=acme_net:grey", "data.channels=1"]
+    report = run_recipe(load_recipe("own.yaml", changes), RunFolder(acme / "run"))
+    assert report.pruned.macs / report.dense.macs == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "wrapped", "parallel", "compiled", "lightning", "artifact"])
 def test_weights_are_read_from_what_people_have(acme: Path, kind: str) -> None:
     trained, fresh = (build_model("acme_net:build", num_classes=3) for _ in range(2))
     state, path = trained.state_dict(), acme / "w.pt"
@@ -74,8 +119,16 @@ def test_weights_are_read_from_what_people_have(acme: Path, kind: str) -> None:
         path = acme / "saved"
         icycle.save(trained, path)
     else:
-        parallel = {f"module.{key}": value for key, value in state.items()}
-        content = {"wrapped": {"epoch": 3, "state_dict": state}, "parallel": parallel}
+        prefixed = {
+            prefix: {f"{prefix}.{key}": value for key, value in state.items()}
+            for prefix in ("module", "_orig_mod", "model")
+        }
+        content = {
+            "wrapped": {"epoch": 3, "state_dict": state},
+            "parallel": prefixed["module"],
+            "compiled": prefixed["_orig_mod"],
+            "lightning": {"epoch": 3, "state_dict": prefixed["model"]},
+        }
         torch.save(content.get(kind, state), path)
     assert load_weights(path, fresh) == []
     assert all(torch.equal(value, state[key]) for key, value in fresh.state_dict().items())

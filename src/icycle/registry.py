@@ -58,6 +58,9 @@ class Kind(Generic[T]):
         if name in entries:
             return _load(entries[name])
         near = did_you_mean(name, self.names())
+        module, dot, attribute = name.rpartition(".")
+        if dot and is_import_path(f"{module}:{attribute}"):
+            near = f"one of your own is written {module}:{attribute}"
         raise self.error(f"Expected {self.noun}'s name, but got '{name}'; {near}")
 
     def names(self) -> tuple[str, ...]:

@@ -43,6 +43,8 @@ class BudgetSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _from_budget(cls, value: Any) -> Any:
+        if isinstance(value, int | float | str):
+            raise ValueError(f"expected what it may cost, by name, such as {{macs: {value}}}, but got {value}")
         if not isinstance(value, Budget):
             return value
         return {key: item for key, item in asdict(value).items() if item is not None}

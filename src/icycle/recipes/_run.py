@@ -16,6 +16,7 @@ from icycle.engine import trace
 from icycle.errors import RecipeError, RunInterruptedError
 from icycle.files import write_whole
 from icycle.methods import Context, MethodResult, TuneSettings
+from icycle.recipes._fit import require_fit
 from icycle.recipes._folder import RunFolder
 from icycle.recipes._result import read_result, write_result
 from icycle.recipes._schema import Recipe
@@ -161,6 +162,7 @@ def _context(recipe: Recipe, recorder: Recorder, checkpoint: Path | None) -> Con
     )
     weights = recipe.model.weights
     model, fresh = _built(recipe, data, weights)
+    require_fit(recipe.model.name, model, data, recipe.task)
     if weights is not None:
         recorder.write("weights", source=str(weights), fresh=fresh)
     # a network from a library was trained for something else, and so was one whose head is new

@@ -9,6 +9,7 @@ from icycle.training._distill import Distill, Teacher
 from icycle.training._evaluate import evaluate, evaluate_batches
 from icycle.training._hooks import Hooks
 from icycle.training._loop import Trainer
+from icycle.training._modes import modes_kept
 from icycle.training._optimizers import SGD, AdamW, Optimizer
 from icycle.training._outputs import logits_of
 from icycle.training._recalibrate import recalibrate
@@ -54,6 +55,7 @@ __all__ = [
     "inputs_of",
     "logits_of",
     "measure",
+    "modes_kept",
     "recalibrate",
     "require_no_stop",
     "require_one_process",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ from icycle.zoo._source import Place, Source
 
 __all__ = ["image_folder", "imagenet", "open_image", "tiny_imagenet", "usual_size"]
 
-_PARTS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+_PARTS = {  # in capitals or not
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 _LAYOUT = (
     "train/, and if you like val/ and test/, each with a folder of images per class; or a folder of images per class "
     "and nothing else"
 )
 _PHOTOGRAPHS = Augment(crop="resized", flip=True)
+_KINDS = ", ".join(IMG_EXTENSIONS)
 _SAMPLE = 64  # images that are looked at to find a common size
 
 
@@ -31,7 +37,8 @@ def image_folder(place: Place) -> Source:
     root = place.folder
     assert root is not None
     found = _subfolders(root, str(root))
-    parts = {part: next((root / name for name in names if name in found), None) for part, names in _PARTS.items()}
+    named = {name.lower(): root / name for name in found}
+    parts = {part: next((named[name] for name in names if name in named), None) for part, names in _PARTS.items()}
     if parts["train"] is None:
         if any(parts.values()):
             raise _layout(root, f"{', '.join(found)} and no train/")
@@ -127,13 +134,15 @@ class _ClassFolders(DatasetFolder):
 
     def __init__(self, root: Path, classes: dict[str, int]) -> None:
         self._known = classes
-        super().__init__(str(root), open_image, IMG_EXTENSIONS, allow_empty=True)
+        super().__init__(str(root), open_image, is_valid_file=_is_image, allow_empty=True)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        unknown = sorted(set(_subfolders(Path(directory), str(directory))) - set(self._known))
+        root = Path(directory)
+        unknown = sorted({path.name for path in root.iterdir() if _is_class(path)} - set(self._known))
         if unknown:
             raise DataError(
-                f"Expected the classes of the training part in {directory}, but there is a folder {unknown[0]}, too"
+                f"Expected the classes of the training part ({_list(self._known)}) in {directory}, but found a folder "
+                f"{unknown[0]}/, too; give the training part such images, or remove it"
             )
         return list(self._known), self._known
 
@@ -141,29 +150,49 @@ class _ClassFolders(DatasetFolder):
 def _part(root: Path, classes: dict[str, int]) -> Examples:
     dataset = _ClassFolders(root, classes)
     if not dataset.samples:
-        kinds = ", ".join(IMG_EXTENSIONS)
-        raise DataError(f"Expected images ({kinds}) in the folders of {root}, but there are none")
+        raise DataError(
+            f"Expected a folder of images ({_KINDS}) for each class ({_list(classes)}) in {root}, but found no "
+            f"image in {_shown(root)}; without {root.name}/, a share of train/ takes its place"
+        )
     return Examples(dataset, torch.tensor(dataset.targets))
 
 
 def _classes(root: Path) -> dict[str, int]:
-    """Class name -> number, in the order of the names; a folder without a single image is no class."""
-    names = [name for name in _subfolders(root, str(root)) if _has_image(root / name)]
-    if not names:
-        raise _layout(root, f"no image in {_shown(root)}")
+    """Class name -> number, in the order of the names."""
+    names = sorted(path.name for path in root.iterdir() if _is_class(path))
+    filled = [name for name in names if any(_is_image(str(path)) for path in (root / name).rglob("*"))]
+    if not filled:
+        raise DataError(
+            f"Expected a folder of images ({_KINDS}) for each class in {root}, but found no image in the folders of "
+            f"{_shown(root)}"
+        )
+    if len(filled) < len(names):
+        empty = _list([f"{name}/" for name in names if name not in filled])
+        raise DataError(
+            f"Expected images in every folder of {root}, each of which is a class, but found none in {empty}; remove "
+            "what is no class"
+        )
     if len(names) == 1:
-        raise _layout(root, f"a single class, {names[0]}/, in {root}")
+        raise DataError(
+            f"Expected at least two classes, a folder of images each, in {root}, but found one: {names[0]}/; "
+            "data.folder names the folder above those of the classes"
+        )
     return {name: number for number, name in enumerate(names)}
 
 
-def _has_image(folder: Path) -> bool:
-    return any(has_file_allowed_extension(path.name, IMG_EXTENSIONS) for path in folder.rglob("*"))
+def _is_class(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")
+
+
+def _is_image(path: str) -> bool:
+    """Is it an image's name? Hidden ones (`._1.jpg`) are other systems' notes about images."""
+    return has_file_allowed_extension(path, IMG_EXTENSIONS) and not Path(path).name.startswith(".")
 
 
 def _subfolders(root: Path, shown: str) -> list[str]:
     if not root.is_dir():
         raise DataError(f"Expected a folder {shown} with {_LAYOUT}, but there is no such folder")
-    found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = sorted(path.name for path in root.iterdir() if _is_class(path))
     if not found:
         raise _layout(root, _shown(root))
     return found
@@ -185,8 +214,11 @@ def _layout(root: Path, found: str) -> DataError:
 
 
 def _shown(root: Path) -> str:
-    names = sorted(path.name for path in root.iterdir())
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "nothing"
+    return _list(sorted(path.name + "/" * path.is_dir() for path in root.iterdir())) or "nothing"
+
+
+def _list(names: Collection[str]) -> str:
+    return ", ".join(list(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _spread(count: int) -> list[int]:

@@ -46,8 +46,9 @@ def fit_state(model: nn.Module, state: Mapping[str, torch.Tensor], origin: str) 
     Raises:
         RecipeError: keys are missing or unexpected, or another shape differs; all are named. The model is unchanged.
     """
-    given = {key.removeprefix("module."): value for key, value in state.items()}  # DataParallel's prefix
     own = model.state_dict()
+    prefix = _prefix(state, own)
+    given = {key.removeprefix(prefix): value for key, value in state.items()}
     other = [key for key in own if key in given and own[key].shape != given[key].shape]
     head = [key for key in other if own[key].shape[1:] == given[key].shape[1:]]
     # one layer with a weight of its own: a norm or a bias alone is no head
@@ -61,12 +62,23 @@ def fit_state(model: nn.Module, state: Mapping[str, torch.Tensor], origin: str) 
     }
     if any(faults.values()):
         told = "; ".join(f"{len(keys)} {word}: {_shown(keys)}" for word, keys in faults.items() if keys)
+        if faults["of another shape"]:
+            key = faults["of another shape"][0]
+            told += f" (the first is {list(given[key].shape)}, and the network's {list(own[key].shape)})"
         raise RecipeError(
             f"Expected the state dict of {type(model).__name__} in {origin}, but it does not fit: {told}; check "
             "model.name, model.width and model.options"
         )
     model.load_state_dict({**given, **{key: own[key] for key in head}})
     return head
+
+
+def _prefix(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> str:
+    """What a wrapper (`module.`, `_orig_mod.`, Lightning's `model.`) has put before every given name; else empty."""
+    first = next(iter(given), "")
+    prefixes = [first.removesuffix(key) for key in own if first.endswith(f".{key}")]
+    shared = (each for each in prefixes if all(key.startswith(each) for key in given))
+    return next((each for each in shared if not any(key.startswith(each) for key in own)), "")
 
 
 def _state(path: Path) -> Mapping[str, torch.Tensor]:
@@ -77,8 +89,9 @@ def _state(path: Path) -> Mapping[str, torch.Tensor]:
             return _unwrapped(torch.load(path, map_location="cpu", weights_only=True), path)
     except UnpicklingError as error:
         raise RecipeError(
-            f"Expected nothing but tensors in {path}, but it holds other objects, which could run any code when read; "
-            "save model.state_dict() alone, or better safetensors.torch.save_model(model, 'weights.safetensors')"
+            f"Expected nothing but tensors in {path}, but it is no torch file, or holds other objects (a whole model, "
+            "say), which could run any code when read; save model.state_dict() alone, or better "
+            "safetensors.torch.save_model(model, 'weights.safetensors')"
         ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError) as error:
         raise RecipeError(f"Expected a state dict in {path}, but it cannot be read: {error}") from error

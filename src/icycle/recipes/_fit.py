@@ -1,0 +1,45 @@
+"""Whether a recipe's network and its data go together, before anything is done with them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from icycle.errors import RecipeError
+from icycle.tracing import call_with, map_tensors, undisturbed
+from icycle.training import Classification, Task, logits_of, modes_kept
+from icycle.zoo import Data
+
+__all__ = ["require_fit"]
+
+
+def require_fit(name: str, model: nn.Module, data: Data, task: Task) -> None:
+    """Check that the network takes an example, and has an output for every class; it stays as it is.
+
+    Raises:
+        RecipeError: it does not; says which inputs it was given, and how many classes there are.
+    """
+    inputs = data.example()
+    with undisturbed(model), modes_kept(model), torch.no_grad():
+        try:
+            outputs = call_with(model.eval(), inputs)
+        except Exception as error:  # whatever the network's own code raises
+            raise RecipeError(
+                f"Expected '{name}' to take the inputs of '{data.name}', {_shape(inputs)}, but it gave "
+                f"{type(error).__name__}: {error}; change data.size or data.channels, or the network (model.name, "
+                "model.options)"
+            ) from error
+    if not isinstance(task, Classification):
+        return
+    logits = logits_of(outputs)
+    if logits.dim() < 2 or logits.shape[1] < data.classes:
+        raise RecipeError(
+            f"Expected '{name}' to return scores (batch, classes) for the {data.classes} classes of '{data.name}', but "
+            f"got {tuple(logits.shape)}; let it take num_classes, which it is given then, or change model.options"
+        )
+
+
+def _shape(inputs: object) -> str:
+    shapes: list[str] = []
+    map_tensors(inputs, lambda tensor: shapes.append(f"{tensor.dtype}{list(tensor.shape)}".removeprefix("torch.")))
+    return ", ".join(shapes)
