@@ -315,6 +315,14 @@ def test_where_all_checkpoints_are_damaged_that_is_said(tmp_path: Path) -> None:
         Trainer(network(), settings(), len(data)).fit(data, data, checkpoint=folder)
 
 
+def test_a_checkpoint_of_the_first_version_is_refused_in_words(tmp_path: Path) -> None:
+    data, folder = batches(), tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "state.safetensors").write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"one of version 1.* start the run anew in another folder"):
+        Trainer(network(), settings(), len(data)).fit(data, data, checkpoint=folder)
+
+
 @pytest.mark.parametrize("file", ["state.safetensors", "model/model.safetensors", "checksums.json"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, file: str) -> None:
     data, folder = batches(), tmp_path / "checkpoint"

@@ -142,6 +142,11 @@ def newest_checkpoint(folder: Path) -> Path | None:
     Raises:
         TrainingError: there are some, and all of them are damaged.
     """
+    if (folder / _STATE).exists():  # those of version 1 lay in the folder itself
+        raise TrainingError(
+            f"Expected checkpoints of version {_VERSION} in {folder}, but got one of version 1, which an older icycle "
+            "wrote; go on with that one, or start the run anew in another folder (--output)"
+        )
     found = _all(folder)
     whole = next((path for path in found if not _damage(path)), None)
     if found and whole is None:
