@@ -30,7 +30,7 @@ from icycle.surgery import (
     remembered_inputs,
     successor,
 )
-from icycle.tracing import named_tensors
+from icycle.tracing import is_sharded, named_tensors
 
 __all__ = ["load", "save"]
 
@@ -68,6 +68,12 @@ def save(model: nn.Module, path: str | Path) -> Path:
 
 def _write(model: nn.Module, folder: Path) -> None:
     tensors = dict(named_tensors(model))
+    if any(is_sharded(tensor) for tensor in tensors.values()):
+        raise ArtifactError(
+            f"Expected whole tensors to save, but {type(model).__name__} is sharded over processes. Prune a model that "
+            "is whole in the same way, load into it what torch.distributed.checkpoint.state_dict.get_model_state_dict "
+            "gives with StateDictOptions(full_state_dict=True), and save that one. Nothing was written."
+        )
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, folder / _TENSORS)
     description = Description(
         format="icycle model",

@@ -46,7 +46,9 @@ def compare(
 
     from icycle.compare import Entry, Failure, Kept, draw, environments, keep_results, make_plan, rows, run_plan, text
     from icycle.recipes import load_recipe
+    from icycle.training import require_one_process
 
+    require_one_process("icycle compare, which starts its own (--workers)")
     console = Console()
     loaded = load_recipe(recipe, overrides or (), imports=context.obj)
     entries = [Entry.parse(each) for each in methods.split(",")]

@@ -22,6 +22,7 @@ from icycle.cli._run import run
 from icycle.cli._runs import runs
 from icycle.cli._tune import tune
 from icycle.cli._verify import verify
+from icycle.cli._voice import has_the_word, is_alone
 from icycle.errors import IcycleError
 
 __all__ = ["app", "main"]
@@ -92,13 +93,20 @@ app.command()(doctor)
 
 def main() -> None:
     """Run the command; an `IcycleError`, or a file that cannot be read or written, becomes one red message and exit
-    code 2."""
+    code 2. Of several processes one tells."""
+    if not is_alone():
+        # torch's own warnings come from every process; a run searches for unused parameters on purpose
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         app()
     except IcycleError as error:
         _fail(str(error))
     except OSError as error:
         _fail(_refusal(error))
+    except Exception:
+        if not has_the_word():
+            sys.exit(1)
+        raise
 
 
 def _refusal(error: OSError) -> str:
@@ -110,5 +118,6 @@ def _refusal(error: OSError) -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    if has_the_word():
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
     sys.exit(2)

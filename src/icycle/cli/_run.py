@@ -35,6 +35,8 @@ def run(
 ) -> None:
     """Train and prune a network by RECIPE; leave model, metrics and report in a folder.
 
+    Several processes train together: torchrun --nproc-per-node 2 -m icycle run RECIPE.
+
     SIGTERM and SIGUSR1 save the run after the step that it is at, and end it with exit code 75; then, as after any
     other end, `icycle run --resume FOLDER` goes on.
     """
@@ -44,8 +46,10 @@ def run(
     from icycle.cli._progress import Progress
     from icycle.recipes import RunFolder, load_recipe, next_run, run_recipe
     from icycle.report import render, summary
+    from icycle.training import is_first, join_processes, on_first
 
-    console = Console()
+    join_processes()
+    console = Console(quiet=not is_first())
     if resume is not None:
         folder = RunFolder(resume)
         loaded = _resumed(folder, recipe, overrides or (), output, context.obj)
@@ -53,7 +57,7 @@ def run(
         if recipe is None:
             raise RecipeError("Expected a RECIPE (see `icycle recipes`), or --resume FOLDER, but got neither")
         loaded = load_recipe(recipe, overrides or (), imports=context.obj)
-        folder = next_run(loaded.name, Path("runs")) if output is None else RunFolder(output)
+        folder = on_first(lambda: next_run(loaded.name, Path("runs"))) if output is None else RunFolder(output)
     try:
         with Progress(console) as progress:
             report = run_recipe(loaded, folder, listeners=[progress.show], resume=resume is not None)

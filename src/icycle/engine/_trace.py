@@ -13,8 +13,9 @@ from torch import nn
 from icycle.engine._numbers import prove_in_numbers
 from icycle.engine._shapes import further_examples, prove_in_shapes
 from icycle.engine._trial import NoNumbersError
+from icycle.errors import TraceError
 from icycle.structure import Structure
-from icycle.tracing import named_tensors, trace_model
+from icycle.tracing import is_sharded, named_tensors, trace_model
 
 __all__ = ["trace"]
 
@@ -47,6 +48,11 @@ def trace(
 
     The model is left as it is: mode, weights, buffers, random state and attributes. Raises TraceError where the model
     cannot be copied or does not run on the example."""
+    if any(is_sharded(parameter) for parameter in model.parameters()):
+        raise TraceError(
+            f"Expected a model whose weights are whole, but {type(model).__name__} is sharded over processes; trace it "
+            "before fully_shard: the structure holds for the sharded model, too"
+        )
     with _keeping_garbage():
         found = trace_model(model, example_inputs, head_width)
         found = replace(found, also=further_examples(model, found, also))

@@ -49,7 +49,8 @@ class BuiltInTraining:
         # an order that has nothing to do with the answers, in batches that let a test end early
         self._validation = context.data.validation.shuffled_once(context.data.train.batch_size, context.seed)
         self.trainer = trainer or context.trainer()
-        self._distils = context.train.distill is not None
+        # a teacher has to see the images; a compiled step does not see what is fed in
+        self._replays = context.train.distill is None and context.train.compile is None
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -74,7 +75,7 @@ class BuiltInTraining:
     def train_for(self, model: torch.nn.Module, request: FineTune) -> None:
         trainer, loader, replayed = self._trainer_of(model), self._share(request.data_share), None
         # a share has images of its own, and a teacher has to see them
-        if self._cache is not None and loader is self._data.train and not self._distils:
+        if self._cache is not None and loader is self._data.train and self._replays:
             replayed = self._cache.replayed(model, request.frozen, self._forward, request.epochs_left)
         began = time.perf_counter()
         loss = trainer.train_for(replayed or loader, request.epochs / request.data_share, request.rate)

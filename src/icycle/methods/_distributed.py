@@ -10,6 +10,7 @@ from torch import distributed
 
 from icycle.errors import TrainingError
 from icycle.structure import SubNetwork
+from icycle.training import process_count
 
 __all__ = ["broadcast_from_rank0", "flatten", "require_same_everywhere", "unflatten"]
 
@@ -26,7 +27,7 @@ def unflatten(keep: torch.Tensor, sizes: Mapping[str, int]) -> SubNetwork:
 
 def broadcast_from_rank0(subnet: SubNetwork, device: torch.device) -> SubNetwork:
     """Rank 0's sub-network, on every rank; `subnet` itself where there is one process."""
-    if not is_distributed():
+    if process_count() == 1:
         return subnet
     keep = flatten(subnet).to(device, torch.uint8)
     distributed.broadcast(keep, src=0)
@@ -39,7 +40,7 @@ def require_same_everywhere(what: str, text: str, device: torch.device) -> None:
     Raises:
         TrainingError: they differ; on every rank.
     """
-    if not is_distributed():
+    if process_count() == 1:
         return
     own = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
     hashes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(distributed.get_world_size())]
@@ -49,7 +50,3 @@ def require_same_everywhere(what: str, text: str, device: torch.device) -> None:
             f"Expected {what} to be the same on all {len(hashes)} ranks, but they differ; build the model with the "
             "same settings and seed on every rank, and call start_epoch and after_step equally often."
         )
-
-
-def is_distributed() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

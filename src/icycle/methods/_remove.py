@@ -9,9 +9,12 @@ import torch
 from torch import distributed, nn
 from torch.optim.swa_utils import AveragedModel
 
-from icycle.methods._distributed import is_distributed
+from icycle.errors import TrainingError
+from icycle.methods._distributed import broadcast_from_rank0, flatten, require_same_everywhere
 from icycle.structure import Structure, SubNetwork, after_removal
 from icycle.surgery import prune, undoing
+from icycle.tracing import is_sharded
+from icycle.training import process_count
 
 __all__ = ["Refit", "remove"]
 
@@ -30,10 +33,15 @@ def remove(
 ) -> Structure:
     """Take out of `model`, and of `averaged` copies of it, what `subnet` does not keep; the structure of what is left.
 
-    `refit` is called on each of them right before. Under data parallelism all ranks go on with what it made of rank 0's
-    weights, as each has other data. Where anything raises, all are as they were. Errors as in `icycle.prune`, and those
-    of `refit`.
+    `refit` is called on each of them right before. Under data parallelism all ranks remove what rank 0 does, and go on
+    with what `refit` made of rank 0's weights, as each may have read other data. Where anything raises, all are as they
+    were. Errors as in `icycle.prune`, those of `refit`, and TrainingError where the ranks' models differ.
     """
+    if refit is not None and any(is_sharded(parameter) for parameter in model.parameters()):
+        raise TrainingError(
+            f"Expected whole weights to compensate in, but {type(model).__name__} is sharded; leave compensate out"
+        )
+    subnet = _rank0s(model, structure, subnet)
     with undoing() as undo:
         for each in (model, *averaged):
             if refit is None:
@@ -46,6 +54,17 @@ def remove(
     return after_removal(structure, subnet)
 
 
+def _rank0s(model: nn.Module, structure: Structure, subnet: SubNetwork) -> SubNetwork:
+    """What rank 0 removes, once it is sure that all ranks have the same model and were told the same."""
+    if process_count() == 1:
+        return subnet
+    device = next(model.parameters(), torch.empty(0)).device
+    require_same_everywhere("the model", structure.fingerprint, device)
+    subnet = broadcast_from_rank0(subnet, device)
+    require_same_everywhere("the sub-network", repr(flatten(subnet).tolist()), device)
+    return subnet
+
+
 @torch.no_grad()
 def _write(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     for name, parameter in model.named_parameters():
@@ -54,6 +73,6 @@ def _write(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
 
 @torch.no_grad()
 def _take_from_rank0(model: nn.Module) -> None:
-    if is_distributed():
+    if process_count() > 1:
         for parameter in model.parameters():
             distributed.broadcast(parameter, src=0)

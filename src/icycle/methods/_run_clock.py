@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.parallel import DataParallel as ThreadParallel
+from torch.nn.parallel import DistributedDataParallel
 
 from icycle.errors import TrainingError
+from icycle.training import DataParallel
 
-__all__ = ["RunClock", "unwrapped"]
+__all__ = ["RunClock", "unwrapped", "wrappers_of"]
 
 
 class RunClock:
@@ -40,7 +43,22 @@ class RunClock:
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     """The module inside the wrappers of data parallelism and compilation."""
-    if isinstance(model, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
-        return unwrapped(model.module)
-    inner = getattr(model, "_orig_mod", None)
-    return unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
+    inner = _inside(model)
+    return model if inner is None else unwrapped(inner)
+
+
+def wrappers_of(model: torch.nn.Module) -> tuple[DataParallel, ...]:
+    """The wrappers among those that have to be built anew when the module inside has lost channels."""
+    inner = _inside(model)
+    if inner is None:
+        return ()
+    own = (DataParallel(model),) if isinstance(model, DistributedDataParallel) else ()
+    return own + wrappers_of(inner)
+
+
+def _inside(model: torch.nn.Module) -> torch.nn.Module | None:
+    """What a wrapper holds; None where the model is none."""
+    if isinstance(model, DistributedDataParallel | ThreadParallel):
+        return model.module
+    inner = getattr(model, "_orig_mod", None)  # a compiled model's
+    return inner if isinstance(inner, torch.nn.Module) else None

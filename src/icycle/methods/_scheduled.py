@@ -18,7 +18,6 @@ from icycle.methods._remove import remove
 from icycle.saliency import Scores
 from icycle.selection import Budget, CostFunction, select
 from icycle.structure import Structure, SubNetwork
-from icycle.surgery import prune
 from icycle.tracing import copy_of
 from icycle.training import Trainer
 
@@ -152,7 +151,7 @@ class RemoveAtStart:
     def start_epoch(self, epoch: int) -> None:
         whole = sum(parameter.numel() for parameter in self._model.parameters()) == self._structure.params()
         if epoch == 0 and whole and self._subnet != SubNetwork.full(self._structure):
-            prune(self._model, self._structure, self._subnet, optimizer=self._trainer.optimizer)
+            remove(self._model, self._structure, self._subnet, optimizer=self._trainer.optimizer)
             self._trainer.lay_out()
 
     def after_step(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ from icycle.training import (
     Listener,
     Recorder,
     deterministic,
+    is_first,
+    join_processes,
     measure,
+    on_first,
     require_no_stop,
     require_one_process,
     run_device,
@@ -57,35 +61,48 @@ def run_recipe(
 
     A run that was cut off at any moment goes on with `resume`; what it had finished by then is not done again.
 
+    Where several processes were launched, all of them call it and train together; the first one alone writes, and the
+    others' listeners are not called. A run may go on in another number of processes.
+
     Raises:
         RunInterruptedError: SIGTERM or SIGUSR1 came; the run is saved, and can be resumed.
         IcycleError: whatever can be wrong with data, settings, folder or training; what was written stays, unless
             the run was refused before it did anything.
     """
-    require_one_process()  # before any of them makes the folder
     require_trackers(recipe.track)
-    made = () if resume else folder.create(recipe)
-    with folder.locked(), stoppable():
-        if resume:
-            folder.reopen(recipe)
-        recorder = Recorder(folder.metrics)
+    join_processes()
+    with ExitStack() as stack:
+        made = on_first(lambda: _open(stack, recipe, folder, resume))
+        stack.enter_context(stoppable())
+        recorder = Recorder(folder.metrics) if is_first() else Recorder()
         try:
-            with tracked(recipe, folder.path) as trackers:
-                recorder = Recorder(folder.metrics, (*listeners, *trackers))
+            with tracked(recipe, folder.path) if is_first() else nullcontext(()) as trackers:
+                if is_first():
+                    recorder = Recorder(folder.metrics, (*listeners, *trackers))
                 return _carry_out(recipe, folder, recorder)
         except RunInterruptedError:
             raise
         except Exception:
-            if made and {record["kind"] for record in recorder.records} <= _BEFORE_ANY_WORK:
+            if is_first() and made and {record["kind"] for record in recorder.records} <= _BEFORE_ANY_WORK:
                 folder.discard(made)
             raise
+
+
+def _open(stack: ExitStack, recipe: Recipe, folder: RunFolder, resume: bool) -> tuple[Path, ...]:
+    """Make the folder, or check that the run in it can go on, and lock it for as long as `stack` is open; the folders
+    that were made."""
+    made = () if resume else folder.create(recipe)
+    stack.enter_context(folder.locked())
+    if resume:
+        folder.reopen(recipe)
+    return made
 
 
 def _carry_out(recipe: Recipe, folder: RunFolder, recorder: Recorder) -> Report:
     """Whatever of the run is not done yet. The order of what is written decides what a later part does again: the
     model, the method's result, the report, its page, the record of the end."""
     context = _context(recipe, recorder, folder.checkpoint)
-    pruned = folder.result.exists()
+    pruned = on_first(folder.result.exists)
     study = None if pruned else _study(recipe, context.data)
     recorder.write("start", recipe=recipe.name, method=recipe.method.name, epochs=recipe.train.epochs)
     if pruned:
@@ -94,13 +111,22 @@ def _carry_out(recipe: Recipe, folder: RunFolder, recorder: Recorder) -> Report:
     else:
         with deterministic(recipe.train.deterministic):
             result = _prune(recipe, context, folder, study)
-        with folder.written():
-            shutil.rmtree(folder.model, ignore_errors=True)  # of a part that ended before it wrote its result
-            artifacts.save(context.model, folder.model)
-            write_result(result, folder.result, recorder)
+        if is_first():
+            with folder.written():
+                shutil.rmtree(folder.model, ignore_errors=True)  # of a part that ended before it wrote its result
+                artifacts.save(context.model, folder.model)
+                write_result(result, folder.result, recorder)
     require_no_stop()
     with recorder.clock.stage("evaluation"):
-        metrics = measure(context.model, context.data.test.open(), recipe.task)
+        metrics = measure(context.model, context.data.test.open(), recipe.task, divided=True)
+    return on_first(lambda: _finish(recipe, context, folder, result, metrics))
+
+
+def _finish(
+    recipe: Recipe, context: Context, folder: RunFolder, result: MethodResult, metrics: Mapping[str, float]
+) -> Report:
+    """What remains once the test set is measured: the report, its page, the record of the end."""
+    recorder = context.recorder
     report = _report(recipe, context.data, context.model, result, metrics, recorder)
     with folder.written():
         write_whole(folder.report, report.to_json())
@@ -129,6 +155,7 @@ def tune_recipe(recipe: Recipe, settings: TuneSettings, output: Path, *, listene
         RecipeError: the file exists.
         TuningError: the method cannot be tuned, or the storage cannot be reached; before any training.
     """
+    require_one_process("tuning, which may have several workers by --storage")
     method = recipe.method
     if output.exists():
         raise RecipeError(f"Expected a new file for the tuned recipe, but {output} exists; choose another --output")
@@ -148,7 +175,10 @@ def tune_recipe(recipe: Recipe, settings: TuneSettings, output: Path, *, listene
 def _study(recipe: Recipe, data: Data) -> Any:
     """The study of a method that tunes itself, opened before any training; None where there is none."""
     wanted = recipe.method.tuning
-    return None if wanted is None else open_study(recipe.method, data, wanted, recipe.seed)
+    if wanted is None:
+        return None
+    require_one_process("method.tune")
+    return open_study(recipe.method, data, wanted, recipe.seed)
 
 
 def _context(recipe: Recipe, recorder: Recorder, checkpoint: Path | None) -> Context:

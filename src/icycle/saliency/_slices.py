@@ -15,6 +15,7 @@ import torch
 from icycle.errors import CriterionError, StructureError
 from icycle.saliency._registry import Scores
 from icycle.structure import Group, Slice, Structure
+from icycle.tracing import whole
 
 __all__ = [
     "Pick",
@@ -89,7 +90,7 @@ def parameters_of(model: torch.nn.Module, pieces: Iterable[Slice]) -> dict[Place
                 f"The structure expects more than the shape {tuple(parameter.shape)} that {piece.parameter!r} has. Was "
                 "the model pruned after the trace? Trace it again."
             )
-        found[place(piece)] = parameter
+        found[place(piece)] = whole(parameter)
     return found
 
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from icycle.surgery._draft import Draft, commit
+from icycle.surgery._draft import Draft, Swap, commit
 from icycle.surgery._inputs import remember_inputs
 from icycle.surgery._optimizers import optimizer_swaps
 from icycle.surgery._plan import Plan
+from icycle.surgery._sharded import Sharding
 from icycle.surgery._tensors import successor
-from icycle.tracing import named_tensors
+from icycle.tracing import named_tensors, whole
 
 __all__ = ["apply"]
 
@@ -27,18 +28,24 @@ def apply(
 
     All that is new is made first, beside the old; `commit` then exchanges it at once.
     """
-    old = dict(named_tensors(model))
-    new = _shrunk(model, plan)
-    swaps = list(_draft(model, new, plan).swaps())
-    swaps += optimizer_swaps(optimizers, old, new, plan)
-    for copy in averaged:
-        swaps += _draft(copy, _shrunk(copy, plan), plan).swaps()
+    swaps: list[Swap] = []
+    for each in (model, *averaged):
+        sharding = Sharding(each)
+        old = dict(named_tensors(each))
+        new = {name: _shrunk(name, old[name], plan, sharding) for name in plan.kept}
+        swaps += _draft(each, new, plan).swaps()
+        swaps += sharding.swaps()
+        if each is model:
+            swaps += optimizer_swaps(optimizers, old, new, plan)
     commit(swaps)
 
 
-def _shrunk(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
-    old = dict(named_tensors(model))
-    return {name: successor(name, old[name], plan.take(name, old[name]), kept) for name, kept in plan.kept.items()}
+def _shrunk(name: str, old: torch.Tensor, plan: Plan, sharding: Sharding) -> torch.Tensor:
+    """What takes the place of a parameter or buffer."""
+    if sharding.holds(old):
+        part = sharding.part(old, plan.take(name, whole(old)))
+        return sharding.remember(successor(name, old, part, plan.kept[name]))
+    return successor(name, old, plan.take(name, old), plan.kept[name])
 
 
 def _draft(model: nn.Module, new: dict[str, torch.Tensor], plan: Plan) -> Draft:

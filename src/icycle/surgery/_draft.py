@@ -39,6 +39,13 @@ class Swap(NamedTuple):
             return cls(partial(operator.setitem, target, key, value), partial(dict.pop, target, key, None))
         return cls(partial(operator.setitem, target, key, value), partial(operator.setitem, target, key, target[key]))
 
+    @classmethod
+    def refill(cls, target: Any, content: Mapping[Any, Any]) -> list[Swap]:
+        """Give a dict, which others may refer to, other content."""
+        empty = partial(dict.clear, target)
+        before = dict(target)
+        return [cls(empty, partial(dict.update, target, before)), cls(partial(dict.update, target, content), empty)]
+
 
 def commit(swaps: Sequence[Swap]) -> None:
     """Make all of the exchanges, or none.
@@ -85,8 +92,9 @@ class Draft:
         new = {id(old[name]): tensor for name, tensor in tensors.items() if tensor is not old[name]}
         smaller = {id(old[name]) for name, tensor in tensors.items() if tensor.shape != old[name].shape}
         for module in self._paths.values():
-            if type(module) in STAND_INS and any(id(tensor) in smaller for tensor in module.parameters()):
-                module.__class__ = STAND_INS[type(module)]
+            kind = own_class(module)
+            if kind in STAND_INS and any(id(tensor) in smaller for tensor in module.parameters()):
+                module.__class__ = _reclassed(module, STAND_INS[kind])
         for module in self._paths.values():
             for registry in (vars(module)["_parameters"], vars(module)["_buffers"]):
                 # tied parameters are one tensor in several places, and stay one
@@ -99,7 +107,7 @@ class Draft:
         """Make these edits in the code of the modules at these paths, each of which gets a class of its own for it."""
         for path, own in edits.items():
             module = self._paths[path]
-            module.__class__ = rewritten(type(module), own)
+            module.__class__ = _reclassed(module, rewritten(own_class(module), own))
 
     def empty(self, caches: Caches) -> None:
         """Results that modules keep in dicts are outdated now."""
@@ -135,6 +143,21 @@ def changed_attributes(model: nn.Module) -> list[Place]:
     return [
         (path, name, item) for path, module in named_modules(model) for name, item in vars(module).get(_CHANGED, ())
     ]
+
+
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """The class that a module was written as: FSDP2 puts one in front of it."""
+    kinds = type(module).__mro__
+    front = next((place for place, kind in enumerate(kinds) if kind.__name__ == "FSDPModule"), None)
+    return type(module) if front is None else kinds[front + 1]
+
+
+def _reclassed(module: nn.Module, kind: type[nn.Module]) -> type[nn.Module]:
+    """The module's class with `kind` in the place of the class that it was written as."""
+    now, own = type(module), own_class(module)
+    if now is own:
+        return kind
+    return type(now.__name__, (*now.__bases__[:-1], kind), dict(vars(now)))
 
 
 def _twin(module: nn.Module) -> nn.Module:

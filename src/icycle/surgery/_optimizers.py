@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -51,15 +50,9 @@ def optimizer_swaps(
                 swaps.append(Swap.item(group["params"], slice(None), rewiring.parameters(group["params"])))
         if id(optimizer.state) not in seen:
             seen.add(id(optimizer.state))
-            swaps += _refilled(optimizer.state, rewiring.state())
+            swaps += Swap.refill(optimizer.state, rewiring.state())
         swaps += rewiring.attributes(shared)
     return swaps
-
-
-def _refilled(target: Any, content: Mapping[Any, Any]) -> list[Swap]:
-    """Give a dict, which others may refer to, other content."""
-    empty = partial(dict.clear, target)
-    return [Swap(empty, partial(dict.update, target, dict(target))), Swap(partial(dict.update, target, content), empty)]
 
 
 def _with_wrapped(optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:

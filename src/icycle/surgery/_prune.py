@@ -13,6 +13,7 @@ from icycle.structure import Structure, SubNetwork
 from icycle.surgery._apply import apply
 from icycle.surgery._plan import make_plan
 from icycle.surgery._rehearse import rehearse
+from icycle.surgery._sharded import Sharding, require_known_sharding
 from icycle.tracing import forget
 
 __all__ = ["prune"]
@@ -37,18 +38,23 @@ def prune(
 
     The plan is first rehearsed on a copy without weights, with the inputs that the structure was traced on.
 
+    A model that FSDP2 (`fully_shard`) has sharded since it was traced, and the state of its optimizer, are sharded anew
+    as they were; all processes must remove the same. For a moment each holds one parameter after the other whole.
+
     Raises SubNetworkError (made for another structure, or removes nothing), SurgeryError (structure of another model,
     applied twice, state that
     cannot be sliced, or the pruned model would not run).
     """
+    optimizers = _as_sequence(optimizer)
+    require_known_sharding(model, optimizers)
     plan = make_plan(model, structure, subnet)
     copies = [copy.module if isinstance(copy, AveragedModel) else copy for copy in averaged]
     for copy in copies:
         make_plan(copy, structure, subnet)  # raises where the copy is not one
-    optimizers = _as_sequence(optimizer)
     for each in optimizers:
         _check_optimizer(model, each)
-    problem = rehearse(model, structure, plan)
+    # a sharded model cannot be copied; it was traced, and the removal proven, when it was whole
+    problem = None if Sharding(model).modules else rehearse(model, structure, plan)
     if problem is not None:
         raise SurgeryError(
             f"Expected {type(model).__name__} to run without {plan.removed} channels, but in the rehearsal it did not: "

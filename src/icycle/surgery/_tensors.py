@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from icycle.errors import SurgeryError
+from icycle.tracing import is_sharded, sharded_like, whole
 
 __all__ = ["Kept", "is_channels_last", "kept_part", "successor"]
 
@@ -16,8 +17,10 @@ Kept = Sequence[torch.Tensor | None]
 
 
 def kept_part(tensor: torch.Tensor, kept: Kept) -> torch.Tensor:
-    """What is kept of `tensor`, without its graph, in the layout and memory format that it had."""
+    """What is kept of `tensor`, without its graph, in the layout and memory format that it had, and sharded alike."""
     part = tensor.detach()
+    if is_sharded(part):
+        return sharded_like(part, kept_part(whole(part), kept))
     if tensor.layout == torch.strided:
         part = _select(part, kept)
         return part.contiguous(

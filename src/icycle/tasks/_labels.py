@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from icycle.tasks._metrics import import_torchmetrics, metrics_over
 from icycle.tasks._registry import register
-from icycle.training import Batch, Supervised, divergence, logits_of
+from icycle.training import Batch, Supervised, by_parts, divergence, logits_of
 
 __all__ = ["MultiLabel", "TokenClassification"]
 
@@ -33,6 +33,7 @@ class MultiLabel(Supervised):
         own, wanted = (_as_classes(logits_of(values)) for values in (outputs, taught))
         return divergence(own, wanted, temperature, dim=-1)
 
+    @by_parts
     def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
         classification = import_torchmetrics().classification
 
@@ -66,6 +67,7 @@ class TokenClassification(Supervised):
         counted = targets != self.ignore_index
         return divergence(logits_of(outputs), logits_of(taught), temperature, dim=-1, counted=counted)
 
+    @by_parts
     def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
         classification = import_torchmetrics().classification
 

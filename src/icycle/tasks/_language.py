@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from icycle.tasks._metrics import import_torchmetrics, metrics_over
 from icycle.tasks._registry import register
-from icycle.training import Batch, Supervised, divergence, logits_of
+from icycle.training import Batch, Supervised, by_parts, divergence, logits_of
 
 __all__ = ["LanguageModelling"]
 
@@ -36,6 +36,7 @@ class LanguageModelling(Supervised):
         own, wanted = (logits_of(values)[:, :-1] for values in (outputs, taught))
         return divergence(own, wanted, temperature, dim=-1, counted=targets[:, 1:] != self.ignore_index)
 
+    @by_parts
     def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
         text = import_torchmetrics().text
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from icycle.errors import TrainingError
-from icycle.training import Batch, run_model, split_batch
+from icycle.training import Batch, is_part, run_model, split_batch
 
 __all__ = ["import_torchmetrics", "metrics_over"]
 
@@ -20,7 +20,7 @@ def metrics_over(
     loader: Iterable[Batch],
     read: Callable[[Any, Any], tuple[torch.Tensor, torch.Tensor]],
 ) -> dict[str, float]:
-    """Each metric's value over all batches.
+    """Each metric's value over all batches, of all processes where each is given a part of them.
 
     Args:
         make: the first batch's (predictions) -> metrics by name, made once.
@@ -33,6 +33,8 @@ def metrics_over(
         metrics = metrics or {name: metric.to(predictions.device) for name, metric in make(predictions).items()}
         for metric in metrics.values():
             metric.update(predictions, targets)
+    for metric in metrics.values():
+        metric.sync_on_compute = is_part(loader)
     return {name: float(metric.compute()) for name, metric in metrics.items()}
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import mse_loss
 
 from icycle.tasks._metrics import import_torchmetrics, metrics_over
 from icycle.tasks._registry import register
-from icycle.training import Batch, Supervised, logits_of
+from icycle.training import Batch, Supervised, by_parts, logits_of
 
 __all__ = ["Regression"]
 
@@ -33,6 +33,7 @@ class Regression(Supervised):
         """The mean squared distance; numbers have no temperature."""
         return mse_loss(*_aligned(outputs, logits_of(taught)))
 
+    @by_parts
     def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
         torchmetrics = import_torchmetrics()
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from icycle.tasks._metrics import import_torchmetrics, metrics_over
 from icycle.tasks._registry import register
-from icycle.training import Batch, Supervised, divergence, logits_of
+from icycle.training import Batch, Supervised, by_parts, divergence, logits_of
 
 __all__ = ["Segmentation"]
 
@@ -34,6 +34,7 @@ class Segmentation(Supervised):
         (own, labels), (wanted, _) = _aligned(outputs, targets), _aligned(taught, targets)
         return divergence(own, wanted, temperature, counted=labels != self.ignore_index)
 
+    @by_parts
     def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
         classification = import_torchmetrics().classification
 

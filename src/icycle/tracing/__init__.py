@@ -12,6 +12,7 @@ from icycle.tracing._registry import Rule, register
 from icycle.tracing._registry import register as register_rule
 from icycle.tracing._run import call_with, output_tensors, run_shadow, shadow_inputs, undisturbed
 from icycle.tracing._shadow import Caches, copy_of, duplicate, shadow_of
+from icycle.tracing._sharded import is_sharded, sharded_like, whole
 from icycle.tracing._standins import STAND_INS
 from icycle.tracing._trace import Trace, trace_model
 from icycle.tracing._tracer import Call, Dims, Info, Tracer, flat_tensors
@@ -40,6 +41,7 @@ __all__ = [
     "edits_of",
     "flat_tensors",
     "forget",
+    "is_sharded",
     "map_tensors",
     "named_modules",
     "named_tensors",
@@ -50,6 +52,8 @@ __all__ = [
     "run_shadow",
     "shadow_inputs",
     "shadow_of",
+    "sharded_like",
     "trace_model",
     "undisturbed",
+    "whole",
 ]

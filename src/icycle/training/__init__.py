@@ -2,6 +2,7 @@
 
 from icycle.training._accelerator import require_one_process, run_device
 from icycle.training._batches import Batch, Loader, inputs_of, run_model, split_batch, to_device
+from icycle.training._called import DataParallel
 from icycle.training._checkpoint import Stateful, damaged_checkpoints, saved_progress
 from icycle.training._clock import STAGES, StageClock
 from icycle.training._deterministic import deterministic
@@ -12,12 +13,31 @@ from icycle.training._loop import Trainer
 from icycle.training._modes import modes_kept
 from icycle.training._optimizers import SGD, AdamW, Optimizer
 from icycle.training._outputs import logits_of
+from icycle.training._processes import (
+    from_first,
+    is_first,
+    join_processes,
+    launched_processes,
+    local_processes,
+    on_first,
+    process_count,
+    rows_of,
+)
 from icycle.training._recalibrate import recalibrate
 from icycle.training._recorder import Listener, Record, Recorder
 from icycle.training._schedules import Constant, Cosine, MultiStep, Schedule
 from icycle.training._settings import Named, Settings
 from icycle.training._signals import require_no_stop, stoppable
-from icycle.training._task import Classification, Supervised, Task, correct_batches, divergence, measure
+from icycle.training._task import (
+    Classification,
+    Supervised,
+    Task,
+    by_parts,
+    correct_batches,
+    divergence,
+    is_part,
+    measure,
+)
 from icycle.training._train_settings import TrainSettings
 
 __all__ = [
@@ -28,6 +48,7 @@ __all__ = [
     "Classification",
     "Constant",
     "Cosine",
+    "DataParallel",
     "Distill",
     "Hooks",
     "Listener",
@@ -46,19 +67,29 @@ __all__ = [
     "Teacher",
     "TrainSettings",
     "Trainer",
+    "by_parts",
     "correct_batches",
     "damaged_checkpoints",
     "deterministic",
     "divergence",
     "evaluate",
     "evaluate_batches",
+    "from_first",
     "inputs_of",
+    "is_first",
+    "is_part",
+    "join_processes",
+    "launched_processes",
+    "local_processes",
     "logits_of",
     "measure",
     "modes_kept",
+    "on_first",
+    "process_count",
     "recalibrate",
     "require_no_stop",
     "require_one_process",
+    "rows_of",
     "run_device",
     "run_model",
     "saved_progress",

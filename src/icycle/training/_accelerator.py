@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from icycle.errors import TrainingError
+from icycle.training._processes import join_processes, launched_processes
 
 __all__ = ["Precision", "make_accelerator", "require_one_process", "run_device"]
 
@@ -18,8 +19,9 @@ def make_accelerator(precision: Precision) -> Accelerator:
     """An accelerator with mixed precision as asked, whatever an earlier one in this process used.
 
     Raises:
-        TrainingError: the device cannot compute in `precision`, or several processes were launched.
+        TrainingError: the device cannot compute in `precision`.
     """
+    join_processes()
     # Accelerate shares one state per process and refuses a second precision; only the precision part is dropped here.
     AcceleratorState._reset_state()
     try:
@@ -28,23 +30,21 @@ def make_accelerator(precision: Precision) -> Accelerator:
         raise _no_such_precision(precision, str(error)) from error
     if precision != "no" and not accelerator.native_amp:  # Accelerate would go on in float32 without a word
         raise _no_such_precision(precision, "it has no such arithmetic")
-    require_one_process()
     return accelerator
 
 
-def require_one_process() -> None:
-    """Raises TrainingError where several processes were launched, on every one of them."""
-    count = PartialState().num_processes
+def require_one_process(what: str) -> None:
+    """Raises TrainingError where several processes were launched, in every one of them; `what` needs one."""
+    count = launched_processes()
     if count > 1:
         raise TrainingError(
-            f"Expected one process, but got {count}: this loop does not shard its data yet; start it without torchrun "
-            "or `accelerate launch`, or use OneCycle in your own data-parallel loop"
+            f"Expected one process for {what}, but got {count}; start it without torchrun or `accelerate launch`"
         )
 
 
 def run_device() -> str:
     """The device that a run uses, as torch names it."""
-    return str(PartialState().device)
+    return str(join_processes())
 
 
 def _no_such_precision(precision: Precision, reason: str) -> TrainingError:

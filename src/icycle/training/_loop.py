@@ -16,11 +16,13 @@ from icycle.errors import DataError, TrainingError
 from icycle.training._accelerator import make_accelerator
 from icycle.training._average import Average
 from icycle.training._batches import Batch, Loader, batch_size_of, to_device, windows
+from icycle.training._called import Called
 from icycle.training._decay import build_optimizer
 from icycle.training._deterministic import deterministic
 from icycle.training._distill import Teacher
 from icycle.training._hooks import Hooks, NoHooks
 from icycle.training._optimizers import Optimizer
+from icycle.training._processes import part_of, require_divisible, share_buffers
 from icycle.training._random import RandomState, random_state, restore_random
 from icycle.training._recalibrate import recalibrate
 from icycle.training._recorder import Recorder
@@ -83,6 +85,9 @@ class _Course:
 class Trainer:
     """Trains one model; the model and its optimizer may be pruned in place at any hook.
 
+    Where several processes were launched they train together: each is given whole loaders, reads its part of every
+    batch, and ends with the same weights and the same metrics.
+
     Args:
         model: is moved to the run's device.
         settings: how to train.
@@ -92,7 +97,8 @@ class Trainer:
         teacher: a trained network to learn from, where the settings ask for distillation; else `keep_teacher` is due.
 
     Raises:
-        TrainingError: no step per epoch, no weights, or a device that cannot do what the settings ask.
+        TrainingError: no step per epoch, no weights, a device that cannot do what the settings ask, or a batch that
+            cannot be cut into equal parts for all processes.
     """
 
     def __init__(
@@ -119,7 +125,9 @@ class Trainer:
         self.step = 0  # completed steps
         self._course: _Course | None = None
         self._accelerator = make_accelerator(settings.precision)
+        require_divisible(settings.batch_size)
         self.model = model.to(self._accelerator.device)
+        self._called = Called(self.model, settings.compile)
         self._prepared = self._accelerator.prepare_optimizer(
             build_optimizer(settings.optimizer, model, settings.weight_decay)
         )
@@ -186,7 +194,7 @@ class Trainer:
         for epoch in range(self.epoch, self.settings.epochs):
             if self._stopping.over:
                 break
-            batches = _Rest(train, partial.batches, epoch_start)
+            batches = _Rest(part_of(train, even=True), partial.batches, epoch_start)
             saver.epoch_starts(epoch_start)
             with self._explained(checkpoint), deterministic(self.settings.deterministic):
                 accuracy = self._run_epoch(epoch, batches, validation, hooks, saver, partial)
@@ -207,6 +215,7 @@ class Trainer:
             TrainingError: the loss or the weights are no longer finite.
             RunInterruptedError: SIGTERM or SIGUSR1 came within `stoppable`.
         """
+        train = part_of(train, even=True)
         left = max(1, round(epochs * len(train)))
         self._course = _Course(self.step, self._steps_in(left, len(train)), rate)
         loss = math.nan
@@ -235,8 +244,9 @@ class Trainer:
 
     def correct_batches(self, loader: Iterable[Batch]) -> Generator[torch.Tensor, None, None]:
         """For each batch which of its examples are judged right, bool `(batch,)`, in the run's precision."""
+        self.share_buffers()
         with self.autocast():
-            yield from correct_batches(self.model, loader, self.task)
+            yield from correct_batches(self.model, loader, self.task, divided=True)
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """Computes in the run's precision."""
@@ -252,8 +262,9 @@ class Trainer:
 
     def measure(self, loader: Loader) -> dict[str, float]:
         """All of the task's metrics on `loader`, in the run's precision."""
+        self.share_buffers()
         with self.recorder.clock.stage("evaluation"), self._accelerator.autocast():
-            return measure(self.judged, loader, self.task, channels_last=self.settings.channels_last)
+            return measure(self.judged, loader, self.task, channels_last=self.settings.channels_last, divided=True)
 
     def recalibrate(self, loader: Loader, *, batches: int = 10) -> None:
         """Estimate the batch-norm statistics anew, in the run's precision."""
@@ -265,6 +276,7 @@ class Trainer:
         """From now on learn from the network as it is at this moment, too; nothing where the settings ask for no
         distillation, or there is a teacher already. The network must be whole still."""
         if self._teacher is not None:
+            self.share_buffers()
             self._teacher.take(self.judged)
 
     def anew(self, model: torch.nn.Module, optimizer: Optimizer | None = None) -> Trainer:
@@ -278,6 +290,11 @@ class Trainer:
         other = Trainer(model, settings, batches, self.recorder, self.task)
         other._teacher, other.epoch = self._teacher, self.epoch
         return other
+
+    def share_buffers(self) -> None:
+        """Give all processes that train together the same batch-norm statistics; see `_processes.share_buffers`."""
+        for network in dict.fromkeys((self.model, self.judged)):
+            share_buffers(network)
 
     def lay_out(self) -> None:
         """Give the convolutions their memory format; a removal makes new weights, so it is called after one too."""
@@ -326,9 +343,11 @@ class Trainer:
             with clock.stage("search"):
                 hooks.after_step()
             step_done(partial)
-        if partial.examples == 0:
+        self.share_buffers()
+        seen, summed = partial.summed()
+        if seen == 0:
             raise DataError("Expected at least one training batch, but the loader gave none")
-        mean = float(partial.loss) / partial.examples
+        mean = summed / seen
         self._require_finite(mean)
         self._require_finite_weights()
         return mean
@@ -359,8 +378,8 @@ class Trainer:
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         if self._teacher is not None and self._teacher.teaches:
-            return self._teacher.loss(self.model, batch, self.task)
-        return self.task.loss(self.model, batch)
+            return self._teacher.loss(self._called(), batch, self.task)
+        return self.task.loss(self._called(), batch)
 
     def _make_teacher(self, network: torch.nn.Module | None) -> Teacher | None:
         distill, precision = self.settings.distill, self.settings.precision

@@ -16,6 +16,7 @@ from icycle.training._checkpoint import (
     save_checkpoint,
 )
 from icycle.training._parts import Parts
+from icycle.training._processes import is_first, process_count, totals
 from icycle.training._random import RandomState, random_state
 from icycle.training._signals import require_no_stop, stop_asked
 
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Partial", "Saver"]
 
+# Several processes agree on whether to save; on an accelerator that waits for all the work in its queue.
+_STEPS_PER_QUESTION = 16
+
 
 @dataclass
 class Partial:
-    """What an epoch has come to so far."""
+    """What an epoch has come to so far; examples and loss in this process."""
 
     batches: int = 0
     examples: int = 0
@@ -38,6 +42,11 @@ class Partial:
         self.batches += batches
         self.examples += examples
         self.loss = self.loss + loss * examples
+
+    def summed(self) -> tuple[int, float]:
+        """Examples and loss over all processes."""
+        examples, loss = totals(self.examples, float(self.loss))
+        return int(examples), loss
 
 
 class Saver:
@@ -66,7 +75,8 @@ class Saver:
         trainer.epoch, trainer.step, self._accuracy = done.epoch, done.step, done.accuracy
         trainer.recorder.clock.add(done.seconds)
         trainer.lay_out()
-        return Partial(done.batches, done.examples, done.loss), found.epoch_start, done.accuracy
+        partial = Partial(done.batches, done.examples, done.loss) if is_first() else Partial(done.batches)
+        return partial, found.epoch_start, done.accuracy
 
     def epoch_starts(self, at: RandomState) -> None:
         """Remember the random state at the start of an epoch; `at`: that of one which was begun before."""
@@ -78,8 +88,11 @@ class Saver:
         Raises:
             RunInterruptedError: the process was asked to stop; all is saved.
         """
+        queued = process_count() > 1 and next(self._trainer.model.parameters()).device.type != "cpu"
+        if queued and self._trainer.step % _STEPS_PER_QUESTION:
+            return
         minutes = self._trainer.settings.checkpoint_minutes
-        if stop_asked() or time.monotonic() - self._saved >= 60.0 * minutes:
+        if stop_asked(or_due=time.monotonic() - self._saved >= 60.0 * minutes):
             self._save(partial)
             require_no_stop()
 
@@ -93,6 +106,8 @@ class Saver:
         if self._folder is None:
             return
         trainer = self._trainer
+        trainer.share_buffers()
+        examples, loss = partial.summed()
         progress = Checkpoint(
             trainer.epoch,
             trainer.step,
@@ -100,11 +115,12 @@ class Saver:
             trainer.recorder.clock.seconds(),
             trainer.recorder.written,
             partial.batches,
-            partial.examples,
-            float(partial.loss),
+            examples,
+            loss,
         )
         epoch_start = self._epoch_start if partial.batches else None
-        save_checkpoint(
-            self._folder, progress, trainer.model, trainer.optimizer, self._stateful, epoch_start=epoch_start
-        )
+        if is_first():
+            save_checkpoint(
+                self._folder, progress, trainer.model, trainer.optimizer, self._stateful, epoch_start=epoch_start
+            )
         self._saved = time.monotonic()

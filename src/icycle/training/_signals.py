@@ -1,6 +1,7 @@
 """Schedulers announce that they will end a process: SIGTERM, or SIGUSR1 where that was agreed. A run then stops tidily.
 
-The handler only takes a note; whoever trains looks at it where everything can be saved.
+The handler only takes a note; whoever trains looks at it where everything can be saved. Of several processes that train
+together it may reach one alone: they look at the same moments, and all stop.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from icycle.errors import RunInterruptedError
+from icycle.training._processes import largest
 
 __all__ = ["require_no_stop", "stop_asked", "stoppable"]
 
@@ -35,14 +37,17 @@ def stoppable() -> Iterator[None]:
         _received.clear()
 
 
-def stop_asked() -> bool:
-    """Has the process been asked to stop?"""
-    return bool(_received)
+def stop_asked(or_due: bool = False) -> bool:
+    """Has this process, or one that trains with it, been asked to stop (`or_due` in one of them)? All must ask."""
+    number, due = largest(_received[0] if _received else 0, or_due)
+    if number and not _received:
+        _received.append(int(number))
+    return bool(number or due)
 
 
 def require_no_stop() -> None:
-    """Raises RunInterruptedError once the process has been asked to stop."""
-    if _received:
+    """Raises RunInterruptedError once this process or one that trains with it was asked to stop; all must ask."""
+    if stop_asked():
         raise RunInterruptedError(f"Stopped by {signal.Signals(_received[0]).name}")
 
 

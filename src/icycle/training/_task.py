@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from itertools import chain
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -19,9 +21,24 @@ from icycle.errors import DataError, TrainingError
 from icycle.training._batches import Batch, Loader, batch_size_of, run_model, split_batch, to_device
 from icycle.training._modes import modes_kept
 from icycle.training._outputs import logits_of
+from icycle.training._processes import from_first, gathered, largest, part_of, process_count, totals
 from icycle.training._settings import Settings
 
-__all__ = ["Classification", "Supervised", "Task", "correct_batches", "divergence", "measure"]
+__all__ = ["Classification", "Supervised", "Task", "by_parts", "correct_batches", "divergence", "is_part", "measure"]
+
+F = TypeVar("F", bound=Callable[..., dict[str, float]])
+
+
+def by_parts(metrics: F) -> F:
+    """Marks a task's `metrics` as one that puts together what several processes find, each in its part of the examples:
+    `is_part(loader)` says whether it has to. Where the mark is missing, every process is given all examples."""
+    metrics.by_parts = True  # type: ignore[attr-defined]
+    return metrics
+
+
+def is_part(loader: Iterable[Batch]) -> bool:
+    """Are these batches one process's part of the examples?"""
+    return isinstance(loader, _Counted) and loader.is_part
 
 
 class Task(Settings, ABC):
@@ -135,25 +152,34 @@ class Classification(Supervised):
         inputs, targets = split_batch(batch)
         return logits_of(run_model(model, inputs)).argmax(dim=1) == targets
 
+    @by_parts
     def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
-        correct: torch.Tensor | int = 0
+        correct: torch.Tensor | float = 0
         seen = 0
         for batch in loader:
             # Summed on the device: reading it once at the end keeps an accelerator's queue full.
             right = self.correct(model, batch)
             correct, seen = correct + right.sum(), seen + len(right)
-        return {"accuracy": 100.0 * float(correct) / seen}
+        counts = totals(float(correct), seen) if is_part(loader) else (float(correct), seen)
+        return {"accuracy": 100.0 * counts[0] / counts[1]}
 
 
 @torch.no_grad()
-def measure(model: torch.nn.Module, loader: Loader, task: Task, *, channels_last: bool = False) -> dict[str, float]:
+def measure(
+    model: torch.nn.Module, loader: Loader, task: Task, *, channels_last: bool = False, divided: bool = False
+) -> dict[str, float]:
     """The task's metrics on `loader`, in evaluation mode; every module's mode is put back.
+
+    `divided`: all processes that train together call it, with the same loader, and are given the same metrics. Each
+    example is then read by one of them, or by all where the task cannot put parts together (see `by_parts`).
 
     Raises:
         DataError: the loader is empty.
         TrainingError: the deciding metric is missing, or not a finite number.
     """
-    batches = _Counted(loader, model, channels_last)
+    divided = divided and process_count() > 1
+    part = _own_part(loader) if divided and hasattr(type(task).metrics, "by_parts") else None
+    batches = _Counted(loader, part, model, channels_last)
     with modes_kept(model):
         model.eval()
         try:
@@ -167,18 +193,38 @@ def measure(model: torch.nn.Module, loader: Loader, task: Task, *, channels_last
         raise TrainingError(
             f"Expected task '{task.name}' to measure a finite {task.metric}, which decides, but got {found}"
         )
-    return found
+    return from_first(found) if divided else found
+
+
+def _own_part(loader: Loader) -> Iterable[Batch] | None:
+    """This process's part of the examples; None where that of any process is empty."""
+    batches = iter(part_of(loader, even=False))
+    first = next(batches, None)
+    if largest(first is None)[0]:
+        return None
+    return chain([first], batches)
 
 
 @torch.no_grad()
-def correct_batches(model: torch.nn.Module, loader: Iterable[Batch], task: Task) -> Generator[torch.Tensor, None, None]:
+def correct_batches(
+    model: torch.nn.Module, loader: Iterable[Batch], task: Task, *, divided: bool = False
+) -> Generator[torch.Tensor, None, None]:
     """For each batch which of its examples are judged right, bool `(batch,)`, in evaluation mode.
 
-    The modules' modes are put back when the last batch is done, or the generator is closed.
+    The modules' modes are put back when the last batch is done, or the generator is closed. `divided`: as in `measure`;
+    all processes are given the whole answer, and must read equally many batches.
 
     Raises:
         TrainingError: the task knows no right and wrong.
     """
+    if divided and process_count() > 1:
+        nothing = torch.empty(0, dtype=torch.bool, device=next(model.parameters()).device)
+        with closing(correct_batches(model, part_of(loader, even=False), task)) as parts:
+            part = next(parts, None)
+            while largest(part is not None)[0]:  # of a short last batch some have nothing
+                yield gathered(nothing if part is None else part)
+                part = next(parts, None)
+        return
     with modes_kept(model):
         model.eval()
         for batch in loader:
@@ -189,18 +235,22 @@ def correct_batches(model: torch.nn.Module, loader: Iterable[Batch], task: Task)
 
 
 class _Counted:
-    """The batches of a loader on the model's device, and how many examples they held."""
+    """The batches of a loader, or one process's part of them, on the model's device; how many examples they held."""
 
-    def __init__(self, loader: Loader, model: torch.nn.Module, channels_last: bool) -> None:
+    def __init__(
+        self, loader: Loader, part: Iterable[Batch] | None, model: torch.nn.Module, channels_last: bool
+    ) -> None:
         self._loader = loader
+        self._batches = loader if part is None else part
         self._model = model
         self._channels_last = channels_last
+        self.is_part = part is not None
         self.examples = 0
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
+        for batch in self._batches:
             self.examples += batch_size_of(batch)
             yield to_device(batch, self._model, channels_last=self._channels_last)

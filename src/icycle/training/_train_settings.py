@@ -25,6 +25,7 @@ class TrainSettings(Settings):
     schedule: ScheduleSettings = Cosine()
     precision: Precision = "no"
     channels_last: bool = True
+    compile: str | None = None  # a backend of torch.compile for the training steps, such as inductor
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     weight_decay: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)  # see `build_optimizer`
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.nn.functional import pad
 
 from icycle.errors import DataError
+from icycle.training import rows_of
 from icycle.zoo._loaders import Batches, Mix
 from icycle.zoo._split import stratified_split
 
@@ -79,6 +81,7 @@ class TensorLoader(Batches):
         self._mix = mix
         self.seed = seed
         self.epoch = 0
+        self._rows: Callable[[int], slice] = slice  # of a batch of so many images those that are read: all
         device = images.pixels.device
         self._shift = mean.view(-1, 1, 1).to(device)
         self._scale = (1.0 / std).view(-1, 1, 1).to(device)
@@ -95,10 +98,17 @@ class TensorLoader(Batches):
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         generator = self._generator()
-        for index in self._index_batches(generator):
-            pixels = self._crop(index, generator)
-            batch = self._normalise(self._flip(pixels, generator)), self.images.labels[index]
-            yield batch if self._mix is None else self._mix(batch, int(torch.randint(2**62, (), generator=generator)))
+        for whole in self._index_batches(generator):
+            rows = self._rows(len(whole))
+            index = whole[rows]
+            # what chance does is drawn for the whole batch, whichever rows of it are read
+            offsets, flipped = self._offsets(len(whole), generator), self._flips(len(whole), generator)
+            seed = 0 if self._mix is None else int(torch.randint(2**62, (), generator=generator))
+            if len(index) == 0:
+                continue
+            pixels = self._flip(self._crop(index, offsets[:, rows]), flipped[rows])
+            batch = self._normalise(pixels), self.images.labels[index]
+            yield batch if self._mix is None else self._mix(batch, seed)
 
     @property
     def examples(self) -> int:
@@ -118,7 +128,16 @@ class TensorLoader(Batches):
 
     def index_batches(self) -> Iterator[torch.Tensor]:
         """The indices, int64 `(batch,)`, of the images in each batch of the next pass."""
-        return self._index_batches(self._generator())
+        for whole in self._index_batches(self._generator()):
+            index = whole[self._rows(len(whole))]
+            if len(index):
+                yield index
+
+    def part(self, rank: int, count: int, *, even: bool) -> TensorLoader:
+        """The rows of every batch that are process `rank`'s of `count`; see `training.rows_of`."""
+        other = copy.copy(self)
+        other._rows = partial(rows_of, rank=rank, count=count, even=even)
+        return other
 
     def at(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The images at `index`, as they are, and their labels."""
@@ -141,21 +160,32 @@ class TensorLoader(Batches):
         for chosen in order[: len(self) * self.batch_size].split(self.batch_size):
             yield chosen.to(self._padded.device)
 
-    def _crop(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _offsets(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """How far each image is moved, int64 `(2, count)`, 0..2 crop."""
+        if self.augmentation.crop == 0:
+            return torch.zeros(2, count, dtype=torch.int64)
+        return torch.randint(2 * self.augmentation.crop + 1, (2, count), generator=generator)
+
+    def _flips(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Which images are flipped, bool `(count,)`."""
+        if not self.augmentation.flip:
+            return torch.zeros(count, dtype=torch.bool)
+        return torch.rand(count, generator=generator) < 0.5
+
+    def _crop(self, index: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         """The images at `index`, each moved by up to `crop` pixels."""
         if self.augmentation.crop == 0:
             return self._padded[index]
         height, width = self._size
         # A view with every possible crop of every image: (n, channels, offsets, offsets, height, width).
         crops = self._padded.unfold(2, height, 1).unfold(3, width, 1)
-        offsets = torch.randint(2 * self.augmentation.crop + 1, (2, len(index)), generator=generator).to(index.device)
-        return crops[index, :, offsets[0], offsets[1]]
+        rows, columns = offsets.to(index.device)
+        return crops[index, :, rows, columns]
 
-    def _flip(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _flip(self, pixels: torch.Tensor, flipped: torch.Tensor) -> torch.Tensor:
         if not self.augmentation.flip:
             return pixels
-        flipped = (torch.rand(len(pixels), generator=generator) < 0.5).to(pixels.device)
-        return torch.where(flipped.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+        return torch.where(flipped.to(pixels.device).view(-1, 1, 1, 1), pixels.flip(-1), pixels)
 
     def _normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels.float().sub_(self._shift).mul_(self._scale)

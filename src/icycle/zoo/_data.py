@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from icycle.errors import DataError
 from icycle.tracing import map_tensors
-from icycle.training import inputs_of
+from icycle.training import inputs_of, local_processes
 from icycle.zoo._augment import IMAGENET_MEAN, IMAGENET_STD, Augment, evaluation_transform, training_transform
 from icycle.zoo._batches import Augmentation, Images, SealedLoader, TensorLoader
 from icycle.zoo._loaders import Batches, DatasetLoader, Examples, usable_cores
@@ -91,8 +91,8 @@ def load_data(
         channels: 1 or 3; as the images are when omitted.
         mean, std: normalise images by these (0..1, per channel). When omitted: the statistics of images that are in
             memory, and ImageNet's for those that are read from files.
-        workers: processes that read files; as many as there are cores, up to 8, when omitted. What is in memory needs
-            none.
+        workers: processes that read files; as many as there are cores, up to 8, when omitted; of several processes that
+            train on one machine each has its share of the cores. What is in memory needs none.
         seed: chooses subset, split, order and augmentation.
         device: where images in memory are kept.
 
@@ -107,7 +107,8 @@ def load_data(
     if all(isinstance(part, Images) for part in parts) and look.in_memory:
         images = [_with_channels(part, channels, read.name) for part in parts]  # type: ignore[arg-type]
         return _in_memory(read, images, look, batch_size, seed, device)
-    count = workers if workers is not None else min(usable_cores(), _MOST_WORKERS) if read.files else 0
+    spare = max(1, usable_cores() // local_processes())
+    count = workers if workers is not None else min(spare, _MOST_WORKERS) if read.files else 0
     return _from_datasets(read, parts, look, batch_size, seed, count, device)
 
 

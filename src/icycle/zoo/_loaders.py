@@ -6,13 +6,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from icycle.errors import DataError
-from icycle.training import Batch
+from icycle.training import Batch, rows_of
 from icycle.zoo._split import stratified_split
 
 __all__ = ["Batches", "DatasetLoader", "Examples", "OwnLoader", "usable_cores"]
@@ -148,6 +149,13 @@ class DatasetLoader(Batches):
         order = torch.randperm(len(self._data), generator=torch.Generator().manual_seed(seed))
         return self._over(self._data.take(order), batch_size)
 
+    def part(self, rank: int, count: int, *, even: bool) -> DatasetLoader:
+        """The rows of every batch that are process `rank`'s of `count`, and nothing else, are read; see
+        `training.rows_of`. Mixed are those rows among each other."""
+        other = self._over(self._data, self.batch_size)
+        other._order.rows = partial(rows_of, rank=rank, count=count, even=even)
+        return other
+
     def _over(self, examples: Examples, batch_size: int) -> DatasetLoader:
         return DatasetLoader(examples, batch_size, seed=self._seed, **self._options)
 
@@ -204,6 +212,7 @@ class _Order:
     def __init__(self, count: int, batch_size: int, shuffle: bool, seed: int) -> None:
         self._count, self._batch_size, self._shuffle, self._seed = count, batch_size, shuffle, seed
         self.epoch = 0
+        self.rows: Callable[[int], slice] = slice  # of a batch of so many examples those that are read: all
 
     def __len__(self) -> int:
         whole, rest = divmod(self._count, self._batch_size)
@@ -213,7 +222,9 @@ class _Order:
         generator = torch.Generator().manual_seed(_mixed(self._seed, self.epoch))
         order = torch.randperm(self._count, generator=generator) if self._shuffle else torch.arange(self._count)
         for batch in order[: len(self) * self._batch_size].split(self._batch_size):
-            yield [(self.epoch, index) for index in batch.tolist()]
+            own = batch[self.rows(len(batch))].tolist()
+            if own:
+                yield [(self.epoch, index) for index in own]
 
 
 class _Seeded(Dataset[Any]):

@@ -29,7 +29,7 @@ from icycle.engine import trace
 from icycle.errors import TrainingError
 from icycle.latency import Attempt
 from icycle.methods._remove import remove
-from icycle.methods._run_clock import unwrapped
+from icycle.methods._run_clock import unwrapped, wrappers_of
 from icycle.methods._settings import validated
 from icycle.methods._training import Calibration, FineTune, Loss, OwnTraining, Training
 from icycle.methods.ice._freeze import Frozen, FrozenLayers, first_layers
@@ -49,7 +49,7 @@ from icycle.methods.ice._trigger import (
 from icycle.saliency import check, score
 from icycle.selection import Budget
 from icycle.structure import Structure, SubNetwork
-from icycle.training import Loader, StageClock
+from icycle.training import Loader, StageClock, from_first
 
 __all__ = ["IceResult", "IceRun", "IceStep", "ice"]
 
@@ -121,7 +121,9 @@ def ice(
         result = icycle.ice(model, example_inputs, fine_tune=fine_tune, evaluate=evaluate, ratio=0.5, calibration=data)
 
     Args:
-        fine_tune: trains the model it is given as a `FineTune` asks.
+        fine_tune: trains the model it is given as a `FineTune` asks: `model` itself, its `DistributedDataParallel`
+            wrapper included, which is built anew when channels are gone or layers frozen. Several processes all do what
+            the first one decides.
         evaluate: the model's accuracy in percent on a validation split (never the test set).
         ratio: the share of the channels to remove at every step, 0..1; or
         budget: what the result may cost, spread over the steps.
@@ -167,7 +169,14 @@ def ice(
         All of them before any training.
     """
     batches = calibration if loader is None and not callable(calibration) else loader
-    training = OwnTraining(fine_tune, evaluate, validation, calibration, batches, loss, optimizer)
+    wrappers = wrappers_of(model)
+
+    def train(network: torch.nn.Module, request: FineTune) -> None:
+        for wrapper in wrappers:
+            wrapper.renew()
+        fine_tune(model if network is unwrapped(model) else network, request)
+
+    training = OwnTraining(train, evaluate, validation, calibration, batches, loss, optimizer)
     compensate = batches is not None if compensate is None else compensate
     chosen = validated(IceSettings, {"ratio": ratio, "budget": budget, "compensate": compensate, **settings})
     if optimizer is not None and chosen.freeze > 0 and chosen.freezing == "published":
@@ -229,7 +238,7 @@ class IceRun:
             self.structure = trace(model, example_inputs)
             self.steps = settings.plan(self.structure, self._scores(0, self.structure), self.model, on_attempts)
         with self._clock.stage("evaluation"):
-            dense = training.evaluate(model)
+            dense = self._evaluate()
             self._trigger = self._make_trigger(dense)
         self.result = IceResult(model, self.structure, dense, self.structure.macs(), self.structure.params())
 
@@ -240,7 +249,7 @@ class IceRun:
             self._remove(step, number)
             self._recalibrate()
             with self._clock.stage("evaluation"):
-                decision = self._trigger(self.model)
+                decision = from_first(self._trigger(self.model))  # the others may have read other data
             self._record(step, number, decision, *self._fine_tune_step(number, decision))
         self._finish()
         after = self._clock.seconds()
@@ -291,6 +300,10 @@ class IceRun:
             with self._clock.stage("recalibration"):
                 self._training.recalibrate(self.model, self.settings.calibration_batches)
 
+    def _evaluate(self) -> float:
+        """The accuracy of the model as it is; rank 0's, on every rank."""
+        return from_first(self._training.evaluate(self.model))
+
     @property
     def _remaining(self) -> float:
         """The share of the weights that remain, 0..1."""
@@ -314,7 +327,8 @@ class IceRun:
         with self._clock.stage("probing"):
             published, layers = settings.freezing == "published", layers_of(self.model, self._example_inputs)
             chosen = self._probed(layers) if published else first_layers(layers, settings.freeze)
-        return FrozenLayers([layer.name for layer in chosen], self._example_inputs)
+        names = from_first([layer.name for layer in chosen])
+        return FrozenLayers(names, self._example_inputs)
 
     def _probed(self, layers: Sequence[Layer]) -> tuple[Layer, ...]:
         """The layers that move least where a copy of the network is trained."""
@@ -371,7 +385,7 @@ class IceRun:
         settings, result = self.settings, self.result
         result.structure = self.structure
         with self._clock.stage("evaluation"):
-            result.accuracy = self._training.evaluate(self.model)
+            result.accuracy = self._evaluate()
         if settings.final_epochs == 0:
             return
         result.accuracy_before_final = result.accuracy
@@ -383,7 +397,7 @@ class IceRun:
             self._request_training("final", len(result.steps), 1.0, rate, settings.final_decay, course, left)
             if epoch + 1 == settings.final_epochs or settings.patience is not None:
                 with self._clock.stage("evaluation"):
-                    result.accuracy = self._training.evaluate(self.model)
+                    result.accuracy = self._evaluate()
                 if best.ends_with(result.accuracy):
                     break
         result.accuracy = best.restored(result.accuracy)

@@ -81,6 +81,10 @@ class ReplayedLoader:
     def set_epoch(self, epoch: int) -> None:
         self._loader.set_epoch(epoch)
 
+    def part(self, rank: int, count: int, *, even: bool) -> ReplayedLoader:
+        """Of every batch the rows that are process `rank`'s of `count`."""
+        return ReplayedLoader(self._loader.part(rank, count, even=even), self._replay, self._outputs)
+
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         shape = self._loader.images.pixels.shape[1:]
         with self._replay:

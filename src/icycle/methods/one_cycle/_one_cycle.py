@@ -31,7 +31,7 @@ from icycle.errors import TrainingError
 from icycle.latency import Attempt, Selector
 from icycle.methods._distributed import broadcast_from_rank0, flatten, require_same_everywhere, unflatten
 from icycle.methods._remove import Refit, remove
-from icycle.methods._run_clock import RunClock, unwrapped
+from icycle.methods._run_clock import RunClock, unwrapped, wrappers_of
 from icycle.methods.one_cycle._phases import Phases
 from icycle.methods.one_cycle._shrink import Shrink
 from icycle.methods.one_cycle._stability import Stability
@@ -86,11 +86,12 @@ class OneCycle:
             for x, y in loader:
                 ...; optimizer.step(); pruner.after_step()
 
-    The removal may happen in either call. It replaces parameters, so whatever else holds them must be made anew once
-    `removed` is true (a DistributedDataParallel wrapper). The optimizer keeps its state, and its schedule just goes on.
+    The removal may happen in either call. It replaces parameters; the optimizer keeps its state, and its schedule just
+    goes on. Whatever else holds parameters must be made anew once `removed` is true.
 
     Args:
-        model: is pruned in place, when its time has come.
+        model: is pruned in place, when its time has come. A `DistributedDataParallel` wrapper given here is built anew,
+            and stays the same object; a compiled model compiles again by itself.
         example_inputs: a tensor, tuple or dict that the model runs on.
         budget: what the pruned model may cost.
         epochs: length of the run.
@@ -135,6 +136,7 @@ class OneCycle:
         on_removal: Callable[[Literal["before", "after"]], object] | None = None,
     ) -> None:
         self.model = unwrapped(model)
+        self._wrappers = wrappers_of(model)
         self.optimizer = optimizer
         self.phases = phases or Phases()
         self.report = OneCycleReport(asked=str(budget))
@@ -247,7 +249,6 @@ class OneCycle:
 
     def _remove(self) -> None:
         """Take the marked channels out; training goes on with the same optimizer and the same schedule."""
-        require_same_everywhere("the sub-network", repr(flatten(self.subnet).tolist()), self._device)
         self.report.first_to_final = self.subnet.similarity(self._first or self.subnet)
         self._on_removal("before")
         with self.report.timed("removal"):
@@ -275,6 +276,8 @@ class OneCycle:
                 averaged=self._averaged,
                 refit=self._refit if refit else None,
             )
+            for wrapper in self._wrappers:
+                wrapper.renew()
         self.removed = True
 
     @property

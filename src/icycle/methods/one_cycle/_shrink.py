@@ -10,6 +10,7 @@ from functools import reduce
 import torch
 
 from icycle.structure import Structure, SubNetwork
+from icycle.tracing import is_sharded, sharded_like
 
 __all__ = ["Shrink"]
 
@@ -43,7 +44,8 @@ class Shrink:
             if parameter.is_floating_point() and not all(bool(mask.all()) for mask in kept):
                 self._names.append(name)
                 self._weights.append(parameter)
-                self._marks.append(_mark(kept).to(parameter.device, parameter.dtype))
+                mark = _mark(kept).to(parameter.device, parameter.dtype)
+                self._marks.append(_sharded_as(parameter, mark) if is_sharded(parameter) else mark)
         # A factor nearer to 1 than the weights' precision can tell would change nothing: half precision saves up steps.
         self._quantum = 8 * max((torch.finfo(weight.dtype).eps for weight in self._weights), default=0.0)
 
@@ -64,14 +66,14 @@ class Shrink:
         the bit."""
         self._apply()
         parameters = dict(model.named_parameters())
-        own = {name: parameters[name].data for name in self._taken}
+        own = {name: _kept(parameters[name]) for name in self._taken}
         try:
             for name, taken in self._taken.items():
-                parameters[name].data = (own[name] + taken.to(own[name].device)).to(own[name].dtype)
+                _exchange(parameters[name], (own[name] + taken.to(own[name].device)).to(own[name].dtype))
             yield
         finally:
             for name, data in own.items():
-                parameters[name].data = data
+                _exchange(parameters[name], data)
 
     @property
     def state(self) -> tuple[dict[str, torch.Tensor], float]:
@@ -110,3 +112,22 @@ def _mark(kept: list[torch.Tensor]) -> torch.Tensor:
             shape[dim] = len(mask)
             factors.append(mask.view(shape))
     return ~reduce(torch.logical_and, factors)
+
+
+def _sharded_as(parameter: torch.Tensor, mark: torch.Tensor) -> torch.Tensor:
+    """A mark, whole in all dimensions, of which each process holds the part that it holds of the parameter."""
+    return sharded_like(parameter, mark.expand(parameter.shape).contiguous())
+
+
+def _kept(parameter: torch.Tensor) -> torch.Tensor:
+    """The values, for `_exchange` to put back."""
+    return parameter.detach().clone() if is_sharded(parameter) else parameter.data
+
+
+@torch.no_grad()
+def _exchange(parameter: torch.Tensor, values: torch.Tensor) -> None:
+    """Give a parameter other values: in the place of its own, or into the memory that whoever sharded it reads."""
+    if is_sharded(parameter):
+        parameter.copy_(values)
+    else:
+        parameter.data = values

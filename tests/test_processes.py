@@ -1,0 +1,443 @@
+"""Several processes, started as a user starts them: one folder, one voice, the network that one process makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import distributed, nn
+from torch import multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import TensorDataset
+
+import icycle
+from icycle.errors import ArtifactError, SurgeryError, TraceError, TrainingError
+from icycle.methods import FineTune
+from icycle.recipes import RunFolder, load_recipe, run_recipe
+from icycle.training import rows_of
+from icycle.zoo import Augmentation, DatasetLoader, Examples, Images, TensorLoader
+from run_methods import METHODS, NETWORK, run_methods, settings_of
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not distributed.is_available(), reason="torch is built without distributed"),
+]
+
+DRIVER = str(Path(__file__).with_name("run_methods.py"))
+ICYCLE = ("-m", "icycle")
+NEARLY = 1e-4  # sums in another order, over a few dozen steps
+
+
+@pytest.fixture(autouse=True)
+def own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The network's module, for this process and those that it starts."""
+    (tmp_path / "plain_net.py").write_text(NETWORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("plain_net", None)
+
+
+def command(count: int, *program: str) -> list[str]:
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
+    return [sys.executable, "-m", *torchrun, *program]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def launch(count: int, *program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """torchrun, in `folder`; what hangs fails."""
+    options: dict[str, Any] = {"cwd": folder, "env": environment(folder), "capture_output": True, "text": True}
+    return subprocess.run(command(count, *program), **options, check=False, timeout=100)
+
+
+def flags(*settings: str) -> list[str]:
+    return [part for value in settings for part in ("--set", value)]
+
+
+def records(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    return [record for record in lines if record["kind"] == kind]
+
+
+def assert_same(one: RunFolder, other: RunFolder) -> None:
+    """The same channels went, at the same steps; all else differs by rounding."""
+    weights = [load_file(folder.model / "model.safetensors") for folder in (one, other)]
+    assert {name: tensor.shape for name, tensor in weights[0].items()} == {
+        name: tensor.shape for name, tensor in weights[1].items()
+    }
+    assert max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]) < NEARLY
+    for kind, keys in {"removal": ("epoch", "macs_after"), "epoch": ("epoch", "validation_accuracy")}.items():
+        found = [[[record[key] for key in keys] for record in records(folder, kind)] for folder in (one, other)]
+        assert found[0] == found[1]
+    losses = [[record["loss"] for record in records(folder, "epoch")] for folder in (one, other)]
+    assert losses[0] == pytest.approx(losses[1], abs=NEARLY)
+    reports = [json.loads(folder.report.read_text()) for folder in (one, other)]
+    assert reports[0]["test_accuracy"] == reports[1]["test_accuracy"]
+
+
+def test_the_command_leaves_one_folder_and_prints_once(tmp_path: Path) -> None:
+    settings = ("train.epochs=3", "model.width=8", "data.subset=240", "method.round_to=1", "train.precision=bf16")
+    done = launch(2, *ICYCLE, "run", "digits", *flags(*settings), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits-1"]
+    folder = RunFolder(tmp_path / "runs" / "digits-1")
+    assert folder.finished
+    assert [record["epoch"] for record in records(folder, "epoch")] == [1, 2, 3]
+    assert len(records(folder, "removal")) == 1
+    assert sum(line.startswith("epoch") for line in done.stdout.splitlines()) == 3
+    assert done.stdout.count("Everything is in") == 1
+    assert "arning" not in done.stderr
+
+
+def test_every_method_makes_the_network_that_one_process_makes(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_methods(one, *METHODS)
+    done = launch(2, DRIVER, str(two), *METHODS, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for method in METHODS:
+        assert_same(RunFolder(one / method), RunFolder(two / method))
+
+
+def test_four_processes_do_as_well(tmp_path: Path) -> None:
+    one, four = tmp_path / "one", tmp_path / "four"
+    run_methods(one, "one-cycle")
+    done = launch(4, DRIVER, str(four), "one-cycle", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(RunFolder(one / "one-cycle"), RunFolder(four / "one-cycle"))
+
+
+def test_a_run_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
+    """One begins, two go on and are asked to stop, one goes on."""
+    recipe = load_recipe("digits", [*settings_of("fixed", tmp_path), "train.epochs=40", "method.at=0.5"])
+    whole, cut = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "cut")
+    run_recipe(recipe, whole)
+
+    def stop(record: Any) -> None:
+        if record["kind"] == "epoch" and record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe, cut, listeners=[stop])
+    with subprocess.Popen(
+        command(2, *ICYCLE, "run", "--resume", "cut"),
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as two:
+        assert two.stdout is not None
+        first = next(line for line in two.stdout if line.startswith("epoch"))
+        two.send_signal(signal.SIGTERM)
+        shown = two.stdout.read()
+    assert first.startswith(("epoch   2/40", "epoch   3/40"))
+    assert shown.count("Stopped by SIGTERM; all is saved") == 1
+    assert not cut.report.exists()
+    run_recipe(recipe, cut, resume=True)
+    assert_same(whole, cut)
+
+
+BROKEN = """
+import os
+import plain_net
+from torch import nn
+from icycle.errors import DataError
+
+
+class Broken(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.net = plain_net.build(num_classes)
+
+    def forward(self, x):
+        if self.training and os.environ["RANK"] == "1":
+            raise DataError("rank 1 gives up")
+        return self.net(x)
+"""
+
+
+def test_an_error_in_one_process_ends_all_with_one_message(tmp_path: Path) -> None:
+    (tmp_path / "broken_net.py").write_text(BROKEN)
+    settings = [*settings_of("dense", tmp_path), "model.name=broken_net:Broken"]
+    began = time.monotonic()
+    done = launch(2, *ICYCLE, "run", "digits", *flags(*settings), folder=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.count("error: ") == 1
+    assert "error: rank 1 gives up" in done.stderr
+    assert time.monotonic() - began < 60
+    assert not (tmp_path / "runs").exists()  # nothing had been done
+
+
+def test_a_batch_that_cannot_be_divided_is_refused_in_one_line(tmp_path: Path) -> None:
+    done = launch(2, *ICYCLE, "run", "digits", "--set", "train.batch_size=41", folder=tmp_path)
+    assert done.stderr.count("error: ") == 1
+    assert "set it to 40 or 42" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("even", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [0, 1, 3, 8, 41])
+def test_the_processes_rows_are_the_batch(size: int, count: int, even: bool) -> None:
+    rows = [range(size)[rows_of(size, rank, count, even=even)] for rank in range(count)]
+    together = [row for part in rows for row in part]
+    assert together == list(range(size - size % count if even else size))
+    assert max(map(len, rows)) - min(map(len, rows)) <= (0 if even else 1)
+
+
+def in_memory() -> TensorLoader:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (250, 1, 6, 6), dtype=torch.uint8, generator=generator)
+    images, augmentation = Images(pixels, torch.arange(250) % 7), Augmentation(crop=1, flip=True)
+    zero, one = torch.zeros(1), torch.ones(1)
+    return TensorLoader(images, 40, mean=zero, std=one, shuffle=True, augmentation=augmentation, seed=3)
+
+
+def read_one_by_one() -> DatasetLoader:
+    """Each example with something drawn by chance."""
+    examples = Examples(TensorDataset(torch.arange(250.0), torch.arange(250)))
+    return DatasetLoader(examples, 40, transform=lambda e: (e[0] + torch.rand(()), e[1]), seed=3)
+
+
+@pytest.mark.parametrize("even", [True, False])
+@pytest.mark.parametrize("make", [in_memory, read_one_by_one])
+def test_a_part_is_cut_from_the_batches_of_one_process(make: Callable[[], Any], even: bool) -> None:
+    """Augmentation included, whatever of a batch is read."""
+    loader = make()
+    loader.set_epoch(3)
+    whole = list(loader)
+    for rank in range(3):
+        part = loader.part(rank, 3, even=even)
+        part.set_epoch(3)
+        assert len(part) == len(loader)
+        for (images, labels), (own_images, own_labels) in zip(whole, part, strict=True):
+            rows = rows_of(len(labels), rank, 3, even=even)
+            assert torch.equal(images[rows], own_images)
+            assert torch.equal(labels[rows], own_labels)
+
+
+# From a user's own loop
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(256, 4),
+    )
+
+
+def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(16, 1, 8, 8, generator=generator), torch.randint(4, (16,), generator=generator)
+
+
+def same_everywhere(model: nn.Module) -> bool:
+    """Are all parameters the same on both ranks?"""
+    own = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    other = own.clone()
+    distributed.broadcast(other, src=0)
+    return torch.equal(own, other)
+
+
+def one_cycle_on(rank: int) -> None:
+    """Two ranks with data of their own: the wrapper goes on by itself once channels are gone."""
+    parallel = DistributedDataParallel(network(), bucket_cap_mb=1, gradient_as_bucket_view=True)
+    calls: list[int] = []
+    parallel.register_forward_hook(lambda *_: calls.append(1))
+    optimizer = torch.optim.SGD(parallel.parameters(), lr=0.05, momentum=0.9)
+    pruner = icycle.OneCycle(
+        parallel,
+        torch.zeros(1, 1, 8, 8),
+        budget=icycle.Budget(macs=0.5),
+        epochs=2,
+        steps_per_epoch=6,
+        optimizer=optimizer,
+    )
+    for epoch in range(2):
+        pruner.start_epoch(epoch)
+        for step in range(6):
+            x, y = batch(100 * rank + step)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(parallel(x), y).backward()
+            optimizer.step()
+            pruner.after_step()
+    assert pruner.removed
+    assert len(calls) == 12
+    assert parallel.gradient_as_bucket_view
+    assert parallel.bucket_bytes_cap == 2**20
+    assert same_everywhere(pruner.model)
+
+
+def ice_on(rank: int) -> None:
+    """Accuracies, gradients and activations of each rank are its own; what is done is rank 0's."""
+    parallel = DistributedDataParallel(network())
+    accuracies = iter([90.0, 60.0, 90.0, 90.0, 90.0] if rank == 0 else [90.0, 90.0, 10.0, 10.0, 10.0])
+    asked: list[tuple[str, int]] = []
+
+    def fine_tune(model: nn.Module, request: FineTune) -> None:
+        assert model is parallel
+        asked.append((request.kind, request.step))
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=request.learning_rate)
+        for step in range(3):
+            x, y = batch(100 * rank + step)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+    result = icycle.ice(
+        parallel,
+        torch.zeros(1, 1, 8, 8),
+        fine_tune=fine_tune,
+        evaluate=lambda model: next(accuracies),
+        ratio=0.5,
+        steps="group",
+        criterion="mean_activation",
+        loader=[batch(100 * rank + number) for number in range(2)],
+        freeze=0.4,
+        final_epochs=1,
+    )
+    assert [step.decision.fire for step in result.steps] == [True, False]
+    assert asked == [("probe", 1), ("final", 2)]
+    assert same_everywhere(result.model)
+
+
+def plain() -> nn.Sequential:
+    """Without batch norm: two processes do to the bit, but for rounding, what one does with the whole batch."""
+    torch.manual_seed(0)
+    convolutions = nn.Conv2d(1, 13, 3), nn.ReLU(), nn.Conv2d(13, 11, 3), nn.ReLU(), nn.Flatten()
+    return nn.Sequential(*convolutions, nn.Sequential(nn.Linear(176, 9), nn.ReLU(), nn.Linear(9, 4)))
+
+
+def shard(model: nn.Sequential) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (2,))
+    for module in model:
+        if any(True for _ in module.parameters()):
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def difference(sharded: nn.Module, whole: nn.Module) -> float:
+    pairs = zip(sharded.parameters(), whole.parameters(), strict=True)
+    return max(float((one.full_tensor() - other).abs().max()) for one, other in pairs)  # type: ignore[operator]
+
+
+def step(models: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer], rank: int, seed: int) -> None:
+    """The first model learns from this rank's half of a batch, the second from all of it."""
+    x, y = batch(seed)
+    halves = slice(8 * rank, 8 * rank + 8), slice(None)
+    for model, optimizer, part in zip(models, optimizers, halves, strict=True):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[part]), y[part]).backward()
+        optimizer.step()
+
+
+def sharded_on(rank: int, folder: str) -> None:
+    """FSDP2: a removal cuts the parts of parameters, gradients and state; saved as the model that is whole."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    example = torch.zeros(1, 1, 8, 8)
+    model, whole = models = plain(), plain()
+    structure = icycle.trace(model, example)
+    shard(model)
+    optimizers = [torch.optim.AdamW(each.parameters(), lr=0.01) for each in models]
+    for seed in range(3):
+        step(models, optimizers, rank, seed)
+    with torch.no_grad():
+        model(example)  # leaves the root's parameters whole
+    scores = icycle.saliency.group_norm(model, structure)
+    subnet = icycle.select(structure, scores, icycle.Budget(macs=0.5))
+    for each, optimizer in zip(models, optimizers, strict=True):
+        icycle.prune(each, structure, subnet, optimizer)
+    for seed in range(3, 6):
+        step(models, optimizers, rank, seed)
+    assert difference(model, whole) < NEARLY
+    assert all(type(value).__name__ == "DTensor" for value in model.parameters())
+
+    with pytest.raises(ArtifactError, match="get_model_state_dict"):
+        icycle.save(model, f"{folder}/sharded")
+    with pytest.raises(TraceError, match="before fully_shard"):
+        icycle.trace(model, example)
+    fresh = plain()
+    icycle.prune(fresh, structure, subnet)
+    fresh.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
+    assert torch.allclose(fresh(batch(9)[0]), whole(batch(9)[0]), atol=1e-4)
+
+
+def sharded_one_cycle_on(rank: int) -> None:
+    model, whole = models = plain(), plain()
+    options: dict[str, Any] = {"budget": icycle.Budget(macs=0.5), "epochs": 3, "steps_per_epoch": 8}
+    pruners = [icycle.OneCycle(each, torch.zeros(1, 1, 8, 8), **options) for each in models]
+    shard(model)
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.05, momentum=0.9) for each in models]
+    for pruner, optimizer in zip(pruners, optimizers, strict=True):
+        pruner.optimizer = optimizer
+    for epoch in range(3):
+        for pruner in pruners:
+            pruner.start_epoch(epoch)
+        for number in range(8):
+            step(models, optimizers, rank, 8 * epoch + number)
+            for pruner in pruners:
+                pruner.after_step()
+    assert pruners[0].removed
+    assert pruners[0].report.shrink_start is not None
+    assert pruners[0].subnet == pruners[1].subnet
+    assert difference(model, whole) < NEARLY
+
+
+def zero_optimizer_on(rank: int) -> None:
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    model = plain()
+    structure = icycle.trace(model, torch.zeros(1, 1, 8, 8))
+    optimizer = ZeroRedundancyOptimizer(model.parameters(), torch.optim.Adam, lr=0.1)
+    before = list(model.parameters())
+    with pytest.raises(SurgeryError, match="ZeroRedundancyOptimizer gives each parameter"):
+        icycle.prune(model, structure, icycle.SubNetwork.random(structure, 0.5, 0), optimizer)
+    assert all(one is other for one, other in zip(before, model.parameters(), strict=True))
+
+
+def own_loops(rank: int, folder: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    one_cycle_on(rank)
+    ice_on(rank)
+    sharded_on(rank, folder)
+    sharded_one_cycle_on(rank)
+    zero_optimizer_on(rank)
+    distributed.barrier()  # a rank that leaves while another still talks to it aborts
+    distributed.destroy_process_group()
+
+
+def test_ones_own_loop_in_two_processes(tmp_path: Path) -> None:
+    mp.spawn(own_loops, args=(str(tmp_path),), nprocs=2)
+
+
+def test_tuning_is_for_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from icycle.methods import TuneSettings
+    from icycle.recipes import tune_recipe
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="one process for tuning"):
+        tune_recipe(load_recipe("digits-ice"), TuneSettings(), tmp_path / "tuned.yaml")
