@@ -316,7 +316,7 @@ def ice_on(rank: int) -> None:
         final_epochs=1,
     )
     assert [step.decision.fire for step in result.steps] == [True, False]
-    assert asked == [("probe", 1), ("final", 2)]
+    assert asked == [("step", 1), ("final", 2)]
     assert same_everywhere(result.model)
 
 
