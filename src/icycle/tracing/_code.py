@@ -344,7 +344,8 @@ def _rebuilt(function: FunctionType, edits: Sequence[Edit], depth: int) -> Funct
     """A function like this one, with the edits of its own code, which calls changed functions where others are edited.
 
     The module's globals stay its globals, live as they are. What is called instead comes in a closure, and is called
-    only as long as the global is still the function that it stands in for.
+    only as long as the global is still the function that it stands in for, or what torch.fx and torch.export put in its
+    place while they look on.
     """
     replacements: list[Replacement] = []
     names: dict[str, Any] = {}
@@ -359,11 +360,18 @@ def _rebuilt(function: FunctionType, edits: Sequence[Edit], depth: int) -> Funct
         made = _rebuilt(called, within, depth + 1) if called is not None else None
         if made is None:
             return None
-        own, other = f"_icycle_{number}", f"_icycle_{number}_before"
-        names |= {own: made, other: called}
-        replacements.append(Replacement(call, f"({own} if {name} is {other} else {name})"))
+        own, other, watched = f"_icycle_{number}", f"_icycle_{number}_before", f"_icycle_{number}_watched"
+        names |= {own: made, other: called, watched: functools.partial(_watched_by_torch, called)}
+        replacements.append(Replacement(call, f"({own} if {name} is {other} or {watched}({name}) else {name})"))
     code = recompiled(function.__code__, replacements, names)
     return None if code is None else _like(function, code, names)
+
+
+def _watched_by_torch(function: FunctionType | None, current: Any) -> bool:
+    """Whether torch has wrapped a function for the time in which it traces (torch.fx.wrap)."""
+    code = getattr(current, "__code__", None)
+    wrapped = getattr(current, "__wrapped__", None) is function
+    return wrapped and code is not None and code.co_filename.startswith(_LIBRARIES[0])
 
 
 def _replacement(code: CodeType, edit: Edit) -> Replacement:
