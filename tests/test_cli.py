@@ -105,7 +105,7 @@ def test_a_run_of_one_epoch_is_over_before_it_could_be_estimated(capsys: pytest.
         (("inspect", "resnet20", "--input", ""), "3,224,224"),
         (("inspect", "broken:leave", "--input", "4"), "gave SystemExit: 3"),
         (("run", "digits", "--output", "made", "--set", "model={name: broken:leave}"), "gave SystemExit: 3"),
-        (("run", "digits", "--output", "made", "--set", "model={name: broken:empty}"), "Identity has none"),
+        (("run", "digits", "--output", "made", "--set", "model={name: broken:empty}"), "Sequential has none"),
         (("verify", "small-cnn", "--ratio", "-1"), "in [0, 1)"),
         (("report", "nowhere"), "nowhere has no report.json"),
         (("bench", "nowhere"), "Expected a model's name"),
@@ -126,7 +126,7 @@ def test_an_error_is_one_message_and_exit_code_two(
     (tmp_path / "file").touch()
     (tmp_path / "broken.py").write_text(
         "from torch import nn\n\ndef make():\n    return {}['width']\n\ndef leave():\n    raise SystemExit(3)\n\n"
-        "def empty():\n    return nn.Identity()\n"
+        "def empty():\n    return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(10))\n"
     )
     refuse_below(tmp_path / "locked", monkeypatch)
     before = sorted(tmp_path.iterdir())

@@ -7,25 +7,27 @@ multiplication is given another number.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from icycle.tracing import Step
+from icycle.tracing import Step, bind
 
 __all__ = ["Given", "changed", "scalars"]
 
 Given = tuple[str, tuple[Any, ...]]  # an operation's name, and the numbers it was given
 
 
-def scalars(operation: Any, args: Iterable[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The arguments that are numbers and no sizes: factors, bounds, exponents."""
+def scalars(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments that are numbers and no sizes: factors, bounds, exponents. A default is one as well, for torch
+    leaves out what happens to be equal to it."""
     names = _names(operation)
     if not names:
         return ()
-    given = {**dict(zip(_all_names(operation), args, strict=False)), **kwargs}
-    return tuple(given[name] for name in names if isinstance(given.get(name), (int, float, complex)))
+    given = bind(operation, args, kwargs)
+    values = (given.get(name) for name in names)
+    return tuple(value for value in values if isinstance(value, (int, float, complex)))
 
 
 def changed(steps: Iterable[Step], run: Iterable[Given]) -> Step | None:
@@ -45,15 +47,9 @@ def _same(before: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
 
 
 @functools.cache
-def _all_names(operation: Any) -> tuple[str, ...]:
-    schema = getattr(operation, "_schema", None)  # a function that is observed as one operation has none
-    return () if schema is None else tuple(argument.name for argument in schema.arguments)
-
-
-@functools.cache
 def _names(operation: Any) -> tuple[str, ...]:
     """Of the arguments that may be numbers. Those of a product may change with the way in which torch arranges it."""
-    schema = getattr(operation, "_schema", None)
+    schema = getattr(operation, "_schema", None)  # a function that is observed as one operation has none
     if schema is None or operation.name().split("::")[1].split(".")[0] in ("addmm", "baddbmm"):
         return ()
     return tuple(argument.name for argument in schema.arguments if _is_number(argument.type))
