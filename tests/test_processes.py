@@ -150,6 +150,26 @@ def test_a_run_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
     assert_same(whole, cut)
 
 
+def test_steps_go_on_in_another_number_of_processes(tmp_path: Path) -> None:
+    """One begins, two go on."""
+    recipe = load_recipe("digits", settings_of("ice", tmp_path))
+    whole, cut = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "cut")
+    run_recipe(recipe, whole)
+
+    def stop(record: Any) -> None:
+        if record["kind"] == "step" and record["number"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe, cut, listeners=[stop])
+    done = launch(2, *ICYCLE, "run", "--resume", "cut", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(whole, cut)
+    steps = [[(r["number"], r["kept"], r["decision"]["fire"]) for r in records(run, "step")] for run in (whole, cut)]
+    assert len(steps[0]) == 2
+    assert steps[0] == steps[1]
+
+
 BROKEN = """
 import os
 import plain_net
@@ -440,4 +460,5 @@ def test_tuning_is_for_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(TrainingError, match="one process for tuning"):
-        tune_recipe(load_recipe("digits-ice"), TuneSettings(), tmp_path / "tuned.yaml")
+        tune_recipe(load_recipe("digits-ice"), TuneSettings(), RunFolder(tmp_path / "study"), tmp_path / "tuned.yaml")
+    assert not (tmp_path / "study").exists()

@@ -195,17 +195,20 @@ def test_an_unreachable_storage_stops_before_any_training(tmp_path: Path) -> Non
     with pytest.raises(TuningError, match="study storage"):
         run_recipe(recipe, RunFolder(tmp_path / "run"), listeners=[seen.append])
     with pytest.raises(TuningError, match="study storage"):
-        tune_recipe(recipe, recipe.method.tune, tmp_path / "tuned.yaml", listeners=[seen.append])
+        tune_recipe(
+            recipe, recipe.method.tune, RunFolder(tmp_path / "study"), tmp_path / "tuned.yaml", listeners=[seen.append]
+        )
     assert seen == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_only_what_can_be_tuned_is(tmp_path: Path) -> None:
     with pytest.raises(TuningError, match="'ice' can"):
-        tune_recipe(load_recipe("digits"), TuneSettings(), tmp_path / "tuned.yaml")
+        tune_recipe(load_recipe("digits"), TuneSettings(), RunFolder(tmp_path / "study"), tmp_path / "tuned.yaml")
+    assert list(tmp_path.iterdir()) == []
     (tmp_path / "tuned.yaml").write_text("mine")
     with pytest.raises(RecipeError, match="exists"):
-        tune_recipe(recipe_of(), TuneSettings(), tmp_path / "tuned.yaml")
+        tune_recipe(recipe_of(), TuneSettings(), RunFolder(tmp_path / "study"), tmp_path / "tuned.yaml")
 
 
 @pytest.mark.parametrize("override", ["method.tune=-1", "method.tune={trials: 0}", "method.tune={trails: 3}"])

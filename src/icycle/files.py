@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-__all__ = ["checksum", "flush", "write_whole"]
+__all__ = ["append_line", "checksum", "flush", "whole_lines", "write_whole"]
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -24,6 +24,23 @@ def write_whole(path: Path, text: str) -> None:
         fresh.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Write one more line, and wait until it is on the disk; a process that ends on the way leaves a part of it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    flush(path)
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file with their ends, but for one that was cut off; none where there is no file."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("\n")]
 
 
 def flush(path: Path) -> None:

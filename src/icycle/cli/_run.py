@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icycle.errors import RecipeError, RunInterruptedError
+from icycle.cli._stop import resumable
+from icycle.errors import RecipeError
 
 if TYPE_CHECKING:
     from icycle.recipes import Recipe, RunFolder
 
 __all__ = ["run"]
-
-_STOPPED = 75  # "a temporary failure: try again" (EX_TEMPFAIL of sysexits.h)
 
 
 def run(
@@ -58,15 +57,8 @@ def run(
             raise RecipeError("Expected a RECIPE (see `icycle recipes`), or --resume FOLDER, but got neither")
         loaded = load_recipe(recipe, overrides or (), imports=context.obj)
         folder = on_first(lambda: next_run(loaded.name, Path("runs"))) if output is None else RunFolder(output)
-    try:
-        with Progress(console) as progress:
-            report = run_recipe(loaded, folder, listeners=[progress.show], resume=resume is not None)
-    except KeyboardInterrupt:
-        console.print(f"Interrupted. To go on: icycle run --resume {folder.path}", soft_wrap=True)
-        raise typer.Exit(130) from None
-    except RunInterruptedError as stop:
-        console.print(f"{stop}; all is saved. To go on: icycle run --resume {folder.path}", soft_wrap=True)
-        raise typer.Exit(_STOPPED) from None
+    with resumable(console, folder), Progress(console) as progress:
+        report = run_recipe(loaded, folder, listeners=[progress.show], resume=resume is not None)
     console.print(render(report))
     console.print(summary(report), soft_wrap=True, highlight=False, markup=False)
     console.print(f"Everything is in {folder.path}", soft_wrap=True)

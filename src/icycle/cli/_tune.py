@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
+from icycle.cli._stop import resumable
+
 __all__ = ["tune"]
 
 
 def tune(
     context: typer.Context,
-    recipe: Annotated[str, typer.Argument(help="A bundled recipe's name (see `icycle recipes`), or a YAML file.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A bundled recipe's name (see `icycle recipes`), or a YAML file; not needed to resume."),
+    ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="How many; the recipe's method.tune, or 12.")] = None,
     share: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Of the training data that a trial uses; 0.1 when omitted.")
@@ -29,21 +34,29 @@ def tune(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value, e.g. train.epochs=3.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The tuned recipe; RECIPE-tuned.yaml when omitted.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="The study's folder; runs/RECIPE-tune-N when omitted.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Go on with the unfinished study in FOLDER, by the settings that it keeps."
+        ),
+    ] = None,
 ) -> None:
-    """Find settings for the method of RECIPE, and write them as a recipe of their own."""
+    """Find settings for the method of RECIPE, and write them as a recipe of their own.
+
+    SIGTERM and SIGUSR1 end the study with exit code 75; then, as after any other end, `icycle tune --resume FOLDER`
+    goes on after the last finished trial.
+    """
     # Imported here so that `icycle --help` need not wait for torch.
     from rich.console import Console
 
     from icycle.cli._progress import Progress
-    from icycle.errors import TuningError
+    from icycle.errors import RecipeError, TuningError
     from icycle.methods import TuneSettings
-    from icycle.recipes import load_recipe, tune_recipe
+    from icycle.recipes import RunFolder, load_recipe, next_run, saved_study, tune_recipe
 
     if share == 0 or drop == 0:
         raise TuningError(f"Expected --share and --drop above 0, but got {share} and {drop}")
-    console = Console()
-    loaded = load_recipe(recipe, overrides or (), imports=context.obj)
-    settings = loaded.method.tuning or TuneSettings()
     given = {
         "trials": trials,
         "share": share,
@@ -52,9 +65,21 @@ def tune(
         "storage": storage,
         "study": study,
     }
-    settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
-    path = output or Path(f"{loaded.name}-tuned.yaml")
-    with Progress(console) as progress:
-        outcome = tune_recipe(loaded, settings, path, listeners=[progress.show])
+    changes = {name: value for name, value in given.items() if value is not None}
+    if resume is not None:
+        if changes or any(value is not None for value in (recipe, overrides, output, folder)):
+            raise RecipeError("Expected nothing but --resume FOLDER, as the study keeps its settings, but got more")
+        place = RunFolder(resume)
+        loaded, (settings, path) = place.saved_recipe(), saved_study(place)
+    elif recipe is None:
+        raise RecipeError("Expected a RECIPE (see `icycle recipes`), or --resume FOLDER, but got neither")
+    else:
+        loaded = load_recipe(recipe, overrides or (), imports=context.obj)
+        settings = (loaded.method.tuning or TuneSettings()).model_copy(update=changes)
+        path = output or Path(f"{loaded.name}-tuned.yaml")
+        place = next_run(f"{loaded.name}-tune", Path("runs")) if folder is None else RunFolder(folder)
+    console = Console()
+    with resumable(console, place), Progress(console) as progress:
+        outcome = tune_recipe(loaded, settings, place, path, listeners=[progress.show], resume=resume is not None)
     console.print(outcome.summary(), soft_wrap=True, highlight=False)
     console.print(f"To use them: icycle run {path}", soft_wrap=True)

@@ -78,7 +78,10 @@ class BuiltInTraining:
         if self._cache is not None and loader is self._data.train and self._replays:
             replayed = self._cache.replayed(model, request.frozen, self._forward, request.epochs_left)
         began = time.perf_counter()
-        loss = trainer.train_for(replayed or loader, request.epochs / request.data_share, request.rate)
+        # a probe is part of what comes before any course: its copy of the network has none to go on with
+        checkpoint = None if request.kind == "probe" else self._context.checkpoint
+        epochs = request.epochs / request.data_share
+        loss = trainer.train_for(replayed or loader, epochs, request.rate, checkpoint=checkpoint)
         self.trainer.epoch = trainer.epoch
         self._context.recorder.write(
             "fine-tune",

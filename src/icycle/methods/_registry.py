@@ -28,7 +28,7 @@ from icycle.methods._tunable import SearchSpace, TuneSettings
 from icycle.registry import did_you_mean
 from icycle.saliency import Scores, spread
 from icycle.structure import SubNetwork
-from icycle.training import Classification, Hooks, Recorder, Settings, Task, Trainer, TrainSettings
+from icycle.training import Classification, Hooks, Recorder, Settings, Task, Trainer, TrainSettings, parts_done
 from icycle.zoo import Data
 
 __all__ = ["Context", "Effort", "Method", "MethodResult", "Removal", "get_method", "methods", "register"]
@@ -89,6 +89,11 @@ class Context:
         """A trainer of the model; by the recipe's settings unless others are given."""
         chosen = settings or self.train
         return Trainer(self.model, chosen, len(self.data.train), self.recorder, self.task, self.teacher)
+
+    @property
+    def parts_done(self) -> int:
+        """How many parts of what the method does after training an earlier process of this run has done."""
+        return 0 if self.checkpoint is None else parts_done(self.checkpoint)
 
     def fit(self, trainer: Trainer, hooks: Hooks | None = None) -> float:
         """Train to the trainer's last epoch on the training split; the last value of the deciding metric."""

@@ -3,8 +3,9 @@
 from icycle.recipes._finished import FinishedRun, is_run, open_run
 from icycle.recipes._folder import RunFolder, next_run
 from icycle.recipes._load import bundled_recipes, dump_recipe, load_recipe
-from icycle.recipes._run import run_recipe, tune_recipe
+from icycle.recipes._run import run_recipe
 from icycle.recipes._schema import DataSettings, ModelSettings, Recipe
+from icycle.recipes._tune import saved_study, tune_recipe
 
 __all__ = [
     "DataSettings",
@@ -19,5 +20,6 @@ __all__ = [
     "next_run",
     "open_run",
     "run_recipe",
+    "saved_study",
     "tune_recipe",
 ]

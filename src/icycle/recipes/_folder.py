@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from icycle.errors import RecipeError
-from icycle.files import write_whole
+from icycle.files import whole_lines, write_whole
 from icycle.recipes._load import dump_recipe, load_recipe
 from icycle.recipes._schema import Recipe
 from icycle.training import saved_progress
@@ -46,6 +46,15 @@ class RunFolder:
         return self.path / "tuned.yaml"
 
     @property
+    def trials(self) -> Path:
+        return self.path / "trials.jsonl"
+
+    @property
+    def study(self) -> Path:
+        """In the folder of `icycle tune`: its own settings."""
+        return self.path / "study.json"
+
+    @property
     def model(self) -> Path:
         return self.path / "model"
 
@@ -61,9 +70,9 @@ class RunFolder:
     def page(self) -> Path:
         return self.path / "report.html"
 
-    def create(self, recipe: Recipe) -> tuple[Path, ...]:
-        """Make the folder, with the resolved recipe in it from its first moment on; returns the folders that it made,
-        innermost first.
+    def create(self, recipe: Recipe, study: str | None = None) -> tuple[Path, ...]:
+        """Make the folder, with the resolved recipe in it (and the settings of a `study`) from its first moment on;
+        returns the folders that it made, innermost first.
 
         Raises:
             RecipeError: the folder exists.
@@ -71,8 +80,8 @@ class RunFolder:
         """
         if self.path.exists():
             raise RecipeError(
-                f"Expected a new run folder, but {self.path} exists and is never overwritten; choose another --output, "
-                f"or go on with the run in it: icycle run --resume {self.path}"
+                f"Expected a new run folder, but {self.path} exists and is never overwritten; choose another, or go on "
+                f"with the run in it: {self.command}"
             )
         made = tuple(path for path in (self.path, *self.path.parents) if not path.exists())
         text = dump_recipe(recipe)
@@ -80,7 +89,9 @@ class RunFolder:
         try:
             fresh.path.mkdir(parents=True, exist_ok=True)
             write_whole(fresh.recipe, text)
-            write_whole(fresh._seal, _digest(text))
+            if study is not None:
+                write_whole(fresh.study, study)
+            write_whole(fresh._seal, fresh._digest())
             fresh.path.rename(self.path)  # refused where another run was faster
         except OSError as error:
             shutil.rmtree(fresh.path, ignore_errors=True)
@@ -127,7 +138,7 @@ class RunFolder:
         except OSError as error:
             raise RecipeError(
                 f"Expected to write to the run folder {self.path}, but it failed: {error}; make room, then go on: "
-                f"icycle run --resume {self.path}"
+                f"{self.command}"
             ) from error
 
     def saved_recipe(self) -> Recipe:
@@ -140,22 +151,28 @@ class RunFolder:
             raise RecipeError(f"Expected a run to resume in {self.path}, but it has no recipe.yaml")
         return load_recipe(str(self.recipe))
 
-    def reopen(self, recipe: Recipe) -> None:
-        """Check that the unfinished run of `recipe` in this folder can go on; forget what it will do again.
+    def reopen(self, recipe: Recipe, study: str | None = None) -> None:
+        """Check that the unfinished run of `recipe` in this folder (or the `study`) can go on; forget what it will do
+        again.
 
         Raises:
-            RecipeError: there is no run, it is finished, it had other settings, or its recipe was changed since.
+            RecipeError: there is no run, it is finished, it had other settings, or its recipe was changed since; or it
+                is a study and should be a run, or the other way round.
             TrainingError: all of its checkpoints are damaged.
         """
-        if self._seal.exists() and self._seal.read_text() != _digest(self.recipe.read_text(encoding="utf-8")):
+        if (study is not None) != self.study.exists():
+            raise RecipeError(f"Expected a {'run' if study is None else 'study'} in {self.path}, but: {self.command}")
+        if self._seal.exists() and self._seal.read_text() != self._digest():
+            written = f"{self.recipe} and {self.study.name}" if self.study.exists() else str(self.recipe)
             raise RecipeError(
-                f"Expected {self.recipe} as the run wrote it, but it was changed; put it back, or start a new run"
+                f"Expected {written} as the run wrote it, but it was changed; put it back, or start a new run"
             )
         earlier = self.saved_recipe().model_dump(warnings="none")
         if self.finished:
-            raise RecipeError(f"Expected an unfinished run in {self.path}, but it has its report; start a new one")
+            raise RecipeError(f"Expected an unfinished run in {self.path}, but it came to its end; start a new one")
         asked = recipe.model_dump(warnings="none")
         changed = sorted(key for key, value in asked.items() if earlier[key] != value)
+        changed += ["the study"] if study is not None and study != self.study.read_text(encoding="utf-8") else []
         if changed:
             raise RecipeError(
                 f"Expected the settings of the run in {self.path}, but these sections differ: {', '.join(changed)}; "
@@ -166,29 +183,29 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Has the run come to its end, the report and the page included?"""
-        records = _whole_records(self.metrics)
-        return self.report.exists() and bool(records) and json.loads(records[-1])["kind"] == "end"
+        """Has the run come to its end, the report and the page (or the tuned recipe of a study) included?"""
+        records, result = whole_lines(self.metrics), self.tuned if self.study.exists() else self.report
+        return result.exists() and bool(records) and json.loads(records[-1])["kind"] == "end"
+
+    @property
+    def command(self) -> str:
+        """What goes on with what is in the folder."""
+        return f"icycle {'tune' if self.study.exists() else 'run'} --resume {self.path}"
 
     @property
     def _seal(self) -> Path:
         return self.path / "recipe.sha256"
 
+    def _digest(self) -> str:
+        """Of all settings in the folder."""
+        texts = [path.read_bytes() for path in (self.recipe, self.study) if path.exists()]
+        return hashlib.sha256(b"".join(texts)).hexdigest()
+
     def _keep_records(self, count: int | None) -> None:
         """Drop the records after the first `count`: the run goes on from there, and writes them again. Of all (None)
         only one that was cut off is dropped."""
         with self.written():
-            write_whole(self.metrics, "".join(_whole_records(self.metrics)[:count]))
-
-
-def _whole_records(path: Path) -> list[str]:
-    """The lines of a metrics file, but for one that was cut off at the end."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith("\n")]
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+            write_whole(self.metrics, "".join(whole_lines(self.metrics)[:count]))
 
 
 def next_run(name: str, root: Path) -> RunFolder:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from icycle import artifacts
 from icycle.engine import trace
 from icycle.errors import RecipeError, RunInterruptedError
 from icycle.files import write_whole
-from icycle.methods import Context, MethodResult, TuneSettings
+from icycle.methods import Context, MethodResult
 from icycle.recipes._fit import require_fit
 from icycle.recipes._folder import RunFolder
+from icycle.recipes._load import load_recipe
 from icycle.recipes._result import read_result, write_result
 from icycle.recipes._schema import Recipe
 from icycle.recipes._track import require_trackers, tracked
@@ -39,10 +40,10 @@ from icycle.training import (
     stoppable,
     to_device,
 )
-from icycle.tuning import Outcome, open_study, tune
+from icycle.tuning import open_study, tune
 from icycle.zoo import Data, build_model, load_data, load_weights
 
-__all__ = ["run_recipe", "tune_recipe"]
+__all__ = ["opened", "run_recipe"]
 
 _LATENCY_BATCHES = (1, 64)
 _BEFORE_ANY_WORK = {"start", "weights"}  # kinds of records
@@ -69,17 +70,28 @@ def run_recipe(
         IcycleError: whatever can be wrong with data, settings, folder or training; what was written stays, unless
             the run was refused before it did anything.
     """
+    with opened(recipe, folder, listeners, resume) as recorder:
+        return _carry_out(recipe, folder, recorder)
+
+
+@contextmanager
+def opened(
+    recipe: Recipe, folder: RunFolder, listeners: Sequence[Listener], resume: bool, study: str | None = None
+) -> Iterator[Recorder]:
+    """Within the block nobody else works in `folder`, a new one or (`resume`) that of the same recipe, and of the same
+    settings of a `study`; what the block refuses before it does anything leaves no folder. The first process alone
+    writes there."""
     require_trackers(recipe.track)
     join_processes()
     with ExitStack() as stack:
-        made = on_first(lambda: _open(stack, recipe, folder, resume))
+        made = on_first(lambda: _locked(stack, recipe, folder, resume, study))
         stack.enter_context(stoppable())
         recorder = Recorder(folder.metrics) if is_first() else Recorder()
         try:
             with tracked(recipe, folder.path) if is_first() else nullcontext(()) as trackers:
                 if is_first():
                     recorder = Recorder(folder.metrics, (*listeners, *trackers))
-                return _carry_out(recipe, folder, recorder)
+                yield recorder
         except RunInterruptedError:
             raise
         except Exception:
@@ -88,13 +100,13 @@ def run_recipe(
             raise
 
 
-def _open(stack: ExitStack, recipe: Recipe, folder: RunFolder, resume: bool) -> tuple[Path, ...]:
+def _locked(stack: ExitStack, recipe: Recipe, folder: RunFolder, resume: bool, study: str | None) -> tuple[Path, ...]:
     """Make the folder, or check that the run in it can go on, and lock it for as long as `stack` is open; the folders
     that were made."""
-    made = () if resume else folder.create(recipe)
+    made = () if resume else folder.create(recipe, study)
     stack.enter_context(folder.locked())
     if resume:
-        folder.reopen(recipe)
+        folder.reopen(recipe, study)
     return made
 
 
@@ -138,38 +150,14 @@ def _finish(
 def _prune(recipe: Recipe, context: Context, folder: RunFolder, study: Any) -> MethodResult:
     """Tune where that is asked for, train and prune the context's model."""
     method, context = recipe.method, _with_teacher(recipe, context)
+    if context.parts_done:  # a part of what comes after both
+        return (method if method.tuning is None else load_recipe(str(folder.tuned)).method).run(context)
     method.prepare(context)
     if method.tuning is not None:
-        outcome = tune(method, context, method.tuning, study)
+        outcome = tune(method, context, method.tuning, study, kept=folder.trials)
         write_tuned(recipe, outcome, folder.tuned)
         method = outcome.method
     return method.run(context)
-
-
-def tune_recipe(recipe: Recipe, settings: TuneSettings, output: Path, *, listeners: Sequence[Listener] = ()) -> Outcome:
-    """Find settings for the recipe's method, and write them as a recipe to the file `output`.
-
-    The network is trained first, unless `model.weights` are given: with several workers on one study, give them.
-
-    Raises:
-        RecipeError: the file exists.
-        TuningError: the method cannot be tuned, or the storage cannot be reached; before any training.
-    """
-    require_one_process("tuning, which may have several workers by --storage")
-    method = recipe.method
-    if output.exists():
-        raise RecipeError(f"Expected a new file for the tuned recipe, but {output} exists; choose another --output")
-    recorder = Recorder(listeners=listeners)
-    context = _context(recipe, recorder, None)
-    study = open_study(method, context.data, settings, recipe.seed)
-    context = _with_teacher(recipe, context)
-    recorder.write("start", recipe=recipe.name, method="tuning", epochs=recipe.train.epochs)
-    with deterministic(recipe.train.deterministic):
-        method.prepare(context)
-        outcome = tune(method, context, settings, study)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_tuned(recipe, outcome, output)
-    return outcome
 
 
 def _study(recipe: Recipe, data: Data) -> Any:

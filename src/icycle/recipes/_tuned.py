@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from icycle.files import write_whole
 from icycle.recipes._load import dump_recipe
 from icycle.recipes._schema import Recipe
 from icycle.tuning import Outcome
@@ -15,5 +16,5 @@ def write_tuned(recipe: Recipe, outcome: Outcome, path: Path) -> Recipe:
     """Write `recipe`, with the settings that were found, to `path`; returns it."""
     tuned = recipe.model_copy(update={"method": outcome.method})
     comment = "".join(f"# {line}\n" for line in (f"icycle run {path}", outcome.summary()))
-    path.write_text(comment + dump_recipe(tuned), encoding="utf-8")
+    write_whole(path, comment + dump_recipe(tuned))
     return tuned

@@ -25,6 +25,7 @@ from icycle.training._processes import (
 )
 from icycle.training._recalibrate import recalibrate
 from icycle.training._recorder import Listener, Record, Recorder
+from icycle.training._saver import PartSaver, parts_done
 from icycle.training._schedules import Constant, Cosine, MultiStep, Schedule
 from icycle.training._settings import Named, Settings
 from icycle.training._signals import require_no_stop, stoppable
@@ -56,6 +57,7 @@ __all__ = [
     "MultiStep",
     "Named",
     "Optimizer",
+    "PartSaver",
     "Record",
     "Recorder",
     "Schedule",
@@ -85,6 +87,7 @@ __all__ = [
     "measure",
     "modes_kept",
     "on_first",
+    "parts_done",
     "process_count",
     "recalibrate",
     "require_no_stop",

@@ -4,6 +4,9 @@ A folder holds the last few, each a folder of its own, which is moved there whol
 where the newest is damaged, the one before it serves. In each, `model/` is an artifact (it knows which channels are
 gone, so a fresh dense model takes it), and `state.safetensors` holds everything else, with the scalars as JSON in its
 header. The learning-rate schedule is a function of the step, so the step is all of its state.
+
+A method that goes on after training (ICE) does so in parts. Each part that is done is a checkpoint in the same folder,
+newer than all those of the training.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from icycle import artifacts
 from icycle.errors import ArtifactError, TrainingError
@@ -27,13 +30,14 @@ __all__ = [
     "Checkpoint",
     "Restored",
     "Stateful",
+    "all_damaged",
     "damaged_checkpoints",
     "restore_checkpoint",
     "save_checkpoint",
     "saved_progress",
 ]
 
-_VERSION = 3
+_VERSION = 4
 _STATE = "state.safetensors"
 _MODEL = "model"
 _SEAL = "checksums.json"
@@ -53,6 +57,7 @@ class Checkpoint:
     batches: int = 0  # of the epoch that is not done
     examples: int = 0  # in those batches
     loss: float = 0.0  # summed over those examples
+    part: int = 0  # completed ones of what the method does after training; 0: it trains
 
 
 @dataclass(frozen=True)
@@ -111,13 +116,19 @@ def save_checkpoint(
 
 
 def restore_checkpoint(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, method: Stateful | None = None
+    folder: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    method: Stateful | None = None,
+    *,
+    pruned: bool = False,
 ) -> Restored | None:
     """Put model, optimizer, random state and method back, from the newest whole checkpoint; None where there is none.
 
     Args:
         model: a fresh dense one; it loses the channels that the checkpoint's has lost.
         optimizer: a new one on `model`'s parameters; it is rewired to the ones that remain.
+        pruned: `model` has lost the same channels by itself; its parameters stay, and take the values.
 
     Raises:
         TrainingError: all checkpoints are damaged, of another version, or do not fit the optimizer.
@@ -128,7 +139,7 @@ def restore_checkpoint(
         return None
     header, tensors = _read(found / _STATE)
     values = header["scalars"] | tensors
-    _restore_model(found / _MODEL, model, optimizer)
+    (_copy_into if pruned else _restore_model)(found / _MODEL, model, optimizer)
     _restore_optimizer_state(model, optimizer, _under("optimizer.", values))
     if method is not None:
         method.load_state_dict(_under("method.", values))
@@ -140,21 +151,20 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in `folder` that is as it was written; None where there never was one.
 
     Raises:
-        TrainingError: there are some, and all of them are damaged.
+        TrainingError: there are some, and all of them are damaged, or of another version.
     """
-    if (folder / _STATE).exists():  # those of version 1 lay in the folder itself
-        raise TrainingError(
-            f"Expected checkpoints of version {_VERSION} in {folder}, but got one of version 1, which an older icycle "
-            "wrote; go on with that one, or start the run anew in another folder (--output)"
-        )
-    found = _all(folder)
-    whole = next((path for path in found if not _damage(path)), None)
+    found, whole = _all(folder), _whole(folder)
     if found and whole is None:
         raise TrainingError(
             f"Expected a checkpoint in {folder}, but it is damaged ({_damage(found[0])}), as are those before it; "
             "start the run anew"
         )
     return whole
+
+
+def all_damaged(folder: Path) -> bool:
+    """Are there checkpoints in `folder`, and none of them is whole?"""
+    return bool(_all(folder)) and _whole(folder) is None
 
 
 def damaged_checkpoints(folder: Path) -> dict[str, str]:
@@ -177,14 +187,33 @@ def saved_progress(folder: Path) -> Checkpoint | None:
     return None if found is None else Checkpoint(**_read(found / _STATE)[0]["progress"])
 
 
+def _whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is as it was written."""
+    _require_this_version(folder)
+    return next((path for path in _all(folder) if not _damage(path)), None)
+
+
 def _name(progress: Checkpoint) -> str:
     """Names in the order of time; at the last step of an epoch there may be one without and one with its end."""
-    return f"step-{progress.step:09d}-epoch-{progress.epoch:05d}"
+    return f"part-{progress.part:05d}-step-{progress.step:09d}-epoch-{progress.epoch:05d}"
 
 
 def _all(folder: Path) -> list[Path]:
     """The checkpoints in a folder, newest first."""
-    return sorted(folder.glob("step-*-epoch-*"), reverse=True)
+    return sorted(folder.glob("part-*-step-*-epoch-*"), reverse=True)
+
+
+def _require_this_version(folder: Path) -> None:
+    """Those of version 1 lay in the folder itself, those of versions 2 and 3 had no parts."""
+    if (folder / _STATE).exists() or any(folder.glob("step-*-epoch-*")):
+        raise _other_version(folder, "1" if (folder / _STATE).exists() else "2 or 3")
+
+
+def _other_version(path: Path, version: object) -> TrainingError:
+    return TrainingError(
+        f"Expected a checkpoint of version {_VERSION} in {path}, but got version {version}, which another version of "
+        "icycle wrote; go on with that one, or start the run anew in another folder (--output)"
+    )
 
 
 def _write(
@@ -246,10 +275,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             f"Expected a checkpoint in {path}, but it is damaged ({error}); start the run anew"
         ) from error
     if header.get("version") != _VERSION:
-        raise TrainingError(
-            f"Expected a checkpoint of version {_VERSION} in {path}, but got {header.get('version')}; "
-            "start the run anew"
-        )
+        raise _other_version(path, header.get("version"))
     return header, tensors
 
 
@@ -270,6 +296,19 @@ def _restore_model(artifact: Path, model: torch.nn.Module, optimizer: torch.opti
     parameters = dict(model.named_parameters())
     for group, group_names in zip(optimizer.param_groups, names, strict=True):
         group["params"] = [parameters[name] for name in group_names]
+    optimizer.state.clear()
+
+
+@torch.no_grad()
+def _copy_into(artifact: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Give a model of the same shapes the saved values; what the optimizer knows of its parameters goes.
+
+    A tensor that has them is not written to: what was worked out from it still holds.
+    """
+    saved = load_file(artifact / "model.safetensors")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name in saved and not torch.equal(tensor, value := saved[name].to(tensor.device)):
+            tensor.copy_(value)
     optimizer.state.clear()
 
 

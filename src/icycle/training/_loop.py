@@ -26,8 +26,7 @@ from icycle.training._processes import part_of, require_divisible, share_buffers
 from icycle.training._random import RandomState, random_state, restore_random
 from icycle.training._recalibrate import recalibrate
 from icycle.training._recorder import Recorder
-from icycle.training._saver import Partial, Saver
-from icycle.training._signals import require_no_stop
+from icycle.training._saver import Partial, Saver, course_folder
 from icycle.training._stopping import EarlyStopping
 from icycle.training._task import Classification, Task, correct_batches, measure
 from icycle.training._train_settings import TrainSettings
@@ -164,9 +163,12 @@ class Trainer:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the coming step: the schedule at the middle of that step."""
+        return self._rate_at(self.step)
+
+    def _rate_at(self, step: int) -> float:
         if self._course is not None:
-            return self._course.at(self.step)
-        progress = min((self.step + 0.5) / self.steps, 1.0)
+            return self._course.at(step)
+        progress = min((step + 0.5) / self.steps, 1.0)
         return self.settings.optimizer.learning_rate * self.settings.schedule.factor(progress)
 
     def fit(
@@ -205,28 +207,38 @@ class Trainer:
         self._hand_over_average()
         return self._stopping.restore(self.evaluate(validation) if accuracy is None else accuracy, self.model)
 
-    def train_for(self, train: Loader, epochs: float, rate: Callable[[float], float]) -> float:
+    def train_for(
+        self, train: Loader, epochs: float, rate: Callable[[float], float], *, checkpoint: Path | None = None
+    ) -> float:
         """Train on, with the same optimizer, for `epochs` (> 0, fractions too); the mean loss of the last of them.
 
-        `rate` is the learning rate as a function of the progress, 0..1. Nothing is evaluated, recorded or saved. Where
-        weights are averaged, the average begins anew, and the model has it in the end.
+        Where weights are averaged, the average begins anew, and the model has it in the end.
+
+        Args:
+            rate: the learning rate as a function of the progress, 0..1. Nothing is evaluated or recorded.
+            checkpoint: a folder of the run's checkpoints; this course has its own within it, written as those of `fit`
+                are. Where it was cut off before, it goes on: for a trainer that is where it was at the beginning.
 
         Raises:
             TrainingError: the loss or the weights are no longer finite.
-            RunInterruptedError: SIGTERM or SIGUSR1 came within `stoppable`.
+            RunInterruptedError: SIGTERM or SIGUSR1 came within `stoppable`; the checkpoint holds all.
         """
         train = part_of(train, even=True)
-        left = max(1, round(epochs * len(train)))
-        self._course = _Course(self.step, self._steps_in(left, len(train)), rate)
-        loss = math.nan
+        batches = max(1, round(epochs * len(train)))
+        self._course = _Course(self.step, self._steps_in(batches, len(train)), rate)
+        first, loss = self.epoch, math.nan
+        saver = Saver(self, course_folder(checkpoint, self.step, batches), course=True)
+        partial, epoch_start, _ = saver.restore()
         try:
-            while left > 0:
-                if isinstance(train, _HasEpochs):
-                    train.set_epoch(self.epoch)
+            for done in range((self.epoch - first) * len(train), batches, len(train)):
+                rest = _Rest(train, partial.batches, epoch_start)
+                rest.set_epoch(self.epoch)
+                saver.epoch_starts(epoch_start)
+                left = min(len(train), batches - done) - partial.batches
                 with self._explained(None), deterministic(self.settings.deterministic):
-                    loss = self._train_epoch(islice(train, left), NoHooks(), Partial(), lambda _: require_no_stop())
-                left -= len(train)
+                    loss = self._train_epoch(islice(rest, left), NoHooks(), partial, saver.step_done)
                 self.epoch += 1
+                partial, epoch_start = Partial(), {}
         finally:
             self._course = None
         self._hand_over_average()
@@ -311,7 +323,7 @@ class Trainer:
         if partial.batches == 0:
             with clock.stage("search"):
                 hooks.start_epoch(epoch)
-        learning_rate = self.learning_rate
+        learning_rate = self._rate_at(epoch * self.steps_per_epoch)  # of its first step, even where this goes on within
         with clock.stage("train"):
             loss = self._train_epoch(train, hooks, partial, saver.step_done)
         metrics = self.measure(validation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,12 @@ import torch
 
 from icycle.training._checkpoint import (
     Checkpoint,
+    Stateful,
+    all_damaged,
     damaged_checkpoints,
     restore_checkpoint,
     save_checkpoint,
+    saved_progress,
 )
 from icycle.training._parts import Parts
 from icycle.training._processes import is_first, process_count, totals
@@ -23,7 +27,9 @@ from icycle.training._signals import require_no_stop, stop_asked
 if TYPE_CHECKING:
     from icycle.training._loop import Trainer
 
-__all__ = ["Partial", "Saver"]
+__all__ = ["PartSaver", "Partial", "Saver", "course_folder", "parts_done"]
+
+_COURSE = "course"
 
 # Several processes agree on whether to save; on an accelerator that waits for all the work in its queue.
 _STEPS_PER_QUESTION = 16
@@ -50,15 +56,22 @@ class Partial:
 
 
 class Saver:
-    """Keeps one trainer's checkpoints in a folder; without a folder it saves nothing, and stops all the same."""
+    """Keeps one trainer's checkpoints in a folder; without a folder it saves nothing, and stops all the same.
 
-    def __init__(self, trainer: Trainer, folder: Path | None, hooks: object) -> None:
+    Args:
+        course: what is kept is one course of training within a part of a method. The model has the shape that it had
+            there by then; what is lost costs only the time, as the part before the course is kept elsewhere.
+    """
+
+    def __init__(self, trainer: Trainer, folder: Path | None, hooks: object = None, *, course: bool = False) -> None:
         self._trainer = trainer
         self._folder = folder
         self._stateful = Parts({"hooks": hooks, **trainer.parts})
         self._accuracy: float | None = None
         self._epoch_start: RandomState = {}
         self._saved = time.monotonic()
+        self._course = course
+        self._before = trainer.recorder.clock.seconds() if course else {}
 
     def restore(self) -> tuple[Partial, RandomState, float | None]:
         """Put the trainer where the newest checkpoint is; what its unfinished epoch had come to, the random state at
@@ -66,9 +79,10 @@ class Saver:
         trainer = self._trainer
         if self._folder is None:
             return Partial(), {}, None
-        for path, damage in damaged_checkpoints(self._folder).items():
-            trainer.recorder.write("damaged-checkpoint", path=path, damage=damage)
-        found = restore_checkpoint(self._folder, trainer.model, trainer.optimizer, self._stateful)
+        _tell_damage(trainer, self._folder)
+        if self._course and all_damaged(self._folder):
+            return Partial(), {}, None
+        found = restore_checkpoint(self._folder, trainer.model, trainer.optimizer, self._stateful, pruned=self._course)
         if found is None:
             return Partial(), {}, None
         done = found.progress
@@ -108,11 +122,12 @@ class Saver:
         trainer = self._trainer
         trainer.share_buffers()
         examples, loss = partial.summed()
+        seconds = trainer.recorder.clock.seconds()
         progress = Checkpoint(
             trainer.epoch,
             trainer.step,
             self._accuracy,
-            trainer.recorder.clock.seconds(),
+            {stage: spent - self._before.get(stage, 0.0) for stage, spent in seconds.items()},
             trainer.recorder.written,
             partial.batches,
             examples,
@@ -124,3 +139,64 @@ class Saver:
                 self._folder, progress, trainer.model, trainer.optimizer, self._stateful, epoch_start=epoch_start
             )
         self._saved = time.monotonic()
+
+
+def course_folder(folder: Path | None, start: int, steps: int) -> Path | None:
+    """Where, in the folder of a run's checkpoints, those of a course of `steps` steps from `start` on lie."""
+    return None if folder is None else folder / f"{_COURSE}-{start}-{steps}"
+
+
+class PartSaver:
+    """Keeps what a method does with a trained network, part by part, in the folder of its training's checkpoints: what
+    is done is never done again. Without a folder it saves nothing, and stops all the same.
+
+    Args:
+        trainer: the one that the method trains on with; of the network as it was before any part.
+        method: whose state says what is done.
+    """
+
+    def __init__(self, trainer: Trainer, folder: Path | None, method: Stateful) -> None:
+        self._trainer = trainer
+        self._folder = folder
+        self._stateful = Parts({"hooks": method, **trainer.parts})
+        self._done = 0
+
+    def restore(self) -> None:
+        """Put trainer and method where the last part ended; nothing where the method has not begun."""
+        trainer = self._trainer
+        if self._folder is None or not parts_done(self._folder):
+            return
+        _tell_damage(trainer, self._folder)
+        found = restore_checkpoint(self._folder, trainer.model, trainer.optimizer, self._stateful)
+        assert found is not None
+        self._done, trainer.epoch, trainer.step = found.progress.part, found.progress.epoch, found.progress.step
+        trainer.recorder.clock.add(found.progress.seconds)
+        trainer.lay_out()
+
+    def part_done(self) -> None:
+        """Save.
+
+        Raises:
+            TrainingError: it cannot be saved.
+            RunInterruptedError: the process was asked to stop; all is saved.
+        """
+        self._done += 1
+        trainer = self._trainer
+        if self._folder is not None and is_first():
+            seconds, records = trainer.recorder.clock.seconds(), trainer.recorder.written
+            progress = Checkpoint(trainer.epoch, trainer.step, None, seconds, records, part=self._done)
+            save_checkpoint(self._folder, progress, trainer.model, trainer.optimizer, self._stateful)
+            for course in self._folder.glob(f"{_COURSE}-*"):  # its end is part of what was saved
+                shutil.rmtree(course, ignore_errors=True)
+        require_no_stop()
+
+
+def parts_done(folder: Path) -> int:
+    """How many parts of what follows the training are done, by the newest whole checkpoint in `folder`."""
+    saved = saved_progress(folder)
+    return 0 if saved is None else saved.part
+
+
+def _tell_damage(trainer: Trainer, folder: Path) -> None:
+    for path, damage in damaged_checkpoints(folder).items():
+        trainer.recorder.write("damaged-checkpoint", path=path, damage=damage)

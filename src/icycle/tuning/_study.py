@@ -13,9 +13,11 @@ from icycle.zoo import Data
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["OVER_THE_LIMIT", "open_study", "require_space"]
+__all__ = ["OVER_THE_LIMIT", "WORKER", "forget_unfinished", "open_study", "require_space"]
 
-OVER_THE_LIMIT = "over the limit"  # the attribute of a trial: points of accuracy lost beyond what is allowed
+# Attributes of a trial:
+OVER_THE_LIMIT = "over the limit"  # points of accuracy lost beyond what is allowed
+WORKER = "worker"  # who runs it: the file where its worker keeps finished ones
 
 
 def require_space(method: Method, data: Data) -> SearchSpace:
@@ -55,6 +57,17 @@ def open_study(method: Method, data: Data, settings: TuneSettings, seed: int) ->
                 f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; check the URL (such as "
                 "sqlite:///tune.db) and that its driver is installed, or leave method.tune.storage out"
             ) from error
+
+
+def forget_unfinished(study: optuna.Study, worker: str | None) -> None:
+    """Mark what `worker` was at when it was cut off as failed, so that no other worker waits for it, and put its values
+    back in line."""
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if worker is not None and trial.user_attrs.get(WORKER) == worker:
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
 
 
 def _sampler(settings: TuneSettings, grid: Mapping[str, Sequence[float]], seed: int | None) -> Any:

@@ -16,37 +16,22 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from icycle.errors import DataError, TrainingError, TuningError
 from icycle.methods import Context, Method, MethodResult, SearchSpace, TuneSettings, Values
-from icycle.training import Record, Recorder
-from icycle.tuning._study import OVER_THE_LIMIT, open_study, require_space
+from icycle.training import Record, Recorder, require_no_stop
+from icycle.tuning._kept import Ending, KeptTrials, Trial
+from icycle.tuning._study import OVER_THE_LIMIT, WORKER, forget_unfinished, open_study, require_space
 from icycle.zoo import Data
 
 if TYPE_CHECKING:
     import optuna
 
 __all__ = ["Outcome", "Trial", "tune"]
-
-
-Ending = Literal[
-    "kept the limit", "lost too much", "stopped: too slow", "failed: training broke down", "failed: split too small"
-]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One trial: its values, what it cost (1 is the iterative baseline), and the points of accuracy it lost."""
-
-    number: int
-    values: Values
-    outcome: Ending
-    cost: float | None
-    drop: float | None
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -74,38 +59,65 @@ class Outcome:
         )
 
 
-def tune(method: Method, context: Context, settings: TuneSettings, study: optuna.Study | None = None) -> Outcome:
+def tune(
+    method: Method,
+    context: Context,
+    settings: TuneSettings,
+    study: optuna.Study | None = None,
+    *,
+    kept: Path | None = None,
+) -> Outcome:
     """Find settings for `method` on copies of the trained `context.model`, which is left as it is.
 
-    `study` is opened by the settings unless given. All of the time counts as the stage "tuning" of the run.
+    Args:
+        study: opened by the settings unless given. All of the time counts as the stage "tuning" of the run.
+        kept: a file of the finished trials. Where it has some, from an earlier process with the same settings, they are
+            told again and not done again, and the study goes on as it would have.
 
     Raises:
-        TuningError: the method has nothing to tune, the storage cannot be reached, the share leaves no batch, or no
-            trial came to its end.
+        TuningError: the method has nothing to tune, the storage cannot be reached, the share leaves no batch, the kept
+            trials are of another study, or no trial came to its end.
+        RunInterruptedError: SIGTERM or SIGUSR1 came within `icycle.training.stoppable`; finished trials are kept.
     """
     began = time.perf_counter()
     space = require_space(method, context.data)
     with context.recorder.clock.stage("tuning"):
         study = study or open_study(method, context.data, settings, context.seed)
-        trials = _Trials(space, context, settings, study)
+        trials = _Trials(space, context, settings, study, kept)
         with warnings.catch_warnings(), torch.random.fork_rng():
             warnings.simplefilter("ignore", category=UserWarning)
-            study.optimize(trials.run, n_trials=settings.trials)
+            if trials.left:
+                study.optimize(trials.run, n_trials=trials.left, callbacks=[lambda *_: require_no_stop()])
     values, cost, drop = _best(study, settings.drop)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - began + trials.seconds_before
     return Outcome(space.method(values), tuple(trials.done), cost, drop, settings.drop, seconds)
 
 
 class _Trials:
-    """Runs trials, and remembers them."""
+    """Runs trials, and remembers them.
 
-    def __init__(self, space: SearchSpace, context: Context, settings: TuneSettings, study: optuna.Study) -> None:
+    A study in memory is run again from its first trial on, and what is kept answers in the place of the runs: the
+    sampler, whose draws depend on the seed and on the answers, comes to where it was. A storage knows what it was told.
+    """
+
+    def __init__(
+        self, space: SearchSpace, context: Context, settings: TuneSettings, study: optuna.Study, kept: Path | None
+    ) -> None:
         self._space = space
         self._context = context
         self._settings = settings
         self._study = study
         self._data = _share(context.data, settings.share, context.seed)
+        self._kept = KeptTrials(kept)
+        self._worker = None if kept is None else str(kept.resolve())
         self.done: list[Trial] = []
+        self.left = settings.trials
+        self.seconds_before = sum(trial.seconds for trial in self._kept.found)
+        if settings.storage is not None:
+            forget_unfinished(study, self._worker)
+            for told in self._kept.found:
+                self._note(told, told_before=True)
+            self.left = max(settings.trials - len(self._kept.found), 0)
         if settings.sampler == "tpe" and not study.trials:
             for values in space.first:
                 study.enqueue_trial(dict(values), skip_if_exists=True)
@@ -115,20 +127,33 @@ class _Trials:
         import optuna
 
         values = self._suggest(trial)
-        note = partial(self._note, trial.number, values, time.perf_counter())
+        told = self._kept.answer(trial.number, values) if self._settings.storage is None else None
+        if told is None and self._worker is not None:
+            trial.set_user_attr(WORKER, self._worker)
+        done = told or self._tried(trial.number, values)
+        self._note(done, told_before=told is not None)
+        if done.drop is None or done.cost is None:
+            raise optuna.TrialPruned
+        trial.set_user_attr("drop", done.drop)
+        trial.set_user_attr(OVER_THE_LIMIT, done.drop - self._settings.drop)
+        return done.cost
+
+    def _tried(self, number: int, values: Values) -> Trial:
+        """A run with these values, and what it came to."""
+        began = time.perf_counter()
+
+        def ended(outcome: Ending, cost: float | None = None, drop: float | None = None) -> Trial:
+            return Trial(number, values, outcome, cost, drop, time.perf_counter() - began)
+
         try:
             cost, drop = self._measure(values)
         except _TooSlow as stop:
-            note("stopped: too slow", stop.cost)
-            raise optuna.TrialPruned from None
-        except (TrainingError, DataError) as error:
-            note("failed: training broke down" if isinstance(error, TrainingError) else "failed: split too small")
-            raise optuna.TrialPruned from None
-        trial.set_user_attr("drop", drop)
-        trial.set_user_attr(OVER_THE_LIMIT, drop - self._settings.drop)
-        kept = drop <= self._settings.drop
-        note("kept the limit" if kept else "lost too much", cost, drop)
-        return cost
+            return ended("stopped: too slow", stop.cost)
+        except TrainingError:
+            return ended("failed: training broke down")
+        except DataError:
+            return ended("failed: split too small")
+        return ended("kept the limit" if drop <= self._settings.drop else "lost too much", cost, drop)
 
     def _suggest(self, trial: optuna.Trial) -> Values:
         if self._settings.sampler == "grid":
@@ -168,18 +193,15 @@ class _Trials:
         costs = [cost for _, cost, drop in _complete(self._study) if drop <= self._settings.drop]
         return min(costs, default=None)
 
-    def _note(
-        self,
-        number: int,
-        values: Values,
-        began: float,
-        outcome: Ending,
-        cost: float | None = None,
-        drop: float | None = None,
-    ) -> None:
-        noted = Trial(number, values, outcome, cost, drop, time.perf_counter() - began)
-        self.done.append(noted)
-        self._context.recorder.write("trial", **noted.__dict__)
+    def _note(self, trial: Trial, *, told_before: bool) -> None:
+        """Keep and record a finished trial; of one that is kept already, its seconds are counted."""
+        recorder = self._context.recorder
+        if told_before:
+            recorder.clock.add({"tuning": trial.seconds})
+        else:
+            self._kept.add(trial)
+        self.done.append(trial)
+        recorder.write("trial", **trial.__dict__)
 
 
 class _TooSlow(Exception):  # noqa: N818 - a signal

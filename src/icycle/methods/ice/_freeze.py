@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
@@ -43,6 +44,7 @@ class Frozen:
 
     def __init__(self, model: nn.Module, example_inputs: Any, layers: Sequence[Layer], frozen: Sequence[Layer]) -> None:
         self.layers = tuple(frozen)
+        self._all = tuple(layers)
         self.share = len(frozen) / max(len(layers), 1)
         self._still = {name for layer in frozen for name in layer.modules}
         self._example_inputs = example_inputs
@@ -54,6 +56,17 @@ class Frozen:
         self.saved = (sum(layer.macs for layer in frozen) / total + self.prefix_share) / 3
         found = find_cut(model, example_inputs, before)
         self.cut = found[0].name if found else None
+
+    def description(self) -> dict[str, Any]:
+        """JSON values that `described` makes the same of, for the model as it is by then."""
+        return {"layers": [asdict(layer) for layer in self._all], "frozen": [layer.name for layer in self.layers]}
+
+    @classmethod
+    def described(cls, model: nn.Module, example_inputs: Any, description: dict[str, Any]) -> Frozen:
+        """The layers of a `description`, in a model that may have lost channels since."""
+        layers = [Layer(**{**each, "companions": tuple(each["companions"])}) for each in description["layers"]]
+        frozen = [layer for layer in layers if layer.name in set(description["frozen"])]
+        return cls(model, example_inputs, layers, frozen)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -32,11 +32,12 @@ from icycle.methods._remove import remove
 from icycle.methods._run_clock import unwrapped, wrappers_of
 from icycle.methods._settings import validated
 from icycle.methods._training import Calibration, FineTune, Loss, OwnTraining, Training
+from icycle.methods.ice._final import FinalFineTune
 from icycle.methods.ice._freeze import Frozen, FrozenLayers, first_layers
 from icycle.methods.ice._layers import Layer, layers_of
 from icycle.methods.ice._published import least_moved, movement, weights_of
 from icycle.methods.ice._settings import IceSettings
-from icycle.methods.ice._steps import Scores, Step, channels_to_keep
+from icycle.methods.ice._steps import Scores, Step, channels_to_keep, first_channels
 from icycle.methods.ice._trigger import (
     AlwaysFineTune,
     Answers,
@@ -48,7 +49,7 @@ from icycle.methods.ice._trigger import (
 )
 from icycle.saliency import check, score
 from icycle.selection import Budget
-from icycle.structure import Structure, SubNetwork
+from icycle.structure import Structure, SubNetwork, after_removal
 from icycle.training import Loader, StageClock, from_first
 
 __all__ = ["IceResult", "IceRun", "IceStep", "ice"]
@@ -74,9 +75,9 @@ class IceResult:
 
     model: torch.nn.Module = field(repr=False)
     structure: Structure = field(repr=False)  # of the pruned model
-    dense_accuracy: float
     macs_before: int
     params_before: int
+    dense_accuracy: float = 0.0
     accuracy: float = 0.0
     accuracy_before_final: float | None = None  # where there is a final fine-tune
     steps: list[IceStep] = field(default_factory=list, repr=False)
@@ -108,7 +109,7 @@ def ice(
     loss: Loss | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     compensate: bool | None = None,
-    on_step: Callable[[IceStep], object] | None = None,
+    on_step: Callable[[IceStep], object] = lambda step: None,
     seed: int = 0,
     **settings: Any,
 ) -> IceResult:
@@ -185,6 +186,7 @@ def ice(
             'make a new one in fine_tune, of the model that it is given, or leave freezing at "prefix".'
         )
     run = IceRun(chosen, unwrapped(model), example_inputs, training, seed=seed, on_step=on_step)
+    run.begin()
     if run.result.dense_accuracy <= 1:
         raise TrainingError(
             "Expected evaluate(model) to return percent for a trained network, but got "
@@ -194,13 +196,17 @@ def ice(
 
 
 class IceRun:
-    """One run, ready to be called: whatever can be wrong has shown by then, before any training.
+    """One run, ready to be called once `begin` has shown whatever can be wrong, before any training.
+
+    What it has done by the end of a part (`begin`, the choice of frozen layers, a step, an epoch of the final
+    fine-tune) is its state; with that, on the model that was left, another run goes on from there.
 
     Args:
         clock: counts the run's seconds.
         on_attempts: called with the sub-networks that were measured for a latency.
         on_choice: called right before each removal with the scores and the sub-network that they chose.
         on_step: called after each step.
+        on_part: called after each part.
 
     Raises: as `ice`.
     """
@@ -215,8 +221,9 @@ class IceRun:
         seed: int = 0,
         clock: StageClock | None = None,
         on_attempts: Callable[[Sequence[Attempt]], object] | None = None,
-        on_choice: Callable[[Scores, SubNetwork], object] | None = None,
-        on_step: Callable[[IceStep], object] | None = None,
+        on_choice: Callable[[Scores, SubNetwork], object] = lambda scores, subnet: None,
+        on_step: Callable[[IceStep], object] = lambda step: None,
+        on_part: Callable[[], object] = lambda: None,
     ) -> None:
         check(settings.scored_by, loader=training.batches, loss=training.loss)
         if settings.compensate and training.batches is None:
@@ -229,34 +236,55 @@ class IceRun:
         self._example_inputs = example_inputs
         self._training = training
         self._seed = seed
+        self._on_attempts = on_attempts
         self._on_choice = on_choice
         self._on_step = on_step
-        self._frozen = FrozenLayers((), example_inputs)
+        self._on_part = on_part
         self._clock = clock or StageClock()
         self._before = self._clock.seconds()
         with self._clock.stage("search"):
             self.structure = trace(model, example_inputs)
-            self.steps = settings.plan(self.structure, self._scores(0, self.structure), self.model, on_attempts)
+        self.steps: tuple[Step, ...] = ()
+        self.result = IceResult(model, self.structure, self.structure.macs(), self.structure.params())
+        self._trigger: Trigger = NeverFineTune()
+        self._frozen: FrozenLayers | None = None  # not chosen yet
+        self._final: FinalFineTune | None = None
+
+    def begin(self) -> None:
+        """Plan the steps, and measure the dense network."""
+        with self._clock.stage("search"):
+            self.steps = self.settings.plan(
+                self.structure, self._scores(0, self.structure), self.model, self._on_attempts
+            )
         with self._clock.stage("evaluation"):
-            dense = self._evaluate()
-            self._trigger = self._make_trigger(dense)
-        self.result = IceResult(model, self.structure, dense, self.structure.macs(), self.structure.params())
+            self.result.dense_accuracy = self._evaluate()
+            self._trigger = self._make_trigger(self.result.dense_accuracy)
+        self._on_part()
 
     def __call__(self) -> IceResult:
+        """Do what is not done yet."""
+        if not self.steps:
+            self.begin()
         self._step_began = self._clock.seconds()
-        self._frozen = self._choose_frozen()
-        for number, step in enumerate(self.steps, start=1):
+        if self._frozen is None:
+            self._frozen = self._choose_frozen()
+            if self._frozen.names:
+                self._on_part()
+        done = len(self.result.steps)
+        for number, step in enumerate(self.steps[done:], start=done + 1):
             self._remove(step, number)
             self._recalibrate()
             with self._clock.stage("evaluation"):
                 decision = from_first(self._trigger(self.model))  # the others may have read other data
             self._record(step, number, decision, *self._fine_tune_step(number, decision))
+            self._on_part()
         self._finish()
         after = self._clock.seconds()
         self.result.seconds = {stage: spent - self._before.get(stage, 0.0) for stage, spent in after.items()}
         return self.result
 
-    def _make_trigger(self, dense: float) -> Trigger:
+    def _make_trigger(self, dense: float, answers: Answers | None = None) -> Trigger:
+        """The trigger for a dense network of this accuracy and these answers: the model's own, unless given."""
         settings, correct = self.settings, self._training.correct_per_batch
         if settings.epochs == 0:
             return NeverFineTune()
@@ -264,7 +292,8 @@ class IceRun:
             return AlwaysFineTune()
         if correct is None or settings.confidence is None:
             return ExactTrigger(self._training.evaluate, dense, settings.threshold)
-        return SequentialTrigger(Answers.of(self.model, correct), correct, settings.threshold, settings.confidence)
+        answers = answers or Answers.of(self.model, correct)
+        return SequentialTrigger(answers, correct, settings.threshold, settings.confidence)
 
     def _scores(self, number: int, structure: Structure) -> Scores:
         settings = self.settings
@@ -284,8 +313,7 @@ class IceRun:
             due = replace(self.structure, groups=tuple(self.structure[name] for name in step.counts))
             scores = self._scores(number, due)
             subnet = channels_to_keep(self.structure, scores, step)
-            if self._on_choice is not None:
-                self._on_choice(scores, SubNetwork({name: subnet.keep[name] for name in step.counts}))
+            self._on_choice(scores, SubNetwork({name: subnet.keep[name] for name in step.counts}))
             optimizer, refit = self._training.optimizer, self._refit if self.settings.compensate else None
             self.structure = remove(self.model, self.structure, subnet, optimizer=optimizer, refit=refit)
 
@@ -355,6 +383,7 @@ class IceRun:
         left = epochs if epochs_left is None else epochs_left
         share = 1.0 if kind == "final" else self.settings.data_share
         with self._clock.stage("fine-tuning"):
+            assert self._frozen is not None
             frozen = self._frozen.within(self.model, self.structure)
             with frozen.applied(self.model) if frozen else nullcontext():
                 request = FineTune(epochs, start, end, kind, number, left, frozen, share)
@@ -377,56 +406,67 @@ class IceRun:
         done = IceStep(number, kept, macs, weights, decision, fine_tuned, learning_rate, seconds)
         self.result.steps.append(done)
         self.result.examples_read += decision.examples
-        if self._on_step is not None:
-            self._on_step(done)
+        self._on_step(done)
 
     def _finish(self) -> None:
         """The final fine-tune, epoch by epoch, so that it can stop early."""
         settings, result = self.settings, self.result
         result.structure = self.structure
-        with self._clock.stage("evaluation"):
-            result.accuracy = self._evaluate()
-        if settings.final_epochs == 0:
-            return
-        result.accuracy_before_final = result.accuracy
+        if self._final is None:
+            with self._clock.stage("evaluation"):
+                result.accuracy = self._evaluate()
+            if settings.final_epochs == 0:
+                return
+            result.accuracy_before_final = result.accuracy
+            self._final = FinalFineTune(settings.patience, self.model, result.accuracy)
+        final = self._final
         rate = settings.final_factor * settings.curve(self._remaining)
-        best = _Best(settings.patience, self.model, result.accuracy)
-        for epoch in range(settings.final_epochs):
+        while final.epochs < settings.final_epochs and not final.over:
+            epoch, left = final.epochs, settings.final_epochs - final.epochs
             course = (epoch / settings.final_epochs, (epoch + 1) / settings.final_epochs)
-            left = settings.final_epochs - epoch
             self._request_training("final", len(result.steps), 1.0, rate, settings.final_decay, course, left)
-            if epoch + 1 == settings.final_epochs or settings.patience is not None:
+            if left == 1 or settings.patience is not None:
                 with self._clock.stage("evaluation"):
                     result.accuracy = self._evaluate()
-                if best.ends_with(result.accuracy):
-                    break
-        result.accuracy = best.restored(result.accuracy)
+            final.epoch_done(result.accuracy)
+            self._on_part()
+        result.accuracy = final.restored(result.accuracy)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is not in the model."""
+        result, frozen = self.result, self.result.frozen
+        return {
+            "plan": [dict(step.counts) for step in self.steps],
+            "counted": {name: getattr(result, name) for name in _counted()},
+            "steps": [asdict(step) for step in result.steps],
+            "frozen": None if frozen is None else frozen.description(),
+            "frozen names": None if self._frozen is None else list(self._frozen.names),
+            "seconds before": self._before,
+            **(self._trigger.dense.state_dict() if isinstance(self._trigger, SequentialTrigger) else {}),
+            **({} if self._final is None else self._final.state_dict()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Be where the run with this state was. The model is the one that it left, and was dense until now."""
+        result = self.result
+        self.steps = tuple(Step(counts) for counts in state["plan"])
+        for name, value in state["counted"].items():
+            setattr(result, name, value)
+        result.steps = [IceStep(**{**step, "decision": Decision(**step["decision"])}) for step in state["steps"]]
+        for step in self.steps[: len(result.steps)]:
+            self.structure = after_removal(self.structure, first_channels(self.structure, step))
+        if state["frozen"] is not None:
+            result.frozen = Frozen.described(self.model, self._example_inputs, state["frozen"])
+        if state["frozen names"] is not None:
+            self._frozen = FrozenLayers(state["frozen names"], self._example_inputs)
+        self._before = state["seconds before"]
+        self._trigger = self._make_trigger(result.dense_accuracy, Answers.saved(state))
+        if "final" in state:
+            self._final = FinalFineTune(self.settings.patience, self.model, 0.0)
+            self._final.load_state_dict(state)
 
 
-class _Best:
-    """Early stopping: remembers the best state, that before the final fine-tune included; nothing without patience."""
-
-    def __init__(self, patience: int | None, model: torch.nn.Module, accuracy: float) -> None:
-        self._patience = patience
-        self._model = model
-        self._accuracy = accuracy
-        self._state: dict[str, Any] = {} if patience is None else copy.deepcopy(model.state_dict())
-        self._waited = 0
-
-    def ends_with(self, accuracy: float) -> bool:
-        """True once `patience` epochs in a row have brought nothing."""
-        if self._patience is None:
-            return False
-        if accuracy > self._accuracy:
-            self._accuracy, self._waited = accuracy, 0
-            self._state = copy.deepcopy(self._model.state_dict())
-            return False
-        self._waited += 1
-        return self._waited >= self._patience
-
-    def restored(self, accuracy: float) -> float:
-        """The accuracy of the model, which is put back to its best state where it has become worse since."""
-        if self._patience is None or accuracy >= self._accuracy:
-            return accuracy
-        self._model.load_state_dict(self._state)
-        return self._accuracy
+def _counted() -> list[str]:
+    """What a result has counted and measured: all of it that is plain numbers."""
+    others = {"model", "structure", "steps", "frozen", "seconds"}
+    return [each.name for each in fields(IceResult) if each.name not in others]

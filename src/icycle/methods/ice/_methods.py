@@ -20,7 +20,7 @@ from icycle.methods.ice._settings import IceSettings, StepwiseSettings
 from icycle.methods.ice._space import IceSpace
 from icycle.methods.ice._trigger import require_size
 from icycle.saliency import check, score
-from icycle.training import SGD, Optimizer, Task
+from icycle.training import SGD, Optimizer, PartSaver, Task
 from icycle.zoo import Data
 
 __all__ = ["IceMethod", "IcePublished", "Stepwise"]
@@ -82,7 +82,6 @@ class Stepwise(StepwiseSettings, Method):
     def run(self, context: Context) -> MethodResult:
         cache = StoredPrefix(context.data.train, self.reuse_bytes)
         training = BuiltInTraining(context, cache=cache, fresh=self.fresh_optimizer)
-        training.trainer.keep_teacher()
         run = IceRun(
             self.settings(),
             context.model,
@@ -93,7 +92,11 @@ class Stepwise(StepwiseSettings, Method):
             on_attempts=context.record_attempts,
             on_choice=lambda scores, subnet: context.record_choice(self.scored_by, scores, subnet),
             on_step=lambda step: _write(context, run, step),
+            on_part=lambda: saver.part_done(),
         )
+        saver = PartSaver(training.trainer, context.checkpoint, _State(run, cache))
+        saver.restore()
+        training.trainer.keep_teacher()
         result = run()
         accuracy = context.task.value(result.accuracy)
         return MethodResult(accuracy, (_removal(result, context.task),), _details(result), _effort(result))
@@ -168,6 +171,23 @@ def _require_a_batch(context: Context, share: float) -> None:
             f"Expected method.data_share={share:g} to hold a batch of {train.batch_size} at least, but it holds "
             f"{int(share * train.examples)} of {train.examples} training examples; raise it, or lower train.batch_size"
         )
+
+
+class _State:
+    """What is kept of a run besides the model: its own state, and whether the outputs of a frozen prefix are stored."""
+
+    def __init__(self, run: IceRun, cache: StoredPrefix) -> None:
+        self._run = run
+        self._cache = cache
+
+    def state_dict(self) -> dict[str, Any]:
+        held = self._cache.holds(self._run.model, self._run.result.frozen)
+        return {**self._run.state_dict(), "prefix stored": held}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._run.load_state_dict(state)
+        if state["prefix stored"]:
+            self._cache.held(self._run.model, self._run.result.frozen)
 
 
 def _write(context: Context, run: IceRun, step: IceStep) -> None:

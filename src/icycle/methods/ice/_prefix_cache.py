@@ -28,6 +28,16 @@ class StoredPrefix:
         self._limit = limit if isinstance(loader, TensorLoader) else 0
         self._state: list[tuple[torch.Tensor, int]] = []
         self._outputs: torch.Tensor | None = None
+        self._again = False  # what was stored is lost, and has to be stored anew
+
+    def holds(self, model: torch.nn.Module, frozen: Frozen | None) -> bool:
+        """Are the outputs of the prefix, as it is now, stored?"""
+        return self._outputs is not None and frozen is not None and _same(_state(model, frozen), self._state)
+
+    def held(self, model: torch.nn.Module, frozen: Frozen | None) -> None:
+        """Say that the outputs of the prefix, as it is now, were stored by an earlier process: they will be again."""
+        if frozen is not None:
+            self._state, self._again = _state(model, frozen), True
 
     def replayed(
         self, model: torch.nn.Module, frozen: Frozen | None, forward: Callable[[torch.Tensor], Any], epochs: float
@@ -44,9 +54,11 @@ class StoredPrefix:
         if replay is None:
             return None
         state = _state(model, frozen)
-        if self._outputs is None or not _same(state, self._state):
-            if epochs < 2:
+        same = _same(state, self._state)
+        if self._outputs is None or not same:
+            if epochs < 2 and not (self._again and same):
                 return None
+            self._again = False
             self._outputs, self._state = self._collected(replay, forward), state
         return None if self._outputs is None else ReplayedLoader(self._loader, replay, self._outputs)
 

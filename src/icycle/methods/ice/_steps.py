@@ -15,7 +15,7 @@ from icycle.latency import Attempt, Selector
 from icycle.selection import Budget, select_ratio
 from icycle.structure import Group, Structure, SubNetwork
 
-__all__ = ["Scope", "Scores", "Step", "Steps", "channels_to_keep", "plan_steps"]
+__all__ = ["Scope", "Scores", "Step", "Steps", "channels_to_keep", "first_channels", "plan_steps"]
 
 Scores = dict[str, torch.Tensor]  # group -> (size,), higher is kept
 Steps = Literal["group", "block", "all"] | Sequence[Sequence[str]]
@@ -102,6 +102,12 @@ def channels_to_keep(structure: Structure, scores: Scores, step: Step) -> SubNet
             kept[order[: group.size - step.counts[group.name]]] = False
         keep[group.name] = kept
     return SubNetwork(keep)
+
+
+def first_channels(structure: Structure, step: Step) -> SubNetwork:
+    """As many channels as the step keeps, the first ones: the sizes after it, whichever channels it chose."""
+    counts = {group.name: step.counts.get(group.name, group.size) for group in structure.prunable}
+    return SubNetwork({group.name: torch.arange(group.size) < counts[group.name] for group in structure.prunable})
 
 
 def _matching(structure: Structure, patterns: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 Evaluate = Callable[[torch.nn.Module], float]  # accuracy in percent
+
+_RIGHT, _LABELS = "dense right", "dense labels"  # in a state
 
 _STAKES = np.arange(1, 21) / 20  # shares of the largest stake that cannot ruin the player
 
@@ -100,6 +102,14 @@ class Answers:
             read = list(batches)
         nothing = torch.empty(0, dtype=torch.bool)
         return Answers(torch.cat([nothing, *(batch.right.cpu() for batch in read)]), tuple(b.labels for b in read))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {_RIGHT: self.right, _LABELS: list(self.labels)}
+
+    @staticmethod
+    def saved(state: dict[str, Any]) -> Answers | None:
+        """Those in a state; None where it holds none."""
+        return Answers(state[_RIGHT], tuple(state[_LABELS])) if _RIGHT in state else None
 
 
 class SequentialTrigger:

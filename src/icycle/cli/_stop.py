@@ -1,0 +1,34 @@
+"""How a command ends that was interrupted, and can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from icycle.errors import RunInterruptedError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from icycle.recipes import RunFolder
+
+__all__ = ["resumable"]
+
+_STOPPED = 75  # "a temporary failure: try again" (EX_TEMPFAIL of sysexits.h)
+
+
+@contextmanager
+def resumable(console: Console, folder: RunFolder) -> Iterator[None]:
+    """Say how to go on where the block is interrupted: by hand, which is exit code 130, or by SIGTERM or SIGUSR1, which
+    is 75."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. To go on: {folder.command}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    except RunInterruptedError as stop:
+        console.print(f"{stop}; all is saved. To go on: {folder.command}", soft_wrap=True)
+        raise typer.Exit(_STOPPED) from None
