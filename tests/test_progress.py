@@ -12,7 +12,8 @@ RECORDS = [
     {"kind": "start", "recipe": "mine", "method": "one-cycle", "epochs": 2},
     *(
         {
-            "kind": "epoch", "epoch": epoch, "epochs": 2, "loss": 0.5, "validation_accuracy": 90.0, "metric": "accuracy"
+            "kind": "epoch", "epoch": epoch, "epochs": 2, "loss": 0.5, "validation_accuracy": 90.0, "metric": "accuracy",
+            "seconds": {"train": 90.0},
         }
         for epoch in (1, 2)
     ),
@@ -32,6 +33,7 @@ def test_where_there_is_no_terminal_there_are_lines_alone() -> None:
     assert shown(terminal=False).splitlines() == [
         "mine: one-cycle",
         "epoch   1/2  loss 0.5000  validation 90.00 %",
+        "about 1 min 30 s of training to go, at the pace of this epoch",
         "epoch   2/2  loss 0.5000  validation 90.00 %",
     ]
 
