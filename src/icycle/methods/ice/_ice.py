@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -36,6 +36,7 @@ from icycle.methods.ice._final import FinalFineTune
 from icycle.methods.ice._freeze import Frozen, FrozenLayers, first_layers
 from icycle.methods.ice._layers import Layer, layers_of
 from icycle.methods.ice._published import least_moved, movement, weights_of
+from icycle.methods.ice._result import IceResult, IceStep
 from icycle.methods.ice._settings import IceSettings
 from icycle.methods.ice._steps import Scores, Step, channels_to_keep, first_channels
 from icycle.methods.ice._trigger import (
@@ -52,47 +53,7 @@ from icycle.selection import Budget
 from icycle.structure import Structure, SubNetwork, after_removal
 from icycle.training import Loader, StageClock, from_first
 
-__all__ = ["IceResult", "IceRun", "IceStep", "ice"]
-
-
-@dataclass(frozen=True)
-class IceStep:
-    """One step: what it left, what was decided, and what was done. `weights` is the share of them that remains."""
-
-    number: int  # from 1
-    kept: dict[str, int]  # group -> channels, of those that lost some
-    macs: int
-    weights: float
-    decision: Decision
-    fine_tuned: float  # epochs
-    learning_rate: float | None
-    seconds: dict[str, float] = field(default_factory=dict, compare=False)  # stage -> what the step spent on it
-
-
-@dataclass
-class IceResult:
-    """What became of the model, which was pruned in place, and how. Accuracies are percent, on validation data."""
-
-    model: torch.nn.Module = field(repr=False)
-    structure: Structure = field(repr=False)  # of the pruned model
-    macs_before: int
-    params_before: int
-    dense_accuracy: float = 0.0
-    accuracy: float = 0.0
-    accuracy_before_final: float | None = None  # where there is a final fine-tune
-    steps: list[IceStep] = field(default_factory=list, repr=False)
-    fine_tunes: int = 0  # of steps; the final one and a probe do not count
-    epochs: float = 0.0  # trained, all together
-    epoch_equivalents: float = 0.0  # the same, less what frozen layers save: whole passes, forward and backward
-    examples_read: int = 0  # by the trigger
-    frozen: Frozen | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def share_read(self) -> float:
-        """The mean share of the validation split that a decision read, 0..1."""
-        shares = [step.decision.share for step in self.steps]
-        return sum(shares) / len(shares) if shares else 0.0
+__all__ = ["IceRun", "ice"]
 
 
 def ice(

@@ -14,8 +14,9 @@ from icycle.methods._registry import Context, Effort, Method, MethodResult, Remo
 from icycle.methods._settings import Checked, Kept, Share
 from icycle.methods._tunable import SearchSpace, TuneSettings
 from icycle.methods.ice._curve import Curve
-from icycle.methods.ice._ice import IceResult, IceRun, IceStep
+from icycle.methods.ice._ice import IceRun
 from icycle.methods.ice._prefix_cache import StoredPrefix
+from icycle.methods.ice._result import IceResult, IceStep
 from icycle.methods.ice._settings import IceSettings, StepwiseSettings
 from icycle.methods.ice._space import IceSpace
 from icycle.methods.ice._trigger import require_size
