@@ -44,7 +44,7 @@ def test_a_run_is_exported_with_its_card_and_in_eight_bits(
 def test_a_run_is_benched_dense_against_pruned(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--batch", "1", "--batch", "4", "--seconds", "0.05", "--json")
+    options = ("--batch", "1", "--batch", "4", "--seconds", "0.1", "--json")
     assert command(monkeypatch, "bench", str(run), *options) == 0
     record = json.loads(capsys.readouterr().out)
     assert [(row["network"], row["batch"]) for row in record["measurements"]] == [
@@ -66,7 +66,7 @@ def test_a_saved_model_is_named_with_its_network(
     source, file = f"small-cnn={tmp_path / 'saved'}", tmp_path / "weights"
     assert command(monkeypatch, "export", source, "--to", "safetensors", "--output", str(file)) == 0
     assert file.with_suffix(".safetensors").is_file()
-    assert command(monkeypatch, "bench", source, "--batch", "1", "--seconds", "0.05") == 0
+    assert command(monkeypatch, "bench", source, "--batch", "1", "--seconds", "0.1") == 0
     assert "examples/s" in capsys.readouterr().out
     assert command(monkeypatch, "bench", "small-cnn", "--target", "abacus") == 2
 

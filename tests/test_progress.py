@@ -12,8 +12,8 @@ RECORDS = [
     {"kind": "start", "recipe": "mine", "method": "one-cycle", "epochs": 2},
     *(
         {
-            "kind": "epoch", "epoch": epoch, "epochs": 2, "loss": 0.5, "validation_accuracy": 90.0, "metric": "accuracy",
-            "seconds": {"train": 90.0},
+            "kind": "epoch", "epoch": epoch, "epochs": 2, "loss": 0.5, "seconds": {"train": 90.0},
+            "validation_accuracy": 90.0, "metric": "accuracy",
         }
         for epoch in (1, 2)
     ),

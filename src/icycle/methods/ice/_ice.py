@@ -186,12 +186,12 @@ class IceRun:
         on_step: Callable[[IceStep], object] = lambda step: None,
         on_part: Callable[[], object] = lambda: None,
     ) -> None:
-        check(settings.scored_by, loader=training.batches, loss=training.loss)
         if settings.compensate and training.batches is None:
             raise TrainingError(
                 "Expected training batches to compensate on, but got none; pass loader=, calibration= as batches, or "
                 "compensate=False."
             )
+        check(settings.scored_by, loader=training.batches, loss=training.loss)
         self.settings = settings
         self.model = model
         self._example_inputs = example_inputs
