@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -417,6 +418,14 @@ def test_the_table_shows_what_was_gained_and_lost() -> None:
     for part in ("50.0%", "2.00 ms", "3.50 epochs", "90.00", "80.00", "91.00", "92.00", "7.2", "7.8"):
         assert part in text
     assert "SLOWER" not in text
+    assert "no clear change" in text  # at batch 64, where the quartiles are the same
+
+
+def test_no_ratio_where_the_machine_does_not_tell_the_two_apart() -> None:
+    noisy = NetworkFacts(macs=50, params=10, file_bytes=40, latency={1: Latency(3.0, 0.5, 9.0, 5)})
+    quiet = replace(facts(100, 1.0), latency={1: Latency(1.0, 1.0, 1.0, 5)})
+    text = shown(quiet, noisy)
+    assert "SLOWER" not in text and "no clear change" in text
 
 
 def test_a_slower_network_is_said_to_be_slower() -> None:

@@ -85,6 +85,11 @@ class Report:
         """How many times as fast the pruned network is; below 1 it is slower."""
         return self.dense.latency[batch_size].median / self.pruned.latency[batch_size].median
 
+    def told_apart(self, batch_size: int) -> bool:
+        """Whether the quartiles of the two latencies do not overlap; else the machine does not tell which is faster."""
+        dense, pruned = self.dense.latency[batch_size], self.pruned.latency[batch_size]
+        return pruned.upper < dense.lower or pruned.lower > dense.upper
+
     def to_json(self) -> str:
         return json.dumps({"version": _VERSION, **asdict(self)}, indent=2)
 

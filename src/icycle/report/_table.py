@@ -26,7 +26,7 @@ def summary(report: Report) -> str:
         f"test {report.metric} {report.test_accuracy:.2f}",
         f"MACs {pruned.macs / dense.macs:.1%}",
         f"parameters {pruned.params / dense.params:.1%}",
-        *(f"latency, batch {size}: {1 / report.speedup(size):.1%}" for size in dense.latency),
+        *(f"latency, batch {size}: {_latency_left(report, size)}" for size in dense.latency),
         f"{sum(report.seconds.values()):.1f} s",
     ]
     return f"| {' | '.join(cells)} |"
@@ -44,9 +44,13 @@ def _costs(report: Report) -> Table:
     ):
         table.add_row(label, f"{before:,}", f"{after:,}", f"{after / before:.1%}")
     for size, latency in dense.latency.items():
-        ratio = f"{1 / report.speedup(size):.1%}"
-        table.add_row(f"latency, batch {size}", _milliseconds(latency), _milliseconds(pruned.latency[size]), ratio)
+        left = _latency_left(report, size)
+        table.add_row(f"latency, batch {size}", _milliseconds(latency), _milliseconds(pruned.latency[size]), left)
     return table
+
+
+def _latency_left(report: Report, size: int) -> str:
+    return f"{1 / report.speedup(size):.1%}" if report.told_apart(size) else "no clear change"
 
 
 def _milliseconds(latency: Latency) -> str:
@@ -104,5 +108,5 @@ def _remarks(report: Report) -> list[Text]:
             style="bold red",
         )
         for size in report.dense.latency
-        if report.speedup(size) < 1
+        if report.speedup(size) < 1 and report.told_apart(size)
     ]
