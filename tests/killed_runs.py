@@ -182,6 +182,8 @@ def main(root: Path, work: Work, seed: int, count: int) -> None:
         at = (kind, draw.randrange(moments[kind]))
         while run(work, folder, at) == signal.SIGKILL:
             killed.append(at)
+            if folder.finished:  # it was killed once all was written
+                break
             again = draw.choice(sorted(moments))  # in the part that goes on, if it comes to that
             at = (again, draw.randrange(moments[again])) if len(killed) < 3 else None
         print(json.dumps({"killed": killed, "same": work.outcome(folder) == wanted}), flush=True)
