@@ -21,7 +21,23 @@ from torch import Tensor, nn
 import icycle
 from icycle.errors import SurgeryError
 
-__all__ = ["Block", "Case", "Net", "case", "controls", "direct", "image", "row", "sequence", "traps", "try_case"]
+__all__ = [
+    "Block",
+    "Case",
+    "Net",
+    "case",
+    "controls",
+    "direct",
+    "image",
+    "in_heads",
+    "joined",
+    "linears",
+    "parameter",
+    "row",
+    "sequence",
+    "traps",
+    "try_case",
+]
 
 EXACT = 1e-9  # relative, in float64
 
@@ -102,6 +118,26 @@ def _last(y: Any) -> nn.Module:
     if not isinstance(y, Tensor) or not y.is_floating_point() or y.dim() < 2:
         return nn.Identity()
     return nn.Conv2d(y.shape[1], 3, 1) if y.dim() == 4 else nn.Linear(y.shape[-1], 3)
+
+
+# ---- parts of networks ----
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(shape))
+
+
+def linears(**sizes: tuple[int, int]) -> Any:
+    """Linear layers by name."""
+    return lambda: {name: nn.Linear(*size) for name, size in sizes.items()}
+
+
+def in_heads(x: Tensor, heads: int) -> Tensor:
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def joined(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
 
 
 # ---- tables ----

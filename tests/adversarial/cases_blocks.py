@@ -9,17 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from adversary import Case, image, sequence, traps
-
-
-def _parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(shape))
-
-
-def _linear(**sizes: tuple[int, int]) -> Any:
-    """Linear layers by name."""
-    return lambda: {name: nn.Linear(*size) for name, size in sizes.items()}
-
+from adversary import Case, image, linears, parameter, sequence, traps
 
 # ---- sums over named indices ----
 
@@ -28,30 +18,30 @@ EINSUM = traps(
     sequence,
     with_bias=(
         lambda m, x: torch.einsum("bnc,oc->bno", x, m.w) + m.b,
-        lambda: {"w": _parameter(6, 8), "b": _parameter(6)},
+        lambda: {"w": parameter(6, 8), "b": parameter(6)},
     ),
-    heads=(lambda m, x: torch.einsum("bnc,hcd->bhnd", x, m.w).sum(1), lambda: {"w": _parameter(4, 8, 3)}),
-    heads_exp=(lambda m, x: torch.einsum("bnc,hcd->bhnd", x, m.w).exp().sum(1), lambda: {"w": _parameter(4, 8, 3)}),
+    heads=(lambda m, x: torch.einsum("bnc,hcd->bhnd", x, m.w).sum(1), lambda: {"w": parameter(4, 8, 3)}),
+    heads_exp=(lambda m, x: torch.einsum("bnc,hcd->bhnd", x, m.w).exp().sum(1), lambda: {"w": parameter(4, 8, 3)}),
     heads_mixed=(
         lambda m, x: torch.einsum("bhnd,hg->bgnd", torch.einsum("bnc,hcd->bhnd", x, m.w), m.u).flatten(2).sum(2),
-        lambda: {"w": _parameter(4, 8, 3), "u": _parameter(4, 4)},
+        lambda: {"w": parameter(4, 8, 3), "u": parameter(4, 4)},
     ),
-    ellipsis=(lambda m, x: torch.einsum("...c,co->...o", x.sigmoid(), m.w), lambda: {"w": _parameter(8, 6)}),
+    ellipsis=(lambda m, x: torch.einsum("...c,co->...o", x.sigmoid(), m.w), lambda: {"w": parameter(8, 6)}),
     diagonal=lambda x: torch.einsum("bii->bi", x.transpose(1, 2) @ x),
     trace=lambda x: torch.einsum("bii->b", x.transpose(1, 2) @ x.sigmoid()),
-    three=(lambda m, x: torch.einsum("bnc,cd,bnd->bn", x, m.w, x.cos()), lambda: {"w": _parameter(8, 8)}),
-    outer=(lambda m, x: torch.einsum("bnc,d->bncd", x, m.v).flatten(2).sum(2), lambda: {"v": _parameter(5)}),
-    outer_shifted=(lambda m, x: torch.einsum("bnc,d->bncd", x, 1 + m.v).sum((2, 3)), lambda: {"v": _parameter(5)}),
+    three=(lambda m, x: torch.einsum("bnc,cd,bnd->bn", x, m.w, x.cos()), lambda: {"w": parameter(8, 8)}),
+    outer=(lambda m, x: torch.einsum("bnc,d->bncd", x, m.v).flatten(2).sum(2), lambda: {"v": parameter(5)}),
+    outer_shifted=(lambda m, x: torch.einsum("bnc,d->bncd", x, 1 + m.v).sum((2, 3)), lambda: {"v": parameter(5)}),
     products=lambda x: torch.einsum("bnc,bnd->bcd", x.sigmoid(), x),
-    tensordot=(lambda m, x: torch.tensordot(x.exp(), m.w, dims=([2], [1])), lambda: {"w": _parameter(6, 8)}),
-    tensordot_two=(lambda m, x: torch.tensordot(x, m.w, dims=2), lambda: {"w": _parameter(6, 8, 3)}),
+    tensordot=(lambda m, x: torch.tensordot(x.exp(), m.w, dims=([2], [1])), lambda: {"w": parameter(6, 8)}),
+    tensordot_two=(lambda m, x: torch.tensordot(x, m.w, dims=2), lambda: {"w": parameter(6, 8, 3)}),
     multi_dot=(
         lambda m, x: torch.linalg.multi_dot([x[0], m.a, m.b]),
-        lambda: {"a": _parameter(8, 5), "b": _parameter(5, 6)},
+        lambda: {"a": parameter(8, 5), "b": parameter(5, 6)},
     ),
-    kron=(lambda m, x: torch.kron(x, m.v).sum(2), lambda: {"v": _parameter(1, 1, 2)}),
-    inner=(lambda m, x: torch.inner(x.sigmoid(), m.w), lambda: {"w": _parameter(6, 8)}),
-    chain=(lambda m, x: (x @ m.a.exp() @ m.b).sum(2), lambda: {"a": _parameter(8, 5), "b": _parameter(5, 6)}),
+    kron=(lambda m, x: torch.kron(x, m.v).sum(2), lambda: {"v": parameter(1, 1, 2)}),
+    inner=(lambda m, x: torch.inner(x.sigmoid(), m.w), lambda: {"w": parameter(6, 8)}),
+    chain=(lambda m, x: (x @ m.a.exp() @ m.b).sum(2), lambda: {"a": parameter(8, 5), "b": parameter(5, 6)}),
 )
 
 # ---- channels that change places, or are divided ----
@@ -109,20 +99,20 @@ IMAGES = traps(
     space_to_depth_slices=lambda x: torch.cat([x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2]], 1),
     icnr=(
         lambda m, x: F.pixel_shuffle(F.conv2d(x, m.w.repeat_interleave(4, 0)), 2),
-        lambda: {"w": _parameter(4, 8, 1, 1)},
+        lambda: {"w": parameter(4, 8, 1, 1)},
     ),
     temporal_shift=_shift,
     standardised=(
         lambda m, x: F.conv2d(
             x, (m.w - m.w.mean((1, 2, 3), keepdim=True)) * (m.w.var((1, 2, 3), keepdim=True) + 1e-5).rsqrt(), m.b
         ).relu(),
-        lambda: {"w": _parameter(6, 8, 3, 3), "b": _parameter(6)},
+        lambda: {"w": parameter(6, 8, 3, 3), "b": parameter(6)},
     ),
     standardised_batch_norm=(
         lambda m, x: F.conv2d(
             x, F.batch_norm(m.w.view(1, 6, -1), None, None, m.g, training=True, momentum=0.0).view_as(m.w)
         ),
-        lambda: {"w": _parameter(6, 8, 3, 3), "g": _parameter(6)},
+        lambda: {"w": parameter(6, 8, 3, 3), "g": parameter(6)},
     ),
     spectral=(
         lambda m, x: m.c(x).relu(),
@@ -148,7 +138,7 @@ IMAGES = traps(
                 for i, s in enumerate(m.s(x.mean((2, 3))))
             ]
         ),
-        lambda: {"w": _parameter(6, 8, 3, 3), "s": nn.Linear(8, 8)},
+        lambda: {"w": parameter(6, 8, 3, 3), "s": nn.Linear(8, 8)},
     ),
     modulated_groups=(
         lambda m, x: F.conv2d(
@@ -156,33 +146,33 @@ IMAGES = traps(
             (m.w[None] * m.s(x.mean((2, 3)))[:, None, :, None, None]).flatten(0, 1),
             groups=x.shape[0],
         ).view(x.shape[0], -1, 4, 4),
-        lambda: {"w": _parameter(6, 8, 3, 3), "s": nn.Linear(8, 8)},
+        lambda: {"w": parameter(6, 8, 3, 3), "s": nn.Linear(8, 8)},
     ),
     film=(
         lambda m, x: x * (1 + m.g(x.mean((2, 3)))[:, :, None, None]) + m.b(x.mean((2, 3)))[:, :, None, None],
-        _linear(g=(8, 8), b=(8, 8)),
+        linears(g=(8, 8), b=(8, 8)),
     ),
     film_chunked=(
         lambda m, x: (lambda g, b: F.group_norm(x, 2) * (1 + g) + b)(
             *m.f(x.mean((2, 3)))[:, :, None, None].chunk(2, 1)
         ),
-        _linear(f=(8, 16)),
+        linears(f=(8, 16)),
     ),
     adaptive_instance=(
         lambda m, x: F.instance_norm(x) * m.f(x.mean((2, 3)))[:, :, None, None].exp(),
-        _linear(f=(8, 8)),
+        linears(f=(8, 8)),
     ),
     hyper=(
         lambda m, x: F.conv2d(x, m.h(m.z).view(6, 8, 1, 1)),
-        lambda: {"h": nn.Linear(4, 48), "z": _parameter(4)},
+        lambda: {"h": nn.Linear(4, 48), "z": parameter(4)},
     ),
     hyper_by_size=(
         lambda m, x: F.conv2d(x, m.h(m.z).view(-1, x.shape[1], 1, 1)),
-        lambda: {"h": nn.Linear(4, 48), "z": _parameter(4)},
+        lambda: {"h": nn.Linear(4, 48), "z": parameter(4)},
     ),
     dynamic=(
         lambda m, x: F.conv2d(x, torch.einsum("k,koihw->oihw", m.a(x.mean((0, 2, 3))).softmax(0), m.w)),
-        lambda: {"a": nn.Linear(8, 3), "w": _parameter(3, 6, 8, 1, 1)},
+        lambda: {"a": nn.Linear(8, 3), "w": parameter(3, 6, 8, 1, 1)},
     ),
     involution=(
         lambda m, x: (
@@ -192,11 +182,11 @@ IMAGES = traps(
     ),
     deformable=(
         lambda m, x: torchvision.ops.deform_conv2d(x, m.o(x), m.w, m.b, padding=1),
-        lambda: {"o": nn.Conv2d(8, 18, 3, padding=1), "w": _parameter(6, 8, 3, 3), "b": _parameter(6)},
+        lambda: {"o": nn.Conv2d(8, 18, 3, padding=1), "w": parameter(6, 8, 3, 3), "b": parameter(6)},
     ),
     deformable_masked=(
         lambda m, x: torchvision.ops.deform_conv2d(x.sigmoid(), m.o(x), m.w.exp(), None, 1, 1, 1, m.k(x).sigmoid()),
-        lambda: {"o": nn.Conv2d(8, 36, 3, padding=1), "k": nn.Conv2d(8, 18, 3, padding=1), "w": _parameter(6, 4, 3, 3)},
+        lambda: {"o": nn.Conv2d(8, 36, 3, padding=1), "k": nn.Conv2d(8, 18, 3, padding=1), "w": parameter(6, 4, 3, 3)},
     ),
     roi=lambda x: torchvision.ops.roi_align(x.exp(), _BOXES, 2, aligned=True),
     roi_pool=lambda x: torchvision.ops.roi_pool(x + 1, _BOXES, 2),
@@ -211,7 +201,7 @@ IMAGES = traps(
     ),
     transposed_depthwise_shifted=(
         lambda m, x: F.conv_transpose2d(x.sigmoid(), m.w + 1, groups=8).sum(1),
-        lambda: {"w": _parameter(8, 1, 2, 2)},
+        lambda: {"w": parameter(8, 1, 2, 2)},
     ),
     blurred=lambda x: F.conv2d(x, _BLUR.expand(x.shape[1], 1, 3, 3), groups=x.shape[1], padding=1).exp(),
     unpooled=lambda x: (lambda y, i: F.max_unpool2d(y, i, 2).exp())(*F.max_pool2d(x, 2, return_indices=True)),
@@ -229,7 +219,7 @@ IMAGES = traps(
     ),
     kernel_by_width=(
         lambda m, x: x * F.conv1d(x.mean((2, 3))[:, None], m.k, padding=x.shape[1] // 4)[:, 0, :8, None, None],
-        lambda: {"k": _parameter(1, 1, 5)},
+        lambda: {"k": parameter(1, 1, 5)},
     ),
     selective=(
         lambda m, x: (
@@ -239,7 +229,7 @@ IMAGES = traps(
     ),
     response_norm=(
         lambda m, x: (lambda g: m.s * x * (g / (g.mean(1, keepdim=True) + 1e-6)) + x)(x.norm(dim=(2, 3), keepdim=True)),
-        lambda: {"s": _parameter(1, 8, 1, 1)},
+        lambda: {"s": parameter(1, 8, 1, 1)},
     ),
     local_response=lambda x: F.local_response_norm(x, 3),
     group_norm_of_all=lambda x: F.group_norm(x, 1),
@@ -248,11 +238,11 @@ IMAGES = traps(
     )(x.view(2, 4, -1, 6, 6)),
     batch_renorm=(
         lambda m, x: ((x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True)) * m.g,
-        lambda: {"g": _parameter(1, 8, 1, 1)},
+        lambda: {"g": parameter(1, 8, 1, 1)},
     ),
     filter_response=(
         lambda m, x: torch.maximum(m.g * x * (x.square().mean((2, 3), keepdim=True) + 1e-6).rsqrt(), m.t),
-        lambda: {"g": _parameter(1, 8, 1, 1), "t": _parameter(1, 8, 1, 1)},
+        lambda: {"g": parameter(1, 8, 1, 1), "t": parameter(1, 8, 1, 1)},
     ),
     non_local=(
         lambda m, x: (
@@ -276,7 +266,7 @@ IMAGES = traps(
     ),
     window_attention=(
         _window,
-        lambda: {"qkv": nn.Linear(8, 24), "bias": _parameter(25, 4), "index": _relative()},
+        lambda: {"qkv": nn.Linear(8, 24), "bias": parameter(25, 4), "index": _relative()},
     ),
     pyramid=lambda x: torch.cat([x, *(F.interpolate(F.adaptive_avg_pool2d(x, n), (6, 6)) for n in (1, 2))], 1),
     covariance=lambda x: (lambda y: (y @ y.mT / 36).flatten(1))(x.flatten(2) - x.flatten(2).mean(2, keepdim=True)),
@@ -286,7 +276,7 @@ IMAGES = traps(
             .sum(-1)
             .flatten(1)
         ),
-        lambda: {"a": nn.Conv2d(8, 3, 1), "k": _parameter(3, 8)},
+        lambda: {"a": nn.Conv2d(8, 3, 1), "k": parameter(3, 8)},
     ),
     maxout=lambda x: x.view(2, -1, 2, 6, 6).amax(2),
     concatenated_relu=lambda x: torch.cat([x, -x], 1).relu(),
@@ -312,11 +302,11 @@ IMAGES = traps(
     ),
     masked_kernel=(
         lambda m, x: F.conv2d(x, m.w * m.mask, padding=1),
-        lambda: {"w": _parameter(6, 8, 3, 3), "mask": torch.ones(3, 3).double().tril()},
+        lambda: {"w": parameter(6, 8, 3, 3), "mask": torch.ones(3, 3).double().tril()},
     ),
     binarised=(
         lambda m, x: F.conv2d(x.sign(), m.w.sign() * m.w.abs().mean((1, 2, 3), keepdim=True)),
-        lambda: {"w": _parameter(6, 8, 3, 3)},
+        lambda: {"w": parameter(6, 8, 3, 3)},
     ),
     shared_experts=(
         lambda m, x: sum(
@@ -338,13 +328,13 @@ IMAGES = traps(
     ),
     global_filter=(
         lambda m, x: torch.fft.irfft2(torch.fft.rfft2(x) * torch.view_as_complex(m.w), s=(6, 6)),
-        lambda: {"w": _parameter(8, 6, 4, 2)},
+        lambda: {"w": parameter(8, 6, 4, 2)},
     ),
     spectral_convolution=(
         lambda m, x: torch.fft.irfft2(
             torch.einsum("bixy,ioxy->boxy", torch.fft.rfft2(x), torch.view_as_complex(m.w)), s=(6, 6)
         ),
-        lambda: {"w": _parameter(8, 6, 6, 4, 2)},
+        lambda: {"w": parameter(8, 6, 6, 4, 2)},
     ),
 )
 

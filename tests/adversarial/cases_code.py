@@ -14,11 +14,6 @@ from torch import Tensor, nn
 
 from adversary import Case, case, controls, direct, image, row, sequence, traps
 
-
-def _parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(shape))
-
-
 BRANCHES = (
     traps(
         "branch",

@@ -10,36 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
-from adversary import Case, direct, row, traps
-
-
-def _parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(shape))
-
-
-def _linear(**sizes: tuple[int, int]) -> Any:
-    """Linear layers by name."""
-    return lambda: {name: nn.Linear(*size) for name, size in sizes.items()}
-
+from adversary import Case, direct, linears, parameter, row, traps
 
 # ---- functions that transform functions ----
 
 TRANSFORMS = traps(
     "transform",
     row,
-    vmap=(lambda m, x: torch.vmap(lambda t: m.w @ t)(x), lambda: {"w": _parameter(6, 8)}),
-    vmap_sum=(lambda m, x: torch.vmap(lambda t: (m.w @ t).exp().sum())(x), lambda: {"w": _parameter(6, 8)}),
+    vmap=(lambda m, x: torch.vmap(lambda t: m.w @ t)(x), lambda: {"w": parameter(6, 8)}),
+    vmap_sum=(lambda m, x: torch.vmap(lambda t: (m.w @ t).exp().sum())(x), lambda: {"w": parameter(6, 8)}),
     vmap_channels=lambda x: torch.vmap(lambda t: t - t.mean(), in_dims=1, out_dims=1)(x),
     vmap_over_channels=lambda x: torch.vmap(torch.exp, in_dims=1, out_dims=1)(x),
     vmap_number=lambda x: torch.vmap(lambda t: t / t.shape[0])(x),
     vmap_norm=lambda x: torch.vmap(lambda t: F.softmax(t, 0))(x),
     vmap_convolution=(
         lambda m, x: torch.vmap(lambda t, s: F.conv1d(t.view(1, 2, -1), m.w * s, groups=2))(x, x[:, 0]).flatten(1),
-        lambda: {"w": _parameter(4, 1, 1)},
+        lambda: {"w": parameter(4, 1, 1)},
     ),
     vmap_linear=(
         lambda m, x: torch.vmap(lambda t, s: F.linear(t[None], m.w * s))(x, x[:, 0])[:, 0].exp(),
-        lambda: {"w": _parameter(6, 8)},
+        lambda: {"w": parameter(6, 8)},
     ),
     vmap_expand=lambda x: torch.vmap(lambda t: t[:, None].expand(-1, 3).sum(1))(x),
     vmap_rows=lambda x: torch.vmap(lambda t: t[:1, : t.shape[1] // 2])(x.view(2, 2, -1)).flatten(1),
@@ -47,26 +37,26 @@ TRANSFORMS = traps(
     vmap_view=lambda x: torch.vmap(lambda t: t.view(2, -1).sum(0))(x),
     vmap_models=(
         lambda m, x: torch.vmap(lambda w, b: F.linear(x, w, b))(m.w, m.b).mean(0),
-        lambda: {"w": _parameter(3, 6, 8), "b": _parameter(3, 6)},
+        lambda: {"w": parameter(3, 6, 8), "b": parameter(3, 6)},
     ),
     functional_call=(
         lambda m, x: torch.func.functional_call(m.l, {"weight": m.w, "bias": m.b}, (x,)),
-        lambda: {"l": nn.Linear(8, 6), "w": _parameter(6, 8), "b": _parameter(6)},
+        lambda: {"l": nn.Linear(8, 6), "w": parameter(6, 8), "b": parameter(6)},
     ),
     functional_computed=(
         lambda m, x: torch.func.functional_call(m.l, {"weight": m.l.weight.exp()}, (x.sigmoid(),)),
-        _linear(l=(8, 6)),
+        linears(l=(8, 6)),
     ),
     derivative=lambda x: torch.func.grad(lambda t: t.square().sum())(x),
     jacobian=lambda x: torch.vmap(torch.func.jacrev(lambda t: t.sin().sum()))(x),
     energy=(
         lambda m, x: _gradient(lambda t: m.b(m.a(t).tanh()).sum(), x),
-        _linear(a=(8, 5), b=(5, 1)),
+        linears(a=(8, 5), b=(5, 1)),
     ),
     condition=lambda x: torch.cond(x.sum() > 0, lambda t: t * 2, lambda t: t + 1, (x,)),
     checkpointed=(
         lambda m, x: checkpoint(lambda t: m.b(m.a(t).sigmoid()), x, use_reentrant=False),
-        _linear(a=(8, 5), b=(5, 6)),
+        linears(a=(8, 5), b=(5, 6)),
     ),
     checkpointed_row=(
         lambda m, x: checkpoint_sequential(m.s, 2, x, use_reentrant=False),
@@ -77,7 +67,7 @@ TRANSFORMS = traps(
     own_function_shifted=lambda x: _Shifted.apply(x).sum(1),
     straight_through=lambda x: x + (x.round() - x).detach() + 0.1,
     inference=lambda x: _in_inference(x),
-    no_gradient=(lambda m, x: _without_gradient(m.l, x), _linear(l=(8, 6))),
+    no_gradient=(lambda m, x: _without_gradient(m.l, x), linears(l=(8, 6))),
 )
 
 

@@ -8,12 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adversary import Case, case, controls, direct, image, row, sequence, traps
-
-
-def _parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(shape))
-
+from adversary import Case, case, controls, direct, image, parameter, row, sequence, traps
 
 POSITIONS = traps(
     "position",
@@ -246,10 +241,10 @@ ALIASES = [
         parts_joined=_write(lambda y: y.tensor_split(2, 0)[0]),
         weight=(
             lambda m, x: (m.w.detach().clone().detach().add_(1) * x).sum(1),
-            lambda: {"w": _parameter(8)},
+            lambda: {"w": parameter(8)},
         ),
-        weight_data=(lambda m, x: ((m.w * 1).data.add_(1) * x.sigmoid()).sum(1), lambda: {"w": _parameter(8)}),
-        buffer=(lambda m, x: (m.b.clone()[:].add_(1) * x.exp()).sum(1), lambda: {"b": _parameter(8)}),
+        weight_data=(lambda m, x: ((m.w * 1).data.add_(1) * x.sigmoid()).sum(1), lambda: {"w": parameter(8)}),
+        buffer=(lambda m, x: (m.b.clone()[:].add_(1) * x.exp()).sum(1), lambda: {"b": parameter(8)}),
     ),
     *traps(
         "alias-hidden",
@@ -299,7 +294,7 @@ SINGLE = [
         squeeze_one=lambda x: x[:, None, :].squeeze(1).squeeze(-1),
         squeeze_channels=lambda x: x.squeeze(1),
         squeezed_some=lambda x: x[:, :, None].squeeze((1, 2)),
-        broadcast=(lambda m, x: x.T @ x + m.b, lambda: {"b": _parameter(8, 8)}),
+        broadcast=(lambda m, x: x.T @ x + m.b, lambda: {"b": parameter(8, 8)}),
         matrix=lambda x: x.T @ x,
         expanded=lambda x: x[:, :, None].expand(-1, -1, 3).flatten(1),
         expanded_by_size=lambda x: x[:, :1].expand(-1, x.shape[1]),
@@ -360,7 +355,7 @@ SHARED = [
         "shared",
         row,
         square=(lambda m, x: m.l(m.l(x)), lambda: {"l": nn.Linear(8, 8)}),
-        turned=(lambda m, x: F.linear(F.linear(x, m.w), m.w.T), lambda: {"w": _parameter(6, 8)}),
+        turned=(lambda m, x: F.linear(F.linear(x, m.w), m.w.T), lambda: {"w": parameter(6, 8)}),
         norm_of_weight=(lambda m, x: m.l(x) * m.l.weight.norm(), lambda: {"l": nn.Linear(8, 6)}),
         mean_of_weight=(lambda m, x: m.l(x) * m.l.weight.mean(), lambda: {"l": nn.Linear(8, 6)}),
         sum_of_exponents=(lambda m, x: m.l(x) * m.l.weight.exp().sum(), lambda: {"l": nn.Linear(8, 6)}),
@@ -403,21 +398,21 @@ SHARED = [
         sequence,
         tokens=(
             lambda m, x: torch.cat([m.t.expand(2, -1, -1), x], 1).exp().sum(1),
-            lambda: {"t": _parameter(1, 6, 8)},
+            lambda: {"t": parameter(1, 6, 8)},
         ),
         queries=(
             lambda m, x: ((m.q @ x.transpose(1, 2)).softmax(-1) @ x).exp().sum(1),
-            lambda: {"q": _parameter(6, 8)},
+            lambda: {"q": parameter(6, 8)},
         ),
         experts=(
             lambda m, x: torch.einsum("bnc,eco->bneo", x, m.w).exp().sum(2),
-            lambda: {"w": _parameter(4, 8, 6)},
+            lambda: {"w": parameter(4, 8, 6)},
         ),
         mixed_experts=(
             lambda m, x: (torch.einsum("bnc,eco->bneo", x, m.w) * m.g(x).softmax(-1)[..., None]).sum(2),
-            lambda: {"w": _parameter(4, 8, 6), "g": nn.Linear(8, 4)},
+            lambda: {"w": parameter(4, 8, 6), "g": nn.Linear(8, 4)},
         ),
-        positions=(lambda m, x: (x + m.p[:, : x.shape[1]]).sum(1), lambda: {"p": _parameter(1, 6, 8)}),
+        positions=(lambda m, x: (x + m.p[:, : x.shape[1]]).sum(1), lambda: {"p": parameter(1, 6, 8)}),
         turned=(lambda m, x: m.l(x.transpose(1, 2)).exp().sum(2), lambda: {"l": nn.Linear(6, 4)}),
         triangle=lambda x: x.tril(),
         triangle_scores=lambda x: (x @ x.transpose(1, 2)).tril() @ x,

@@ -8,28 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adversary import Case, sequence, traps
-
-
-def _parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(shape))
-
-
-def _linear(**sizes: tuple[int, int]) -> Any:
-    """Linear layers by name."""
-    return lambda: {name: nn.Linear(*size) for name, size in sizes.items()}
-
-
-def _heads(x: Tensor, heads: int) -> Tensor:
-    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
-
-
-def _joined(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)
+from adversary import Case, in_heads, joined, linears, parameter, sequence, traps
 
 
 def _parts() -> dict[str, Any]:
-    return {**_linear(q=(8, 8), k=(8, 8), v=(8, 8), o=(8, 8))(), "heads": 4, "few": 2}
+    return {**linears(q=(8, 8), k=(8, 8), v=(8, 8), o=(8, 8))(), "heads": 4, "few": 2}
 
 
 def _scan(m: Any, x: Tensor) -> Tensor:
@@ -57,10 +40,10 @@ def _scan_bmm(m: Any, x: Tensor) -> Tensor:
 
 def _dual(m: Any, x: Tensor) -> Tensor:
     """Structured state-space duality: a masked product in the place of the scan (Mamba 2)."""
-    v, k, q = _heads(m.v(x), m.few), _heads(m.k(x), m.few), _heads(m.q(x), m.few)
+    v, k, q = in_heads(m.v(x), m.few), in_heads(m.k(x), m.few), in_heads(m.q(x), m.few)
     decay = F.logsigmoid(m.g(x)).mT.cumsum(-1)
     mask = (decay[..., :, None] - decay[..., None, :]).exp().tril()
-    return m.o(_joined((q @ k.mT * mask) @ v))
+    return m.o(joined((q @ k.mT * mask) @ v))
 
 
 def _conv_state(m: Any, x: Tensor) -> Tensor:
@@ -119,39 +102,39 @@ RECURRENT = traps(
         lambda: {
             "i": nn.Linear(8, 12),
             "p": nn.Linear(6, 7),
-            "d": _parameter(6),
-            "a": _parameter(6, 3),
-            "k": _parameter(6),
+            "d": parameter(6),
+            "a": parameter(6, 3),
+            "k": parameter(6),
             "o": nn.Linear(6, 8),
         },
     ),
-    scan_bmm=(_scan_bmm, lambda: {"a": _parameter(8, 3), "b": nn.Linear(8, 3), "c": nn.Linear(8, 3)}),
+    scan_bmm=(_scan_bmm, lambda: {"a": parameter(8, 3), "b": nn.Linear(8, 3), "c": nn.Linear(8, 3)}),
     dual=(_dual, lambda: {**_parts(), "g": nn.Linear(8, 2)}),
-    long_convolution=(_conv_state, lambda: {"i": nn.Linear(8, 12), "f": _parameter(4, 6), "o": nn.Linear(4, 8)}),
-    complex_unit=(_unit, lambda: {"a": nn.Linear(8, 4), "b": nn.Linear(8, 4), "r": _parameter(4), "t": _parameter(4)}),
+    long_convolution=(_conv_state, lambda: {"i": nn.Linear(8, 12), "f": parameter(4, 6), "o": nn.Linear(4, 8)}),
+    complex_unit=(_unit, lambda: {"a": nn.Linear(8, 4), "b": nn.Linear(8, 4), "r": parameter(4), "t": parameter(4)}),
     retention=(
         lambda m, x: m.o(
-            _joined(
+            joined(
                 (
-                    _heads(m.q(x), m.heads)
-                    @ _heads(m.k(x), m.heads).mT
+                    in_heads(m.q(x), m.heads)
+                    @ in_heads(m.k(x), m.heads).mT
                     * 0.9 ** (torch.arange(6)[:, None] - torch.arange(6)).abs()
                 )
-                @ _heads(m.v(x), m.heads)
+                @ in_heads(m.v(x), m.heads)
             )
         ),
         _parts,
     ),
     token_shift=(
         lambda m, x: m.k(torch.lerp(x, F.pad(x, (0, 0, 1, -1)), m.s)).relu().square(),
-        lambda: {"k": nn.Linear(8, 6), "s": _parameter(8)},
+        lambda: {"k": nn.Linear(8, 6), "s": parameter(8)},
     ),
     weighted_keys=(
         lambda m, x: (lambda k, v: (k.exp() * v).cumsum(1) / k.exp().cumsum(1))(m.k(x), m.v(x)),
-        _linear(k=(8, 6), v=(8, 6)),
+        linears(k=(8, 6), v=(8, 6)),
     ),
-    gru=(_gru_by_hand, _linear(g=(13, 10), c=(13, 5))),
-    lstm=(_lstm_by_hand, _linear(w=(8, 20), u=(5, 20))),
+    gru=(_gru_by_hand, linears(g=(13, 10), c=(13, 5))),
+    lstm=(_lstm_by_hand, linears(w=(8, 20), u=(5, 20))),
     lstm_cell=(_cells, lambda: {"c": nn.LSTMCell(8, 5)}),
     gru_cell=(_cells, lambda: {"c": nn.GRUCell(8, 5)}),
     cell_by_size=(_cells_sized, lambda: {"c": nn.GRUCell(8, 5)}),
@@ -170,7 +153,7 @@ RECURRENT = traps(
         lambda m, x: (lambda y: y[..., : m.r.hidden_size] + y[..., m.r.hidden_size :])(m.r(x)[0]),
         lambda: {"r": nn.GRU(8, 5, batch_first=True, bidirectional=True)},
     ),
-    echo=(lambda m, x: _cells_tied(m, x), lambda: {"w": _parameter(8, 8)}),
+    echo=(lambda m, x: _cells_tied(m, x), lambda: {"w": parameter(8, 8)}),
 )
 
 

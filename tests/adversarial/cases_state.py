@@ -12,16 +12,6 @@ from torch import Tensor, nn
 
 from adversary import Case, direct
 
-
-def _parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(shape))
-
-
-def _linear(**sizes: tuple[int, int]) -> Any:
-    """Linear layers by name."""
-    return lambda: {name: nn.Linear(*size) for name, size in sizes.items()}
-
-
 # ---- state, sharing and casts ----
 
 

@@ -8,16 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adversary import Case, row, traps
-
-
-def _parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(shape))
-
-
-def _linear(**sizes: tuple[int, int]) -> Any:
-    """Linear layers by name."""
-    return lambda: {name: nn.Linear(*size) for name, size in sizes.items()}
+from adversary import Case, linears, parameter, row, traps
 
 
 def _graph(m: Any, x: Tensor) -> Tensor:
@@ -38,10 +29,10 @@ def _graph_attention(m: Any, x: Tensor) -> Tensor:
 WRITES = traps(
     "write",
     row,
-    graph=(_graph, _linear(l=(8, 8))),
+    graph=(_graph, linears(l=(8, 8))),
     graph_attention=(
         _graph_attention,
-        lambda: {"l": nn.Linear(8, 8), "heads": 4, "s": _parameter(1, 4, 2), "e": _parameter(1, 4, 2)},
+        lambda: {"l": nn.Linear(8, 8), "heads": 4, "s": parameter(1, 4, 2), "e": parameter(1, 4, 2)},
     ),
     graph_largest=lambda x: (
         torch.zeros(3, x.shape[1])
@@ -60,7 +51,7 @@ WRITES = traps(
     put_mask=lambda x: (
         torch.ones(6, x.shape[1]).double().index_put((torch.tensor([True, False, True, True, True, False]),), x)
     ),
-    memory=(lambda m, x: _memory(m, x), lambda: {"k": _parameter(6, 8), "v": _parameter(6, 8)}),
+    memory=(lambda m, x: _memory(m, x), lambda: {"k": parameter(6, 8), "v": parameter(6, 8)}),
     permuted=lambda x: x[:, torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(0))],
     picked=lambda x: x[torch.arange(4), torch.tensor([0, 3, 1, 2])][:, None] + x,
     best=lambda x: x.gather(1, x.topk(3, 1).indices),
@@ -85,46 +76,46 @@ WRITES = traps(
     ),
     bags_computed=(
         lambda m, x: (x + F.embedding_bag(torch.tensor([[1, 2], [0, 3], [1, 1], [4, 5]]), m.w.exp())).sum(1),
-        lambda: {"w": _parameter(6, 8)},
+        lambda: {"w": parameter(6, 8)},
     ),
     searched=lambda x: x * torch.searchsorted(torch.arange(4).double(), x.sum(1, keepdim=True)),
     polynomial=lambda x: torch.stack([x**k for k in range(3)], -1).flatten(1),
     vandermonde=lambda x: torch.linalg.vander(x[:, :3]).flatten(1),
     singular=lambda x: torch.linalg.svdvals(x),
     whitened=lambda x: x @ torch.linalg.inv(x.T @ x + torch.eye(x.shape[1]).double()),
-    solved=(lambda m, x: torch.linalg.solve(m.w + 9 * torch.eye(8).double(), x.T).T, lambda: {"w": _parameter(8, 8)}),
+    solved=(lambda m, x: torch.linalg.solve(m.w + 9 * torch.eye(8).double(), x.T).T, lambda: {"w": parameter(8, 8)}),
     triangular=(
         lambda m, x: torch.linalg.solve_triangular(m.w.tril() + 9 * torch.eye(8).double(), x.T, upper=False).T,
-        lambda: {"w": _parameter(8, 8)},
+        lambda: {"w": parameter(8, 8)},
     ),
     unit_rows=lambda x: x / x.norm(dim=1, keepdim=True),
-    cosine=(lambda m, x: F.cosine_similarity(x[:, None], m.w[None], dim=-1), lambda: {"w": _parameter(6, 8)}),
+    cosine=(lambda m, x: F.cosine_similarity(x[:, None], m.w[None], dim=-1), lambda: {"w": parameter(6, 8)}),
     margin=(
         lambda m, x: F.linear(F.normalize(x), F.normalize(m.w)).clamp(-1, 1).acos(),
-        lambda: {"w": _parameter(6, 8)},
+        lambda: {"w": parameter(6, 8)},
     ),
-    radial=(lambda m, x: (-torch.cdist(x, m.w).square()).exp(), lambda: {"w": _parameter(6, 8)}),
+    radial=(lambda m, x: (-torch.cdist(x, m.w).square()).exp(), lambda: {"w": parameter(6, 8)}),
     kolmogorov=(
         lambda m, x: torch.einsum("bck,ock->bo", torch.stack([(x * k).sin() for k in (1, 2)], -1), m.w),
-        lambda: {"w": _parameter(6, 8, 2)},
+        lambda: {"w": parameter(6, 8, 2)},
     ),
     splines=(
         lambda m, x: torch.einsum("bck,ock->bo", (-(x[..., None] - m.g).square()).exp(), m.w),
-        lambda: {"w": _parameter(6, 8, 3), "g": torch.randn(3).double()},
+        lambda: {"w": parameter(6, 8, 3), "g": torch.randn(3).double()},
     ),
     factored=(
         lambda m, x: x @ (m.u @ m.v) + x @ m.w.T,
-        lambda: {"u": _parameter(8, 2), "v": _parameter(2, 6), "w": _parameter(6, 8)},
+        lambda: {"u": parameter(8, 2), "v": parameter(2, 6), "w": parameter(6, 8)},
     ),
     adapted=(
         lambda m, x: F.linear(x, m.l.weight + m.a @ m.b / m.rank, m.l.bias),
-        lambda: {"l": nn.Linear(8, 6), "a": _parameter(6, 2), "b": _parameter(2, 8), "rank": 2},
+        lambda: {"l": nn.Linear(8, 6), "a": parameter(6, 2), "b": parameter(2, 8), "rank": 2},
     ),
     decomposed=(
         lambda m, x: F.linear(
             x, m.g[:, None] * (m.l.weight + m.a @ m.b) / (m.l.weight + m.a @ m.b).norm(dim=1, keepdim=True)
         ),
-        lambda: {"l": nn.Linear(8, 6), "a": _parameter(6, 2), "b": _parameter(2, 8), "g": _parameter(6)},
+        lambda: {"l": nn.Linear(8, 6), "a": parameter(6, 2), "b": parameter(2, 8), "g": parameter(6)},
     ),
 )
 

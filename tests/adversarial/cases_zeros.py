@@ -9,12 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adversary import Case, case, controls, direct, image, row, sequence, traps
-
-
-def _parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(shape))
-
+from adversary import Case, case, controls, direct, image, parameter, row, sequence, traps
 
 # every function of one tensor, summed over its channels
 
@@ -170,53 +165,53 @@ WEIGHTS = [
     *traps(
         "computed-linear",
         row,
-        plus_one=(lambda m, x: F.linear(x.sigmoid(), m.w + 1).sum(1), lambda: {"w": _parameter(6, 8)}),
-        output=(lambda m, x: F.linear(x, F.softplus(m.w)).sum(1), lambda: {"w": _parameter(6, 8)}),
-        bias=(lambda m, x: F.linear(x, m.w, m.b + 1).sum(1), lambda: {"w": _parameter(6, 8), "b": _parameter(6)}),
-        exponent=(lambda m, x: x.sigmoid() @ m.w.exp(), lambda: {"w": _parameter(8, 6)}),
-        softmax=(lambda m, x: x.sigmoid() @ m.w.softmax(1), lambda: {"w": _parameter(8, 6)}),
-        softmax_other=(lambda m, x: x @ m.w.softmax(0), lambda: {"w": _parameter(8, 6)}),
-        centred=(lambda m, x: F.linear(x, m.w - m.w.mean(1, keepdim=True)), lambda: {"w": _parameter(6, 8)}),
-        standardised=(lambda m, x: F.linear(x, m.w / m.w.std(1, keepdim=True)), lambda: {"w": _parameter(6, 8)}),
-        quantised=(lambda m, x: F.linear(x, (m.w / m.w.abs().max()).round()), lambda: {"w": _parameter(6, 8)}),
-        quantised_mean=(lambda m, x: F.linear(x, m.w.sign() * m.w.abs().mean()), lambda: {"w": _parameter(6, 8)}),
-        lower=(lambda m, x: x @ m.w.tril(), lambda: {"w": _parameter(8, 8)}),
-        upper=(lambda m, x: x @ m.w.triu(1), lambda: {"w": _parameter(8, 8)}),
-        lower_wide=(lambda m, x: F.linear(x, torch.tril(m.w)), lambda: {"w": _parameter(6, 8)}),
-        symmetric=(lambda m, x: x @ (m.w + m.w.T), lambda: {"w": _parameter(8, 8)}),
-        inverse=(lambda m, x: x @ torch.linalg.inv(m.w), lambda: {"w": _parameter(8, 8)}),
-        exponential=(lambda m, x: x @ torch.matrix_exp(m.w), lambda: {"w": _parameter(8, 8)}),
-        plus_identity=(lambda m, x: x @ (m.w + torch.eye(8).double()), lambda: {"w": _parameter(8, 8)}),
-        low_rank=(lambda m, x: x @ (m.a @ m.b).exp(), lambda: {"a": _parameter(8, 2), "b": _parameter(2, 6)}),
+        plus_one=(lambda m, x: F.linear(x.sigmoid(), m.w + 1).sum(1), lambda: {"w": parameter(6, 8)}),
+        output=(lambda m, x: F.linear(x, F.softplus(m.w)).sum(1), lambda: {"w": parameter(6, 8)}),
+        bias=(lambda m, x: F.linear(x, m.w, m.b + 1).sum(1), lambda: {"w": parameter(6, 8), "b": parameter(6)}),
+        exponent=(lambda m, x: x.sigmoid() @ m.w.exp(), lambda: {"w": parameter(8, 6)}),
+        softmax=(lambda m, x: x.sigmoid() @ m.w.softmax(1), lambda: {"w": parameter(8, 6)}),
+        softmax_other=(lambda m, x: x @ m.w.softmax(0), lambda: {"w": parameter(8, 6)}),
+        centred=(lambda m, x: F.linear(x, m.w - m.w.mean(1, keepdim=True)), lambda: {"w": parameter(6, 8)}),
+        standardised=(lambda m, x: F.linear(x, m.w / m.w.std(1, keepdim=True)), lambda: {"w": parameter(6, 8)}),
+        quantised=(lambda m, x: F.linear(x, (m.w / m.w.abs().max()).round()), lambda: {"w": parameter(6, 8)}),
+        quantised_mean=(lambda m, x: F.linear(x, m.w.sign() * m.w.abs().mean()), lambda: {"w": parameter(6, 8)}),
+        lower=(lambda m, x: x @ m.w.tril(), lambda: {"w": parameter(8, 8)}),
+        upper=(lambda m, x: x @ m.w.triu(1), lambda: {"w": parameter(8, 8)}),
+        lower_wide=(lambda m, x: F.linear(x, torch.tril(m.w)), lambda: {"w": parameter(6, 8)}),
+        symmetric=(lambda m, x: x @ (m.w + m.w.T), lambda: {"w": parameter(8, 8)}),
+        inverse=(lambda m, x: x @ torch.linalg.inv(m.w), lambda: {"w": parameter(8, 8)}),
+        exponential=(lambda m, x: x @ torch.matrix_exp(m.w), lambda: {"w": parameter(8, 8)}),
+        plus_identity=(lambda m, x: x @ (m.w + torch.eye(8).double()), lambda: {"w": parameter(8, 8)}),
+        low_rank=(lambda m, x: x @ (m.a @ m.b).exp(), lambda: {"a": parameter(8, 2), "b": parameter(2, 6)}),
         ones=lambda x: x.sigmoid() @ torch.ones(x.shape[1], 6).double(),
-        ones_like=(lambda m, x: x.sigmoid() @ torch.ones_like(m.w), lambda: {"w": _parameter(8, 6)}),
+        ones_like=(lambda m, x: x.sigmoid() @ torch.ones_like(m.w), lambda: {"w": parameter(8, 6)}),
         embedding=(
             lambda m, x: F.embedding(torch.tensor([0, 2, 1, 1]), m.w + 1).sum(1) + x.sum(1),
-            lambda: {"w": _parameter(4, 8)},
+            lambda: {"w": parameter(4, 8)},
         ),
-        bilinear=(lambda m, x: F.bilinear(x.sigmoid(), x, m.w.exp()), lambda: {"w": _parameter(3, 8, 8)}),
+        bilinear=(lambda m, x: F.bilinear(x.sigmoid(), x, m.w.exp()), lambda: {"w": parameter(3, 8, 8)}),
         generated=(
             lambda m, x: F.linear(x.sigmoid(), m.g(m.z).view(6, 8).exp()),
-            lambda: {"g": nn.Linear(4, 48), "z": _parameter(4)},
+            lambda: {"g": nn.Linear(4, 48), "z": parameter(4)},
         ),
         gram=lambda x: x.sigmoid().T @ x.sigmoid(),
         similarity=lambda x: x.exp() @ x.exp().T,
         inner=lambda x: torch.einsum("bi,bi->b", 1 + x, 1 + x),
-        matrix_vector=(lambda m, x: x.cos() @ (m.v + 1), lambda: {"v": _parameter(8)}),
-        outer=(lambda m, x: torch.einsum("bi,j->bij", x, 1 + m.v).sum((1, 2)), lambda: {"v": _parameter(6)}),
-        vector=(lambda m, x: (1 + x) * (1 + m.v) @ torch.ones(8).double(), lambda: {"v": _parameter(8)}),
-        dot=(lambda m, x: x * torch.dot(m.v + 1, m.v + 1), lambda: {"v": _parameter(8)}),
+        matrix_vector=(lambda m, x: x.cos() @ (m.v + 1), lambda: {"v": parameter(8)}),
+        outer=(lambda m, x: torch.einsum("bi,j->bij", x, 1 + m.v).sum((1, 2)), lambda: {"v": parameter(6)}),
+        vector=(lambda m, x: (1 + x) * (1 + m.v) @ torch.ones(8).double(), lambda: {"v": parameter(8)}),
+        dot=(lambda m, x: x * torch.dot(m.v + 1, m.v + 1), lambda: {"v": parameter(8)}),
     ),
     *traps(
         "computed-conv",
         image,
-        plus_one=(lambda m, x: F.conv2d(x.sigmoid(), m.w + 1), lambda: {"w": _parameter(6, 8, 1, 1)}),
-        positive=(lambda m, x: F.conv2d(x.exp(), F.softplus(m.w)), lambda: {"w": _parameter(6, 8, 3, 3)}),
-        output=(lambda m, x: F.conv2d(x, m.w.exp()).sum(1), lambda: {"w": _parameter(6, 8, 1, 1)}),
-        bias=(lambda m, x: F.conv2d(x, m.w, m.b + 1).sum(1), lambda: {"w": _parameter(6, 8, 1, 1), "b": _parameter(6)}),
+        plus_one=(lambda m, x: F.conv2d(x.sigmoid(), m.w + 1), lambda: {"w": parameter(6, 8, 1, 1)}),
+        positive=(lambda m, x: F.conv2d(x.exp(), F.softplus(m.w)), lambda: {"w": parameter(6, 8, 3, 3)}),
+        output=(lambda m, x: F.conv2d(x, m.w.exp()).sum(1), lambda: {"w": parameter(6, 8, 1, 1)}),
+        bias=(lambda m, x: F.conv2d(x, m.w, m.b + 1).sum(1), lambda: {"w": parameter(6, 8, 1, 1), "b": parameter(6)}),
         bias_exp=(
             lambda m, x: F.conv2d(x, m.w, m.b.exp()).square().mean((2, 3)).sum(1),
-            lambda: {"w": _parameter(6, 8, 1, 1), "b": _parameter(6)},
+            lambda: {"w": parameter(6, 8, 1, 1), "b": parameter(6)},
         ),
         constant=lambda x: F.conv2d(x.sigmoid(), torch.ones(6, x.shape[1], 1, 1).double()),
         depthwise_constant=lambda x: F.conv2d(
@@ -224,49 +219,49 @@ WEIGHTS = [
         ).sum(1),
         depthwise_computed=(
             lambda m, x: F.conv2d(x.sigmoid(), m.w + 1, groups=x.shape[1]).sum(1),
-            lambda: {"w": _parameter(8, 1, 3, 3)},
+            lambda: {"w": parameter(8, 1, 3, 3)},
         ),
         depthwise_expanded=(
             lambda m, x: F.conv2d(1 + x, m.k.expand(x.shape[1], 1, 3, 3), groups=x.shape[1]).sum(1),
-            lambda: {"k": _parameter(1, 1, 3, 3)},
+            lambda: {"k": parameter(1, 1, 3, 3)},
         ),
         depthwise_repeated=(
             lambda m, x: F.conv2d(x.exp(), m.k.repeat(x.shape[1], 1, 1, 1), groups=x.shape[1]).sum(1),
-            lambda: {"k": _parameter(1, 1, 3, 3)},
+            lambda: {"k": parameter(1, 1, 3, 3)},
         ),
-        transposed=(lambda m, x: F.conv_transpose2d(x.sigmoid(), m.w.exp()), lambda: {"w": _parameter(8, 6, 1, 1)}),
+        transposed=(lambda m, x: F.conv_transpose2d(x.sigmoid(), m.w.exp()), lambda: {"w": parameter(8, 6, 1, 1)}),
         transposed_out=(
             lambda m, x: F.conv_transpose2d(x, m.w.exp()).sum(1),
-            lambda: {"w": _parameter(8, 6, 1, 1)},
+            lambda: {"w": parameter(8, 6, 1, 1)},
         ),
-        grouped=(lambda m, x: F.conv2d(x.sigmoid(), m.w.exp(), groups=2), lambda: {"w": _parameter(6, 4, 1, 1)}),
+        grouped=(lambda m, x: F.conv2d(x.sigmoid(), m.w.exp(), groups=2), lambda: {"w": parameter(6, 4, 1, 1)}),
         standardised=(
             lambda m, x: F.conv2d(x, (m.w - m.w.mean((1, 2, 3), keepdim=True)) / m.w.std((1, 2, 3), keepdim=True)),
-            lambda: {"w": _parameter(6, 8, 3, 3)},
+            lambda: {"w": parameter(6, 8, 3, 3)},
         ),
         demodulated=(
             lambda m, x: F.conv2d(x, m.w / (m.w.square().sum((1, 2, 3), keepdim=True))),
-            lambda: {"w": _parameter(6, 8, 3, 3)},
+            lambda: {"w": parameter(6, 8, 3, 3)},
         ),
-        one_dimensional=(lambda m, x: F.conv1d(x.flatten(2).exp(), m.w.exp()), lambda: {"w": _parameter(6, 8, 1)}),
+        one_dimensional=(lambda m, x: F.conv1d(x.flatten(2).exp(), m.w.exp()), lambda: {"w": parameter(6, 8, 1)}),
         batch_norm=(
             lambda m, x: F.batch_norm(x.sigmoid(), None, None, 1 + m.g, m.b, training=True).sum(1),
-            lambda: {"g": _parameter(8), "b": _parameter(8)},
+            lambda: {"g": parameter(8), "b": parameter(8)},
         ),
         batch_norm_bias=(
             lambda m, x: F.batch_norm(x, None, None, m.g, 1 + m.b, training=True).square().sum(1),
-            lambda: {"g": _parameter(8), "b": _parameter(8)},
+            lambda: {"g": parameter(8), "b": parameter(8)},
         ),
         batch_norm_constant=lambda x: F.batch_norm(
             x.sigmoid(), torch.zeros_like(x[0, :, 0, 0]), torch.ones_like(x[0, :, 0, 0]), torch.ones_like(x[0, :, 0, 0])
         ).sum(1),
         batch_norm_mean=(
             lambda m, x: F.batch_norm(x, m.mean + 1, m.var.exp()).sum(1),
-            lambda: {"mean": _parameter(8), "var": _parameter(8)},
+            lambda: {"mean": parameter(8), "var": parameter(8)},
         ),
         batch_norm_weight_mean=(
             lambda m, x: F.batch_norm(x, m.mean + 1, m.var.exp(), 1 + m.g, m.b).sum(1),
-            lambda: {"mean": _parameter(8), "var": _parameter(8), "g": _parameter(8), "b": _parameter(8)},
+            lambda: {"mean": parameter(8), "var": parameter(8), "g": parameter(8), "b": parameter(8)},
         ),
         batch_norm_variance=(
             lambda m, x: F.batch_norm(x, torch.zeros_like(m.var), m.var).square().sum(1),
@@ -274,15 +269,15 @@ WEIGHTS = [
         ),
         group_norm=(
             lambda m, x: F.group_norm(x.sigmoid(), 4, 1 + m.g, 1 + m.b).sum(1),
-            lambda: {"g": _parameter(8), "b": _parameter(8)},
+            lambda: {"g": parameter(8), "b": parameter(8)},
         ),
         instance_norm=(
             lambda m, x: F.instance_norm(x, weight=m.g.exp(), bias=m.b.exp()).square().sum(1),
-            lambda: {"g": _parameter(8), "b": _parameter(8)},
+            lambda: {"g": parameter(8), "b": parameter(8)},
         ),
         layer_norm_bias=(
             lambda m, x: F.layer_norm(x, (6, 6), m.g, m.b + 1).sum(1),
-            lambda: {"g": _parameter(6, 6), "b": _parameter(6, 6)},
+            lambda: {"g": parameter(6, 6), "b": parameter(6, 6)},
         ),
         pooled_positions=lambda x: F.max_pool2d(x, 2, return_indices=True)[1].double().sum(1),
         pooled_places=lambda x: F.adaptive_max_pool2d(x, 2, return_indices=True)[1].double().mean((2, 3)).sum(1),
@@ -334,7 +329,7 @@ class _OverChannels(nn.Module):
 class _Cell(nn.Module):
     def __init__(self, kind: Any, state: Any) -> None:
         super().__init__()
-        self.first, self.cell, self.h, self.state = nn.Linear(5, 8), kind(8, 6), _parameter(4, 6), state
+        self.first, self.cell, self.h, self.state = nn.Linear(5, 8), kind(8, 6), parameter(4, 6), state
 
     def forward(self, x: Tensor) -> Tensor:
         state = self.cell(self.first(x), self.state(self))
@@ -373,7 +368,7 @@ ATTENTION = traps(
     values_plus_one=lambda x: F.scaled_dot_product_attention(x[:, None], x[:, None], 1 + x[:, None]).sum((1, 3)),
     batch_of_queries=(
         lambda m, x: F.scaled_dot_product_attention(m.q, m.q, m.v.exp()).sum(0).sum() + x,
-        lambda: {"q": _parameter(6, 1, 3, 2), "v": _parameter(6, 1, 3, 2)},
+        lambda: {"q": parameter(6, 1, 3, 2), "v": parameter(6, 1, 3, 2)},
     ),
     heads_of_ones=(
         lambda m, x: F.scaled_dot_product_attention(
@@ -389,7 +384,7 @@ ATTENTION = traps(
             .transpose(1, 2)
             .flatten(2)
         ),
-        lambda: {"q": nn.Linear(8, 8), "mask": _parameter(4, 6, 6)},
+        lambda: {"q": nn.Linear(8, 8), "mask": parameter(4, 6, 6)},
     ),
     average_of_heads=(
         lambda m, x: m.a(x, x, x)[1],
@@ -432,11 +427,11 @@ KEPT_ZERO = controls(
     sign=lambda x: x.sign().sum(1),
     detached=lambda x: (x + x.detach()).sum(1),
     gram=lambda x: x @ x.T,
-    affine=(lambda m, x: (x.sigmoid() * m.g + m.b).sum(1), lambda: {"g": _parameter(8), "b": _parameter(8)}),
-    one_plus=(lambda m, x: (x * (1 + m.g)).sum(1), lambda: {"g": _parameter(8)}),
-    weighted=(lambda m, x: x.sigmoid() @ m.w, lambda: {"w": _parameter(8, 6)}),
-    summed_weight=(lambda m, x: x @ m.w.exp(), lambda: {"w": _parameter(8, 6)}),
-    low_rank=(lambda m, x: x.sigmoid() @ (m.a @ m.b), lambda: {"a": _parameter(8, 2), "b": _parameter(2, 6)}),
+    affine=(lambda m, x: (x.sigmoid() * m.g + m.b).sum(1), lambda: {"g": parameter(8), "b": parameter(8)}),
+    one_plus=(lambda m, x: (x * (1 + m.g)).sum(1), lambda: {"g": parameter(8)}),
+    weighted=(lambda m, x: x.sigmoid() @ m.w, lambda: {"w": parameter(8, 6)}),
+    summed_weight=(lambda m, x: x @ m.w.exp(), lambda: {"w": parameter(8, 6)}),
+    low_rank=(lambda m, x: x.sigmoid() @ (m.a @ m.b), lambda: {"a": parameter(8, 2), "b": parameter(2, 6)}),
     log1p=lambda x: x.abs().log1p().sum(1),
     spread=lambda x: (x / (0.1 + x.std(0))).sum(1),
     addcmul=lambda x: torch.addcmul(x, x, x.sigmoid()).sum(1),
@@ -447,12 +442,12 @@ KEPT_ZERO = controls(
     image,
     depthwise=(
         lambda m, x: F.conv2d(x.sigmoid(), m.w, groups=x.shape[1]).sum(1),
-        lambda: {"w": _parameter(8, 1, 3, 3)},
+        lambda: {"w": parameter(8, 1, 3, 3)},
     ),
     depthwise_constant=lambda x: F.conv2d(x, torch.ones(x.shape[1], 1, 3, 3).double(), groups=x.shape[1]).sum(1),
     blur=(
         lambda m, x: F.conv2d(x, m.k.expand(x.shape[1], 1, 3, 3), groups=x.shape[1]).sum(1),
-        lambda: {"k": _parameter(1, 1, 3, 3)},
+        lambda: {"k": parameter(1, 1, 3, 3)},
     ),
     batch_norm=(lambda m, x: m.bn(x.sigmoid()).sum(1), lambda: {"bn": nn.BatchNorm2d(8)}),
     batch_norm_plain=(lambda m, x: m.bn(x).sum(1), lambda: {"bn": nn.BatchNorm2d(8, affine=False)}),
@@ -461,8 +456,8 @@ KEPT_ZERO = controls(
     averaged=lambda x: F.adaptive_avg_pool2d(x, 2).sum(1),
     upsampled=lambda x: F.interpolate(x, scale_factor=2, mode="bilinear").sum(1),
     padded=lambda x: F.pad(x, (1, 1, 1, 1)).sum(1),
-    functional=(lambda m, x: F.conv2d(x.sigmoid(), m.w), lambda: {"w": _parameter(6, 8, 1, 1)}),
-    positive_weight=(lambda m, x: F.conv2d(x, F.softplus(m.w)), lambda: {"w": _parameter(6, 8, 1, 1)}),
+    functional=(lambda m, x: F.conv2d(x.sigmoid(), m.w), lambda: {"w": parameter(6, 8, 1, 1)}),
+    positive_weight=(lambda m, x: F.conv2d(x, F.softplus(m.w)), lambda: {"w": parameter(6, 8, 1, 1)}),
     grid=lambda x: F.grid_sample(x, torch.zeros(2, 3, 3, 2).double(), align_corners=False).sum(1),
 )
 

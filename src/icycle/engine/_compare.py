@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["relative_error", "said"]
+__all__ = ["ROUNDINGS", "relative_error", "said"]
+
+ROUNDINGS = 50  # of a floating-point type: a relative error beyond so many is a difference
 
 
 def said(error: Exception) -> str:

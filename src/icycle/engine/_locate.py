@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from icycle.axes import Dim
-from icycle.engine._compare import relative_error
+from icycle.engine._compare import ROUNDINGS, relative_error
 from icycle.engine._trial import Trial
 from icycle.engine._values import UnitScale
 from icycle.structure import SubNetwork
@@ -23,7 +23,6 @@ __all__ = ["first_difference"]
 
 _ELEMENTS = 20_000_000  # of results that are kept; what comes later is not looked at
 _VISIBLE = 1e-9  # relative error, where the rounding is not more
-_ROUNDINGS = 50
 
 Kept = Callable[[Dim], np.ndarray]
 
@@ -98,6 +97,6 @@ def _differs(expected: Sequence[torch.Tensor], actual: Sequence[torch.Tensor], s
             index = torch.from_numpy(np.flatnonzero(kept(dim))).to(wide.device)
             wide = wide.index_select(place, index)
         rounding = torch.finfo(wide.dtype).eps if wide.is_floating_point() or wide.is_complex() else 0.0
-        if relative_error([narrow], [wide]) > max(_VISIBLE, _ROUNDINGS * rounding) and not bool(wide.isnan().any()):
+        if relative_error([narrow], [wide]) > max(_VISIBLE, ROUNDINGS * rounding) and not bool(wide.isnan().any()):
             return True
     return False

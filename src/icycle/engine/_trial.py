@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from icycle.engine._calm import Calm, seeded
-from icycle.engine._compare import relative_error, said
+from icycle.engine._compare import ROUNDINGS, relative_error, said
 from icycle.engine._values import ADVANCE, UnitScale, new_inputs, new_weights
 from icycle.errors import IcycleError
 from icycle.structure import Structure, SubNetwork
@@ -27,7 +27,6 @@ __all__ = ["Doubt", "NoNumbersError", "Trial"]
 
 _SMALL = 2 * 10**6, 10**8  # weights and MACs up to which float64 costs milliseconds, and so do some more runs
 _EXACT = 1e-10  # relative error in float64 up to which removing is zeroing
-_ROUNDINGS = 50  # of the floating-point type, which make up more than that
 
 
 class NoNumbersError(IcycleError):
@@ -180,7 +179,7 @@ class Trial:
 
 def _tolerance(rounding: float) -> float:
     """The relative error that is put down to rounding."""
-    return min(max(_EXACT, _ROUNDINGS * rounding), 0.05)
+    return min(max(_EXACT, ROUNDINGS * rounding), 0.05)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from icycle.errors import RecipeError
-from icycle.tracing import call_with, map_tensors, undisturbed
+from icycle.tracing import call_with, shapes_in_words, undisturbed
 from icycle.training import Classification, Task, logits_of, modes_kept
 from icycle.zoo import Data
 
@@ -25,7 +25,7 @@ def require_fit(name: str, model: nn.Module, data: Data, task: Task) -> None:
             outputs = call_with(model.eval(), inputs)
         except Exception as error:  # whatever the network's own code raises
             raise RecipeError(
-                f"Expected '{name}' to take the inputs of '{data.name}', {_shape(inputs)}, but it gave "
+                f"Expected '{name}' to take the inputs of '{data.name}', {shapes_in_words(inputs)}, but it gave "
                 f"{type(error).__name__}: {error}; change data.size or data.channels, or the network (model.name, "
                 "model.options)"
             ) from error
@@ -37,9 +37,3 @@ def require_fit(name: str, model: nn.Module, data: Data, task: Task) -> None:
             f"Expected '{name}' to return scores (batch, classes) for the {data.classes} classes of '{data.name}', but "
             f"got {tuple(logits.shape)}; let it take num_classes, which it is given then, or change model.options"
         )
-
-
-def _shape(inputs: object) -> str:
-    shapes: list[str] = []
-    map_tensors(inputs, lambda tensor: shapes.append(f"{tensor.dtype}{list(tensor.shape)}".removeprefix("torch.")))
-    return ", ".join(shapes)

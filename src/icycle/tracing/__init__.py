@@ -16,7 +16,7 @@ from icycle.tracing._sharded import is_sharded, sharded_like, whole
 from icycle.tracing._standins import STAND_INS
 from icycle.tracing._trace import Trace, trace_model
 from icycle.tracing._tracer import Call, Dims, Info, Tracer, flat_tensors
-from icycle.tracing._trees import map_tensors
+from icycle.tracing._trees import map_tensors, shapes_in_words
 
 __all__ = [
     "GATES",
@@ -52,6 +52,7 @@ __all__ = [
     "run_shadow",
     "shadow_inputs",
     "shadow_of",
+    "shapes_in_words",
     "sharded_like",
     "trace_model",
     "undisturbed",

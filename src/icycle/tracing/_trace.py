@@ -30,7 +30,7 @@ from icycle.tracing._shadow import (
 )
 from icycle.tracing._sizes import AttributeKey
 from icycle.tracing._tracer import Dims, Info
-from icycle.tracing._trees import map_tensors
+from icycle.tracing._trees import shapes_in_words
 
 __all__ = ["Trace", "trace_model"]
 
@@ -129,16 +129,10 @@ def trace_model(model: nn.Module, example_inputs: Any, head_width: bool = False)
             except Exception as error:
                 errors.append(error)
     raise TraceError(
-        f"Expected {type(model).__name__} to run on the example inputs ({_describe(example_inputs)}), but it raised "
-        f"{type(errors[-1]).__name__}: {errors[-1]}. Pass a tensor, a tuple of positional arguments or a dict of "
-        "keyword arguments with which model(...) works."
+        f"Expected {type(model).__name__} to run on the example inputs ({shapes_in_words(example_inputs)}), but it "
+        f"raised {type(errors[-1]).__name__}: {errors[-1]}. Pass a tensor, a tuple of positional arguments or a dict "
+        "of keyword arguments with which model(...) works."
     ) from errors[0]
-
-
-def _describe(inputs: Any) -> str:
-    shapes: list[str] = []
-    map_tensors(inputs, lambda tensor: shapes.append(f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"))
-    return ", ".join(shapes) or repr(inputs)[:80]
 
 
 def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, hooks: bool, caches: Caches) -> Trace:

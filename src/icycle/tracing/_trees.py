@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["map_tensors"]
+__all__ = ["map_tensors", "shapes_in_words"]
 
 
 def map_tensors(value: Any, function: Any) -> Any:
@@ -21,3 +21,10 @@ def map_tensors(value: Any, function: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: map_tensors(item, function) for key, item in value.items()}
     return value
+
+
+def shapes_in_words(inputs: Any) -> str:
+    """Type and shape of every tensor in `inputs`, for a message; where there is none, the inputs themselves."""
+    shapes: list[str] = []
+    map_tensors(inputs, lambda tensor: shapes.append(f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"))
+    return ", ".join(shapes) or repr(inputs)[:80]

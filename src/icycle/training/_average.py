@@ -6,12 +6,13 @@ Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averag
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel
+
+from icycle.tracing import named_tensors
 
 __all__ = ["Average"]
 
@@ -51,7 +52,7 @@ class Average:
     def hand_over(self) -> None:
         """Give the model the averaged weights; what follows is averaged anew."""
         if self.begun:
-            for own, averaged in zip(_tensors(self._model), _tensors(self.network), strict=True):
+            for (_, own), (_, averaged) in zip(named_tensors(self._model), named_tensors(self.network), strict=True):
                 if not torch.equal(own, averaged):  # what is frozen is left untouched
                     own.copy_(averaged)
             self.wrapper.n_averaged.zero_()
@@ -84,7 +85,3 @@ class Average:
             torch._foreach_lerp_(list(averaged), list(now), 1 - decay)
         else:
             torch._foreach_copy_(list(averaged), list(now))
-
-
-def _tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
-    return chain(model.parameters(), model.buffers())
