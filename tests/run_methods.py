@@ -41,6 +41,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "iterative": (),
     "ice": ("data.validation=0.4", "method.threshold=20", "method.freeze=0.4", "data.augment=false"),
     "ice-published": (),
+    "abc": ("method.sources=2", "method.cycles=2", "method.final_epochs=1"),
     "scratch": ("method.of=FOLDER/uniform",),
 }
 

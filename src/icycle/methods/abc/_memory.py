@@ -9,6 +9,7 @@ from pathlib import Path
 from icycle.errors import TrainingError
 from icycle.files import write_whole
 from icycle.methods.abc._colony import Counts
+from icycle.training import on_first
 
 __all__ = ["Memory"]
 
@@ -17,7 +18,7 @@ class Memory:
     """Remembers what shapes are worth; in a `folder`, if there is one, a file for each, written whole or not at all.
 
     Workers share a folder; each has a number of its own. A search that is begun anew does what it did before, but finds
-    what it tried in its memory: it goes on where it was.
+    what it tried in its memory: it goes on where it was. Of processes that train together the first reads and writes.
     """
 
     def __init__(self, folder: Path | None = None, worker: int = 0) -> None:
@@ -26,10 +27,13 @@ class Memory:
         self._known: dict[Counts, float] = {}
         self.tried = 0  # shapes, by this search
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            on_first(lambda: folder.mkdir(parents=True, exist_ok=True))
 
     def recall(self, counts: Counts) -> float | None:
         """What is known about a shape, by whomever."""
+        return on_first(lambda: self._found(counts))
+
+    def _found(self, counts: Counts) -> float | None:
         if counts not in self._known and self._folder is not None:
             for path in self._folder.glob(f"{_key(counts)}-*.json"):
                 self._known[counts] = _read(path)[1]
@@ -41,10 +45,13 @@ class Memory:
         self.tried += 1
         if self._folder is not None:
             path = self._folder / f"{_key(counts)}-{self._worker}.json"
-            write_whole(path, json.dumps({"counts": counts, "points": points}))
+            on_first(lambda: write_whole(path, json.dumps({"counts": counts, "points": points})))
 
     def best(self) -> tuple[Counts, float]:
         """The best shape that anybody has tried; of equals the first in the order of their counts."""
+        return on_first(self._best)
+
+    def _best(self) -> tuple[Counts, float]:
         known = dict(self._known)
         if self._folder is not None:
             known.update(map(_read, self._folder.glob("*-*.json")))

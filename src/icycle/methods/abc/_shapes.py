@@ -18,12 +18,15 @@ from icycle.methods.abc._colony import Counts
 from icycle.methods.abc._memory import Memory
 from icycle.saliency import Scores
 from icycle.structure import Structure, SubNetwork
+from icycle.training import from_first, on_first
 
 __all__ = ["Shapes"]
 
 
 class Shapes:
     """Shapes of `context.model`, each with the channels that score best; the model itself is left alone.
+
+    Of processes that train together the first decides, as each may have measured other latencies.
 
     Args:
         memory: what each shape that was tried is worth.
@@ -43,11 +46,12 @@ class Shapes:
 
     def scaled(self, shares: np.ndarray) -> Counts:
         """Kept counts in the ratios of `shares`, which are scaled alike until the budget is met."""
-        return self._counts(self._within(self._selector, shares))
+        return on_first(lambda: self._counts(self._within(self._selector, shares)))
 
     def threshold(self) -> Counts:
         """What one threshold over all scores keeps."""
-        return self._counts(self._selector(self._scores, **self._limits, cost_factor=self._settings.cost_factor))
+        factor = self._settings.cost_factor
+        return on_first(lambda: self._counts(self._selector(self._scores, **self._limits, cost_factor=factor)))
 
     def subnet(self, counts: Counts) -> SubNetwork:
         """The best channels of every group; of equals the first ones stay."""
@@ -58,7 +62,8 @@ class Shapes:
         """The same, corrected where the budget has a latency, and a measurement shows that it is not met."""
         if "latency" not in self._selector.budget.names:
             return self.subnet(counts)
-        subnet = self._within(self._selector.measured, np.array(counts) / np.array(self.sizes))
+        shares = np.array(counts) / np.array(self.sizes)
+        subnet = on_first(lambda: self._within(self._selector.measured, shares))
         self._context.record_attempts(self._selector.attempts)
         return subnet
 
@@ -68,7 +73,7 @@ class Shapes:
         known = self._memory.recall(counts)
         if known is not None:
             return known
-        points = self._tried(self.subnet(counts))
+        points = from_first(self._tried(self.subnet(counts)))
         self._memory.keep(counts, points)
         return points
 
