@@ -1,9 +1,11 @@
 """Runs and studies of small recipes that end by SIGKILL at chosen moments, and go on; the driver of test_killed.py.
 
     python killed_runs.py FOLDER --method ice --count 20
+    python killed_runs.py FOLDER --method ice --count 20 --timed
 
-It forks for every run, so that all is imported once. A moment is just before or just after one call of a watched
-function. Printed, as JSON: for each run the moments at which it was killed, and whether it ended as one that was not.
+It forks for every run, so that all is imported once, and goes on with nothing but the folder. A moment is just before
+or just after one call of a watched function; with --timed it is whenever a clock says so. Printed, as JSON: for each
+run the moments at which it was killed, and whether it ended as one that was not.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import json
 import os
 import random
 import signal
+import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +85,16 @@ WATCHED: tuple[tuple[str, Any, str], ...] = (
 )
 
 
-class Killer:
-    """Counts the moments of each kind; at the moment `at`, (kind, number), the process ends."""
+Moment = tuple[str, float]  # a kind, and which of them; or so many seconds
+SECONDS = "seconds"
 
-    def __init__(self, at: tuple[str, int] | None) -> None:
+
+class Killer:
+    """Counts the moments of each kind; at the moment `at` the process ends."""
+
+    def __init__(self, at: Moment | None) -> None:
+        if at is not None and at[0] == SECONDS:
+            signal.setitimer(signal.ITIMER_REAL, at[1])  # SIGALRM ends it like SIGKILL, whatever it is doing
         self.at = at
         self.seen: Counter[str] = Counter()
 
@@ -137,19 +147,24 @@ def end_of_study(folder: RunFolder) -> dict[str, Any]:
     }
 
 
+def begin_run(name: str, settings: Sequence[str], folder: RunFolder, resume: bool) -> None:
+    recipe = folder.saved_recipe() if resume else load_recipe(name, settings)
+    run_recipe(recipe, folder, resume=resume)
+
+
 def begin_study(folder: RunFolder, resume: bool) -> None:
     recipe = load_recipe("digits-ice", (*ICE, "method.freeze=0.0", "method.final_epochs=1"))
     tune_recipe(recipe, STUDY, folder, folder.path.with_suffix(".yaml"), resume=resume)
 
 
 WORK = {
-    "one-cycle": Work(lambda to, on: run_recipe(load_recipe("digits", ONE_CYCLE), to, resume=on), end_of_run),
-    "ice": Work(lambda to, on: run_recipe(load_recipe("digits-ice", ICE), to, resume=on), end_of_run),
+    "one-cycle": Work(partial(begin_run, "digits", ONE_CYCLE), end_of_run),
+    "ice": Work(partial(begin_run, "digits-ice", ICE), end_of_run),
     "tune": Work(begin_study, end_of_study),
 }
 
 
-def run(work: Work, folder: RunFolder, at: tuple[str, int] | None) -> int:
+def run(work: Work, folder: RunFolder, at: Moment | None) -> int:
     """One process: begin or go on, and end at the moment `at`; the signal that ended it."""
     child = os.fork()
     if child == 0:
@@ -169,23 +184,28 @@ def run(work: Work, folder: RunFolder, at: tuple[str, int] | None) -> int:
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
-def main(root: Path, work: Work, seed: int, count: int) -> None:
-    whole = RunFolder(root / "whole")
+def drawn(kind: str, moments: Mapping[str, float], draw: random.Random) -> Moment:
+    last = moments[kind]
+    return kind, draw.uniform(0, last) if kind == SECONDS else draw.randrange(int(last))
+
+
+def main(root: Path, work: Work, seed: int, count: int, timed: bool) -> None:
+    whole, began = RunFolder(root / "whole"), time.monotonic()
     run(work, whole, None)
-    moments, wanted = json.loads((whole.path / "moments.json").read_text()), work.outcome(whole)
+    seconds, wanted = time.monotonic() - began, work.outcome(whole)
+    moments = {SECONDS: seconds} if timed else json.loads((whole.path / "moments.json").read_text())
     draw = random.Random(seed)
-    # how often a checkpoint is written depends on the time; all other counts are the same in every run
-    moments["checkpoint"] //= 2
+    if not timed:  # how often a checkpoint is written depends on the time; all other counts are the same in every run
+        moments["checkpoint"] //= 2
     for number in range(count):
         folder, killed = RunFolder(root / f"cut-{number}"), []
-        kind = sorted(moments)[number % len(moments)]
-        at = (kind, draw.randrange(moments[kind]))
-        while run(work, folder, at) == signal.SIGKILL:
+        at: Moment | None = drawn(sorted(moments)[number % len(moments)], moments, draw)
+        while run(work, folder, at) in (signal.SIGKILL, signal.SIGALRM):
             killed.append(at)
             if folder.finished:  # it was killed once all was written
                 break
             again = draw.choice(sorted(moments))  # in the part that goes on, if it comes to that
-            at = (again, draw.randrange(moments[again])) if len(killed) < 3 else None
+            at = drawn(again, moments, draw) if len(killed) < 3 else None
         print(json.dumps({"killed": killed, "same": work.outcome(folder) == wanted}), flush=True)
 
 
@@ -195,5 +215,6 @@ if __name__ == "__main__":
     parser.add_argument("--method", choices=WORK, default="one-cycle", help="what is killed")
     parser.add_argument("--count", type=int, default=20, help="how many runs, each killed one to three times")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--timed", action="store_true", help="at any time")
     given = parser.parse_args()
-    main(given.folder, WORK[given.method], given.seed, given.count)
+    main(given.folder, WORK[given.method], given.seed, given.count, given.timed)

@@ -80,3 +80,16 @@ def test_a_compiled_model_in_ones_own_loop_goes_on_by_itself() -> None:
     assert pruner.removed
     model.eval()
     assert torch.allclose(compiled(batches()[0][0]), model(batches()[0][0]), atol=1e-6)
+
+
+def test_the_launcher_s_own_accumulation_does_not_divide_the_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = trained(None)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    for one, other in zip(alone.parameters(), trained(None).parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_launcher_that_is_to_shard_the_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(TrainingError, match="start processes and no more, but it was told to use FSDP"):
+        Trainer(network(), TrainSettings(), 3)

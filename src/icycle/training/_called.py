@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -72,6 +73,7 @@ class Called:
             raise TrainingError(f"Expected train.compile to be one of {', '.join(known)}, but got '{backend}'")
         self._model = model
         self._backend = backend
+        self._parallel: DistributedDataParallel | None = None
         self._made: torch.nn.Module | None = None
         self._made_for: list[torch.nn.Parameter] = []
 
@@ -83,8 +85,14 @@ class Called:
             self._made, self._made_for = self._make(), now
         return self._made
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Within the block gradients stay in this process, until those of a batch after it bring them together."""
+        self()
+        return nullcontext() if self._parallel is None else self._parallel.no_sync()
+
     def _make(self) -> torch.nn.Module:
-        network = self._model if process_count() == 1 else _in_parallel(self._model)
+        self._parallel = None if process_count() == 1 else _in_parallel(self._model)
+        network = self._parallel or self._model
         if self._backend is None:
             return network
         torch.compiler.reset()  # sizes that have changed once are no reason to compile for sizes that change

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -260,7 +260,7 @@ class Trainer:
         with self.autocast():
             yield from correct_batches(self.model, loader, self.task, divided=True)
 
-    def autocast(self) -> contextlib.AbstractContextManager[None]:
+    def autocast(self) -> AbstractContextManager[None]:
         """Computes in the run's precision."""
         return self._accelerator.autocast()
 
@@ -371,14 +371,11 @@ class Trainer:
             group["lr"] = rate
         sizes = [batch_size_of(batch) for batch in window]
         mean: torch.Tensor | float = 0.0
-        for batch, size in zip(window, sizes, strict=True):
-            with self._accelerator.autocast():
-                loss = self._loss(self.on_device(batch))
-            if loss.device.type == "cpu" or self.step % _LOSS_CHECK_INTERVAL == 0:
-                self._require_finite(float(loss.detach()))  # before the update, so that the weights stay good
+        for number, (batch, size) in enumerate(zip(window, sizes, strict=True), start=1):
             share = size / sum(sizes)
-            self._accelerator.backward(loss * share if share < 1 else loss)
-            mean = mean + loss.detach() * share
+            with nullcontext() if number == len(window) else self._called.alone():
+                loss = self._backward(batch, share)
+            mean = mean + loss * share
         if self.settings.clip_norm is not None:
             self._accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
         self._prepared.step()
@@ -387,6 +384,15 @@ class Trainer:
             self._average.update()
         self.step += 1
         return torch.as_tensor(mean), sum(sizes)
+
+    def _backward(self, batch: Batch, share: float) -> torch.Tensor:
+        """Add `share` of the gradient of a batch's loss to the gradients; returns the loss."""
+        with self._accelerator.autocast():
+            loss = self._loss(self.on_device(batch))
+        if loss.device.type == "cpu" or self.step % _LOSS_CHECK_INTERVAL == 0:
+            self._require_finite(float(loss.detach()))  # before the update, so that the weights stay good
+        self._accelerator.backward(loss * share if share < 1 else loss)
+        return loss.detach()
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         if self._teacher is not None and self._teacher.teaches:
@@ -409,7 +415,7 @@ class Trainer:
             if not torch.isfinite(parameter).all():
                 raise TrainingError(f"Expected finite weights, but '{name}' holds a non-finite value")
 
-    @contextlib.contextmanager
+    @contextmanager
     def _explained(self, checkpoint: Path | None) -> Iterator[None]:
         """Say where training broke down, where the last good state is, and what to try."""
         try:

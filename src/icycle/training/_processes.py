@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import distributed
 
 from icycle.errors import TrainingError
@@ -63,7 +64,7 @@ def join_processes() -> torch.device:
 
     May be called again at any time.
     """
-    state = PartialState()
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # `accelerate launch --cpu`
     if launched_processes() > 1 and state.num_processes == 1:
         PartialState._reset_state()  # without an accelerator it takes each process for the only one, unless told
         state = PartialState(cpu=True)
