@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import statistics
 import time
@@ -33,14 +32,13 @@ from typing import Any
 import numpy as np
 import torch
 from _common import RESULTS, Record, Results, by_setting, command, machine, mean_and_deviation, provenance, table
-from safetensors.torch import load_file, save_file
+from _start import context_of, test_batches, trained
 from scipy.stats import t
 
 from icycle.engine import trace
-from icycle.methods import BudgetSettings, Context, Curve, Dense, IceMethod, Iterative, Method, OneShot, Uniform
+from icycle.methods import BudgetSettings, Curve, IceMethod, Iterative, Method, OneShot, Uniform
 from icycle.recipes import Recipe, load_recipe
-from icycle.training import Recorder, evaluate
-from icycle.zoo import build_model, load_data
+from icycle.training import evaluate
 
 METHODS = ("one-shot-", "one-shot+", "one-shot*", "ice-", "ice+", "ice*", "rounds*", "iterative+", "scratch")
 
@@ -61,7 +59,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=RESULTS / "pareto.jsonl", help="JSON lines; finished runs are skipped"
     )
-    parser.add_argument("--cache", type=Path, default=Path("runs/bench-pareto"), help="where trained networks are kept")
+    parser.add_argument("--cache", type=Path, default=Path("runs/bench-start"), help="where trained networks are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(tables(run_all(arguments)))
@@ -80,7 +78,8 @@ def run_all(arguments: argparse.Namespace) -> list[Record]:
         }  # fmt: skip
         record = results.find(**key)
         if record is None:
-            method, dense = _method(name, kept, epochs, arguments), _dense(seed, arguments)
+            method = _method(name, kept, epochs, arguments)
+            dense = trained(_recipe(arguments.dense_epochs), seed, arguments.cache, _TEST_SHARE)
             parts = _rounds(method) if name.startswith("rounds") else (method,)
             recipe = _recipe(epochs if name == "scratch" else arguments.dense_epochs)
             record = {"version": 1, **key, **_run(recipe, parts, seed, dense), "command": command()}
@@ -119,42 +118,9 @@ def _rounds(method: OneShot) -> tuple[OneShot, ...]:
     return first, second
 
 
-def _dense(seed: int, arguments: argparse.Namespace) -> Path:
-    """The file of the trained network that all runs of this seed start from; trained if it is not there."""
-    path = arguments.cache / f"dense-{arguments.dense_epochs}-{seed}.safetensors"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        context = _context(_recipe(arguments.dense_epochs), seed)
-        Dense().run(context)
-        test = evaluate(context.model, _test(context))
-        save_file(
-            {name: value.contiguous() for name, value in context.model.state_dict().items()},
-            path.with_suffix(".new"),
-            {"test": json.dumps(test)},
-        )
-        path.with_suffix(".new").rename(path)
-        print(f"dense, {arguments.dense_epochs} epochs, seed {seed}: {test:.2f} %", flush=True)
-    return path
-
-
-def _context(recipe: Recipe, seed: int, trained: bool = False) -> Context:
-    torch.manual_seed(seed)
-    data = load_data(**recipe.data.model_dump(), batch_size=recipe.train.batch_size, seed=seed)
-    shape = {"num_classes": data.classes, "in_channels": data.shape[0], "width": recipe.model.width}
-    model = build_model(recipe.model.name, **shape)
-    return Context(model, data, recipe.train, Recorder(), seed=seed, trained=trained)
-
-
-def _test(context: Context) -> Any:
-    return context.data.test.open().share(_TEST_SHARE, seed=0)
-
-
 def _run(recipe: Recipe, methods: Sequence[Method], seed: int, dense: Path) -> dict[str, Any]:
     """Run `methods`, one after the other, on one network."""
-    trained = methods[0].starts_trained
-    context = _context(recipe, seed, trained=trained)
-    if trained:
-        context.model.load_state_dict(load_file(dense))
+    context = context_of(recipe, seed, weights=dense if methods[0].starts_trained else None)
     macs = trace(context.model, context.example_inputs).macs()
     start = time.process_time()
     results = [method.run(context) for method in methods]
@@ -164,7 +130,7 @@ def _run(recipe: Recipe, methods: Sequence[Method], seed: int, dense: Path) -> d
         "details": dict(results[-1].details),
         "validation": results[-1].validation_accuracy,
         "after_removal": [removal.accuracy_after for result in results for removal in result.removals],
-        "test": evaluate(context.model, _test(context)),
+        "test": evaluate(context.model, test_batches(context, _TEST_SHARE)),
         "macs": trace(context.model, context.example_inputs).macs() / macs,
         "machine": machine(),
     }

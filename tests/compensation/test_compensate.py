@@ -144,3 +144,69 @@ def test_after_the_removal_it_is_too_late() -> None:
     icycle.prune(model, structure, subnet)
     with pytest.raises(SurgeryError, match=r"before icycle\.prune"):
         icycle.compensate(model, structure, subnet, [x])
+
+
+# Consumers behind each other
+
+
+def three_layers() -> nn.Sequential:
+    """Wide enough that much can go, of correlated channels, so that much can be made up for."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 4)
+    )
+
+
+def test_a_consumer_is_refitted_to_what_the_refitted_ones_before_it_put_out() -> None:
+    model, x, damping = three_layers().double(), torch.randn(400, 6, dtype=torch.float64), 0.01
+    structure = icycle.trace(model, x[:2])
+    subnet = icycle.SubNetwork.random(structure, 0.5)
+    old = copy.deepcopy(model)
+    icycle.compensate(model, structure, subnet, [x], damping=damping)
+    kept = subnet.keep["2"]
+    before, now = old[:4](x), model[:4](x)[:, kept]
+    assert (before[:, kept] - now).norm() > 0.05 * now.norm(), "what the consumer reads is no longer what it was"
+    centered, target = now - now.mean(dim=0), old[4](before) - old[4](before).mean(dim=0)
+    gram = centered.T @ centered / len(x)
+    ridge = damping * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    expected = torch.linalg.solve(gram + ridge, centered.T @ target / len(x)).T
+    torch.testing.assert_close(model[4].weight[:, kept], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_in_turn_is_better_than_each_for_itself() -> None:
+    model, x, fresh = three_layers(), torch.randn(2000, 6), torch.randn(2000, 6)
+    structure = icycle.trace(model, x[:2])
+    errors = torch.zeros(2)
+    for seed in range(5):
+        subnet = icycle.SubNetwork.random(structure, 0.3, seed=seed)
+        apart = copy.deepcopy(model)
+        for group, consumer in (("0", 2), ("2", 4), ("4", 6)):
+            one = {name: kept if name == group else torch.ones_like(kept) for name, kept in subnet.keep.items()}
+            alone = icycle.compensate(copy.deepcopy(model), structure, icycle.SubNetwork(one), [x])
+            apart[consumer].load_state_dict(alone[consumer].state_dict())
+        in_turn = icycle.compensate(copy.deepcopy(model), structure, subnet, [x])
+        errors += torch.stack([(network(fresh) - model(fresh)).norm().detach() for network in (in_turn, apart)])
+    assert errors[0] < 0.97 * errors[1]
+
+
+class Sorted(nn.Module):
+    """Hands its samples on in an order that depends on what refitted weights make of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.head = three_layers()[:5], nn.Linear(24, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layers(x)
+        order = x.sum(dim=1).argsort()
+        return self.head(x[order].relu())[order.argsort()]
+
+
+def test_positions_that_no_longer_belong_together_are_not_compared() -> None:
+    model, x = Sorted(), torch.randn(500, 6)
+    structure = icycle.trace(model, x[:2])
+    subnet = icycle.SubNetwork.random(structure, 0.5)
+    expected = model(x)
+    plain = icycle.prune(copy.deepcopy(model), structure, subnet)(x)
+    icycle.compensate(model, structure, subnet, [x])
+    assert (model(x) - expected).norm() < 0.7 * (plain - expected).norm()

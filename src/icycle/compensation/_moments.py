@@ -1,4 +1,4 @@
-"""Second moments of a vector, gathered batch by batch."""
+"""Second moments of what a consumer read or put out before a removal, and of what it reads after it."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ __all__ = ["Moments"]
 
 
 class Moments:
-    """Of a vector x of n elements, of which some are kept: E[x], and E[x x_kept^T] of shape (n, kept), in float64."""
+    """Of pairs of vectors, x (n,) and z (k,): their means, E[x z^T] and E[z z^T], in float64."""
 
-    def __init__(self, kept: torch.Tensor) -> None:
-        self._kept = kept
+    def __init__(self, n: int, k: int, device: torch.device) -> None:
         self._count = 0
-        self._sum = torch.zeros(len(kept), dtype=torch.float64, device=kept.device)
-        self._products = torch.zeros(len(kept), int(kept.sum()), dtype=torch.float64, device=kept.device)
+        self._x, self._z = (torch.zeros(size, dtype=torch.float64, device=device) for size in (n, k))
+        self._xz, self._zz = (torch.zeros(size, k, dtype=torch.float64, device=device) for size in (n, k))
 
-    def update(self, vectors: torch.Tensor) -> None:
-        """Take in vectors (count, n)."""
-        x = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    def update(self, x: torch.Tensor, z: torch.Tensor) -> None:
+        """Take in pairs: x (count, n) and z (count, k)."""
+        x, z = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in (x, z))
         self._count += len(x)
-        self._sum += x.sum(dim=0, dtype=torch.float64)
-        self._products += (x.T @ x[:, self._kept]).double()
+        self._x += x.sum(dim=0, dtype=torch.float64)
+        self._z += z.sum(dim=0, dtype=torch.float64)
+        self._xz += (x.T @ z).double()
+        self._zz += (z.T @ z).double()
 
-    def mean(self) -> torch.Tensor:
-        """(n,)"""
-        return self._sum / self._count
+    def means(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n,) and (k,): E[x] and E[z]."""
+        return self._x / self._count, self._z / self._count
 
-    def second(self) -> torch.Tensor:
-        """(n, kept): E[x x_kept^T]."""
-        return self._products / self._count
+    def second(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n, k) and (k, k): E[x z^T] and E[z z^T]."""
+        return self._xz / self._count, self._zz / self._count
 
-    def covariance(self) -> torch.Tensor:
-        """(n, kept): E[(x - E x) (x_kept - E x_kept)^T]."""
-        mean = self.mean()
-        return self.second() - torch.outer(mean, mean[self._kept])
+    def covariance(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n, k) and (k, k): the same of x and z less their means."""
+        (x, z), (xz, zz) = self.means(), self.second()
+        return xz - torch.outer(x, z), zz - torch.outer(z, z)

@@ -12,22 +12,23 @@ from icycle.probing import Reading
 __all__ = ["taps_of", "vectors"]
 
 _SAMPLES = 2048  # vectors per batch and weight: neighbouring positions tell nearly the same
-_LARGEST = 1024  # elements of a vector: the products of all pairs of them are summed up for each sample
+_LARGEST = 1024  # elements that stay of a vector: so many equations are solved for each consumer and batch
 
 
-def taps_of(reading: Reading) -> int:
-    """How many elements of the window a vector holds per channel: all of them where that is not too much, else one."""
+def taps_of(reading: Reading, kept: int) -> int:
+    """How many elements of the window a vector holds per channel, of which so many stay: all where that is not too
+    much, else one."""
     if reading.window is None:
         return 1
     taps = math.prod(reading.window.kernel_size)
-    return taps if taps * reading.inputs.shape[1] <= _LARGEST else 1
+    return taps if taps * kept <= _LARGEST else 1
 
 
-def vectors(reading: Reading) -> torch.Tensor:
+def vectors(reading: Reading, taps: int) -> torch.Tensor:
     """(count, channels * taps): at positions with equal distances, what a convolution sees there, or the channels."""
     x = reading.inputs.flatten(2) if reading.inputs.dim() > 2 else reading.inputs.unsqueeze(-1)
     every = -(-len(x) * x.shape[2] // _SAMPLES)
-    if taps_of(reading) > 1:
+    if taps > 1:
         x, every = _unfolded(reading, every), 1
     # an odd step, since an even one would meet the same columns in every row of an image
     return x[:, :, :: every | 1].movedim(1, 2).flatten(0, 1)

@@ -1,0 +1,127 @@
+"""A consumer of channels of which some go: what was seen of it, and the weight that follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from icycle.compensation._moments import Moments
+from icycle.compensation._vectors import taps_of, vectors
+from icycle.errors import DataError
+from icycle.probing import Reading
+
+__all__ = ["Consumer", "Place", "Seen"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """The part of a parameter that reads one input: its rows along `row_dim`, contracted along `dim`. `taps` elements
+    of the input's window belong to each channel."""
+
+    parameter: str
+    dim: int
+    row_dim: int
+    rows: range
+    taps: int
+
+    @classmethod
+    def of(cls, reading: Reading, kept: torch.Tensor) -> Place:
+        taps = taps_of(reading, int(kept.sum()))
+        return cls(reading.parameter, reading.dim, reading.row_dim, reading.rows, taps)
+
+
+class Seen(NamedTuple):
+    """Of what was read before: the target, (count, y or n), and what stays of it, (count, k)."""
+
+    target: torch.Tensor
+    kept: torch.Tensor
+
+
+class Consumer:
+    """The part of a weight at `place`, what was seen of its input, and of what was added to its output.
+
+    What it put out, y = W x, stands for x where it has fewer elements: W' = E[y z^T] (E[z z^T] + lambda I)^-1.
+    """
+
+    def __init__(self, place: Place, model: nn.Module, before: nn.Module, kept: torch.Tensor) -> None:
+        self._place = place
+        self._model = model
+        self._before = before
+        self._kept = kept.repeat_interleave(place.taps)
+        self._old = self._as_matrix(self._part(before))  # (rows, ..., n)
+        self._outputs = self._old.flatten(0, -2) if self._old[..., 0].numel() < len(self._kept) else None  # (y, n)
+        targets = len(self._kept) if self._outputs is None else len(self._outputs)
+        self._moments = Moments(targets, int(self._kept.sum()), kept.device)
+        self.biases: set[tuple[str, int] | None] = set()
+
+    @property
+    def _bias(self) -> tuple[str, int] | None:
+        """The bias that is its own, and the place in it of the first row; None where there is none, or not always the
+        same."""
+        return next(iter(self.biases)) if len(self.biases) == 1 else None
+
+    def seen(self, reading: Reading) -> Seen:
+        """What `refit` needs of what was read before: x, or y = W x, and those of x that stay."""
+        x = vectors(reading, self._place.taps)
+        return Seen(x if self._outputs is None else x @ self._outputs.T, x[:, self._kept])
+
+    def refit(self, before: Seen, reading: Reading, damping: float) -> None:
+        """To all that was seen, with what is read now, and what was read there before."""
+        z = vectors(reading, self._place.taps)[:, self._kept]
+        self._moments.update(before.target, z if _belong(before.kept, z) else before.kept)
+        regression = self._regression(damping)
+        new = self._put_out(regression)
+        weight = new.new_zeros(self._old.shape)
+        weight[..., self._kept] = new
+        part = self._part(self._model)
+        part.copy_(self._as_weight(weight, part))
+        if self._bias is not None:
+            name, start = self._bias
+            own, was = (each.get_parameter(name).narrow(0, start, len(new)) for each in (self._model, self._before))
+            mean, mean_z = self._moments.means()
+            lost = self._put_out(mean - regression @ mean_z)
+            own.copy_(was + lost.reshape(len(new), -1).sum(dim=1))
+
+    def _put_out(self, target: torch.Tensor) -> torch.Tensor:
+        """(rows, ..., k): what the weight makes of targets (n, k), or those of its outputs in their shape."""
+        old = self._old.double()
+        return old @ target if self._outputs is None else target.reshape(*old.shape[:-1], *target.shape[1:])
+
+    def _regression(self, damping: float) -> torch.Tensor:
+        """E[x z^T] (E[z z^T] + lambda I)^-1, with y for x where that is the target: how it follows from what is read
+        now."""
+        cross, own = self._moments.second() if self._bias is None else self._moments.covariance()
+        if not (cross.isfinite().all() and own.isfinite().all()):
+            raise DataError(
+                f"Expected finite activations in front of {self._place.parameter}, but there are others on these "
+                "batches. The model is as it was; look for what makes them so, or leave compensation out."
+            )
+        ridge = damping * own.diagonal().mean()
+        # where the channels are silent on all data there is nothing to fit: any ridge gives regressions of zero
+        own.diagonal().add_(ridge if ridge > 0 else 1.0)
+        return torch.linalg.solve(own, cross.T).T
+
+    def _part(self, model: nn.Module) -> torch.Tensor:
+        rows = self._place.rows
+        return model.get_parameter(self._place.parameter).narrow(self._place.row_dim, rows.start, len(rows))
+
+    def _as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        """(rows, ..., n): rows first, and last what is contracted, the window's elements with their channel."""
+        if self._place.taps > 1:
+            return weight.flatten(1)
+        return weight.movedim((self._place.row_dim, self._place.dim), (0, -1))
+
+    def _as_weight(self, matrix: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The inverse of `_as_matrix`."""
+        if self._place.taps > 1:
+            return matrix.reshape(weight.shape)
+        return matrix.movedim((0, -1), (self._place.row_dim, self._place.dim))
+
+
+def _belong(x: torch.Tensor, z: torch.Tensor) -> bool:
+    """Is z (count, k) at the same positions as x, and nearer to it than its mean is? Not where a network sends other
+    positions here by now (a router of experts), and then nothing can be learnt from how the two go together."""
+    return x.shape == z.shape and bool((x - z).square().sum() <= (x - x.mean(dim=0)).square().sum())
