@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from accelerate.tracking import GeneralTracker
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from accelerate.utils import LoggerType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from icycle.errors import RecipeError
@@ -117,6 +119,77 @@ def test_a_resumed_run_goes_on_counting(notebook: list[tuple[str, Any]], tmp_pat
     steps = [value[0] for what, value in notebook if what == "log"]
     assert steps == list(range(steps[0], len(folder.metrics.read_text().splitlines()) + 1))
     assert steps[0] == 3  # after the start and the first epoch
+
+
+class Known(Notebook):
+    """Stands in for W&B, whose tracker is given keywords, and has a run with an id."""
+
+    name = "wandb"
+
+    def __init__(self, project: str, **keywords: str) -> None:
+        super().__init__(project)
+        self._note("keywords", keywords)
+        self.run = SimpleNamespace(id=keywords.get("id", "4711"))
+
+
+def test_a_resumed_run_goes_on_in_the_same_run_of_a_tracker(
+    notebook: list[tuple[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Known)
+    for module in ("accelerate.tracking", "icycle.recipes._track"):
+        monkeypatch.setattr(f"{module}.get_available_trackers", lambda: [LoggerType.WANDB])
+    recipe, folder = load_recipe("digits", (*TINY, "track=wandb")), RunFolder(tmp_path / "mine")
+    Notebook.fails = "log"  # and is left out
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe, folder, listeners=[interrupt])
+    run_recipe(recipe, folder, resume=True)
+    first = {"name": "mine", "dir": str(folder.path / "tracking")}
+    assert [value for what, value in notebook if what == "keywords"] == [
+        first,
+        {**first, "id": "4711", "resume": "allow"},
+    ]
+
+
+def interrupt(record: Any) -> None:
+    if record["kind"] == "epoch":
+        raise KeyboardInterrupt
+
+
+def cut_and_resumed(tracker: str, folder: RunFolder) -> list[int]:
+    """A run whose settings have names that not every tracker takes; the steps that it tells."""
+    odd = 'train.weight_decay={"*.weight": 0.1}'
+    recipe = load_recipe("digits", (*TINY, odd, f"track={tracker}"))
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe, folder, listeners=[interrupt])
+    run_recipe(recipe, folder, resume=True)
+    epochs = [json.loads(line)["kind"] == "epoch" for line in folder.metrics.read_text().splitlines()]
+    return [number for number, told in enumerate(epochs, start=1) if told]
+
+
+@pytest.mark.filterwarnings("ignore")  # its own
+def test_mlflow_has_one_run_with_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    steps = cut_and_resumed("mlflow", RunFolder(tmp_path / "mine"))
+    client = mlflow.MlflowClient()
+    (experiment,) = client.search_experiments(filter_string="name = 'digits'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "mine"
+    assert run.data.params["train.weight_decay._.weight"] == "0.1"
+    history = client.get_metric_history(run.info.run_id, "epoch/validation_accuracy")
+    assert sorted({metric.step for metric in history}) == steps
+
+
+@pytest.mark.filterwarnings("ignore")  # its own
+def test_wandb_has_one_run_in_the_run_s_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    folder = RunFolder(tmp_path / "mine")
+    cut_and_resumed("wandb", folder)
+    runs = [path.name for path in (folder.path / "tracking" / "wandb").glob("offline-run-*/run-*.wandb")]
+    assert len(runs) == 2
+    assert len(set(runs)) == 1
 
 
 @pytest.mark.parametrize("action", ["log", "finish"])

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
 from icycle.errors import RecipeError
+from icycle.files import write_whole
 from icycle.registry import Kind, is_import_path
 from icycle.training import Listener, Record
 
@@ -25,6 +27,12 @@ __all__ = ["find_tracker", "require_trackers", "tracked"]
 _KIND: Kind[type[GeneralTracker]] = Kind("a tracker", "icycle.trackers", LOGGER_TYPE_TO_CLASS)
 _PACKAGES = {"comet_ml": "comet-ml"}  # where the package is called otherwise than the tracker
 _NAME_OF_RUN = {"wandb": "name", "trackio": "name", "mlflow": "run_name", "swanlab": "experiment_name"}  # keywords
+# a started tracker -> its run, and a run -> the keywords that go on with it
+_RUN_OF: Mapping[str, tuple[Callable[[Any], str], Callable[[str], dict[str, str]]]] = {
+    "wandb": (lambda tracker: tracker.run.id, lambda run: {"id": run, "resume": "allow"}),
+    "mlflow": (lambda tracker: tracker.active_run.info.run_id, lambda run: {"run_id": run}),
+}
+_NOT_IN_NAMES = re.compile(r"[^\w\-. /]")
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +60,8 @@ def require_trackers(names: Sequence[str]) -> None:
 def tracked(recipe: Recipe, folder: Path) -> Iterator[Sequence[Listener]]:
     """Listeners for the run of a recipe in a folder, one for all its trackers; they are closed at the end of the block.
 
-    The project is the recipe's name, the run the folder's. Trackers that write files do so in `tracking/`.
+    The project is the recipe's name, the run the folder's. Trackers that write files do so in `tracking/`, which keeps
+    what their runs are known by, too: a run that is resumed goes on there.
 
     Raises:
         RecipeError: a tracker cannot be started.
@@ -83,14 +92,32 @@ def _start(name: str, recipe: Recipe, folder: Path) -> GeneralTracker:
             accelerator = Accelerator(log_with=own)
         else:
             accelerator = Accelerator(log_with=name, project_dir=place)
-        keywords = {name: {_NAME_OF_RUN[name]: folder.name}} if name in _NAME_OF_RUN else {}
-        accelerator.init_trackers(recipe.name, config=settings, init_kwargs=keywords)
+        keywords = _keywords(name, folder.name, place)
+        accelerator.init_trackers(recipe.name, config=settings, init_kwargs={name: keywords})
+        (tracker,) = accelerator.trackers
+        if name in _RUN_OF:
+            write_whole(_run_file(name, place), _RUN_OF[name][0](tracker))
     except Exception as error:  # whatever a tracker's own code raises
+        reason = f"{type(error).__name__}: {error}".rstrip(".")
         raise RecipeError(
-            f"Expected to start the tracker {name}, but it gave {type(error).__name__}: {error}; set it up as its own "
-            "documentation says, or leave track out"
+            f"Expected to start the tracker {name}, but it gave {reason}; set it up as its own documentation says, or "
+            "leave track out"
         ) from error
-    return accelerator.trackers[0]
+    return tracker
+
+
+def _keywords(name: str, run: str, place: Path) -> dict[str, str]:
+    """What a tracker of Accelerate's is started with, for a run that is new to it or that it has seen before."""
+    keywords = {_NAME_OF_RUN[name]: run} if name in _NAME_OF_RUN else {}
+    if name in _RUN_OF:
+        place.mkdir(exist_ok=True)
+        if _run_file(name, place).exists():
+            keywords |= _RUN_OF[name][1](_run_file(name, place).read_text(encoding="utf-8"))
+    return keywords | ({"dir": str(place)} if name == "wandb" else {})
+
+
+def _run_file(name: str, place: Path) -> Path:
+    return place / f"{name}.run"
 
 
 class _Sender:
@@ -126,11 +153,12 @@ def _tried(tracker: GeneralTracker, action: str, *arguments: Any, **keywords: An
 
 
 def _flat(prefix: str, values: Mapping[str, Any], separator: str) -> dict[str, Any]:
-    """Nested values under joined names; lists, and what else trackers do not take, as text."""
+    """Nested values under joined names, of characters that trackers take; lists, and what else they do not, as text."""
     found: dict[str, Any] = {}
     for key, value in values.items():
+        name = prefix + _NOT_IN_NAMES.sub("_", str(key))
         if isinstance(value, Mapping):
-            found.update(_flat(f"{prefix}{key}{separator}", value, separator))
+            found.update(_flat(name + separator, value, separator))
         else:
-            found[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
+            found[name] = value if isinstance(value, bool | int | float | str) else str(value)
     return found
