@@ -241,11 +241,22 @@ def test_loop_table_gives_the_share_of_the_hand_written_loop() -> None:
     records = [
         {"kind": "loop", "arguments": [16], "plain": [100.0, 300.0, 200.0], "icycle": [190.0], **place},
         {"kind": "pipeline", "arguments": [], "icycle": [760.0], **place},
-        {"kind": "files", "arguments": [2], "icycle": [50.0], "busy": 0.97, **place},
+        {"kind": "files", "arguments": [2], "icycle": [50.0], "busy": [0.9, 0.97, 0.98], **place},
         {"kind": "reader", "arguments": ["CIFAR"], "seconds": {"icycle": [0.1], "torchvision": [0.3]}, **place},
     ]
     text = loop.tables(records)
     assert all(words in text for words in ("95.0%", "4.0 times", "97%", "0.10", "0.30"))
+    alone = loop.tables(records[2:3])
+    assert "cores busy" in alone and "ResNet-20, float32" not in alone
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="how busy the cores are is read from /proc")
+def test_jpeg_files_are_read_and_the_cores_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_FILES", 80)
+    found = loop._files(0)
+    assert len(found["icycle"]) == len(found["busy"]) == loop._TURNS
+    assert min(found["icycle"]) > 0
+    assert all(0 <= share <= 1 for share in found["busy"])
 
 
 def test_step_table_gives_the_share() -> None:
