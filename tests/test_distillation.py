@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
-from icycle.errors import RecipeError, RunInterruptedError
+from cut_runs import stopped_and_resumed, weights
+from icycle.errors import RecipeError
 from icycle.recipes import RunFolder, load_recipe, run_recipe
 from icycle.tasks import LanguageModelling, MultiLabel, Regression, Segmentation, TokenClassification
 from icycle.training import Classification, Distill, Supervised, Teacher, Trainer, TrainSettings
@@ -178,15 +177,5 @@ def test_a_path_teaches_from_the_first_step(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("kind", ["search", "removal", "epoch"])
 def test_a_resumed_run_has_the_same_teacher(kind: str, tmp_path: Path) -> None:
     recipe = load_recipe("digits", ONE_CYCLE)
-
-    def ask(record: dict[str, object]) -> None:
-        if record["kind"] == kind and record.get("epoch", 0) > 1:  # type: ignore[operator]
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    whole, cut = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "cut")
-    run_recipe(recipe, whole)
-    with pytest.raises(RunInterruptedError):
-        run_recipe(recipe, cut, listeners=[ask])  # type: ignore[list-item]
-    run_recipe(recipe, cut, resume=True)
-    weights = [(folder.model / "model.safetensors").read_bytes() for folder in (whole, cut)]
-    assert weights[0] == weights[1]
+    whole, cut = stopped_and_resumed(recipe, tmp_path, lambda r: r["kind"] == kind and r.get("epoch", 0) > 1)
+    assert weights(cut) == weights(whole)

@@ -15,6 +15,7 @@ from icycle.cli import main
 from icycle.errors import CriterionError, RecipeError
 from icycle.methods import Method, MethodResult, methods, register
 from icycle.recipes import RunFolder, dump_recipe, load_recipe, run_recipe
+from icycle.registry import did_you_mean
 from icycle.saliency import CRITERIA, check, score
 from icycle.saliency._registry import _registered
 from icycle.training import SGD
@@ -238,3 +239,8 @@ def test_true_stays_true_where_it_is_expected() -> None:
     loaded = load_recipe("digits", ["train.channels_last=true", "train.optimizer.nesterov=false"])
     assert loaded.train.channels_last is True
     assert loaded.train.optimizer == SGD(learning_rate=0.05)
+
+
+def test_the_nearest_name_is_suggested() -> None:
+    assert did_you_mean("cosin", ["cosine", "constant"]) == "did you mean 'cosine'?"
+    assert did_you_mean("zzz", ["b", "a"]) == "known are: a, b"

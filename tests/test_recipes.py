@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +14,9 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import icycle
+from cut_runs import records, stopped_and_resumed, weights
 from icycle import artifacts
-from icycle.errors import RecipeError, RunInterruptedError
+from icycle.errors import RecipeError
 from icycle.methods import Removal
 from icycle.recipes import (
     Recipe,
@@ -325,28 +324,10 @@ def test_a_resumed_run_ends_like_one_that_was_never_cut(overrides: tuple[str, ..
 
 @pytest.mark.parametrize("kind", ["search", "epoch", "removal"])
 def test_a_run_that_is_asked_to_stop_goes_on_where_it_was(kind: str, tmp_path: Path) -> None:
-    recipe = load_recipe("digits", ONE_CYCLE)
-
-    def ask(record: object) -> None:
-        if record["kind"] == kind:  # type: ignore[index]
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    whole, folder = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "cut")
-    run_recipe(recipe, whole)
-    with pytest.raises(RunInterruptedError, match="SIGTERM"):
-        run_recipe(recipe, folder, listeners=[ask])
-    run_recipe(recipe, folder, resume=True)
-    assert model_bytes(folder) == model_bytes(whole)
-    kinds = [[r["kind"] for r in records(each) if r["kind"] != "start"] for each in (whole, folder)]
+    whole, cut = stopped_and_resumed(load_recipe("digits", ONE_CYCLE), tmp_path, lambda record: record["kind"] == kind)
+    assert weights(cut) == weights(whole)
+    kinds = [[r["kind"] for r in records(folder) if r["kind"] != "start"] for folder in (whole, cut)]
     assert kinds[0] == kinds[1]
-
-
-def model_bytes(folder: RunFolder) -> bytes:
-    return (folder.model / "model.safetensors").read_bytes()
-
-
-def records(folder: RunFolder) -> list[dict[str, object]]:
-    return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
 
 
 def test_two_processes_cannot_go_on_with_one_run(tiny: Recipe, tmp_path: Path) -> None:

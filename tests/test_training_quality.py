@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import nn
 
+from cut_runs import stopped_and_resumed, weights
 from icycle.engine import trace
-from icycle.errors import RecipeError, RunInterruptedError, TrainingError
+from icycle.errors import RecipeError, TrainingError
 from icycle.recipes import RunFolder, load_recipe, run_recipe
 from icycle.structure import SubNetwork
 from icycle.surgery import prune
 from icycle.training import Optimizer, Trainer, TrainSettings, deterministic
-
-Batches = list[tuple[torch.Tensor, torch.Tensor]]
+from small_training import Batches, assert_equal, batches, tensors
 
 
 class Network(nn.Module):
@@ -38,26 +38,9 @@ class Network(nn.Module):
         return self.head(self.layers(images).mean(dim=(2, 3)))[:, self.order]
 
 
-def batches(count: int = 4, size: int = 8, seed: int = 1) -> Batches:
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        (torch.randn(size, 1, 8, 8, generator=generator), torch.randint(3, (size,), generator=generator))
-        for _ in range(count)
-    ]
-
-
 def trainer(data: Batches, model: nn.Module | None = None, **changes: object) -> Trainer:
     values = {"epochs": 3, "batch_size": 8, "optimizer": {"name": "sgd", "learning_rate": 0.05}, **changes}
     return Trainer(model or Network(), TrainSettings.model_validate(values), len(data))
-
-
-def tensors(model: nn.Module) -> list[torch.Tensor]:
-    return [tensor.detach().clone() for tensor in model.state_dict().values()]
-
-
-def assert_equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> None:
-    assert len(first) == len(second)
-    assert all(torch.equal(left, right) for left, right in zip(first, second, strict=True))
 
 
 class Watch:
@@ -377,21 +360,8 @@ def test_all_of_it_goes_with_every_method(method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["search", "removal", "epoch"])
 def test_a_run_with_all_of_it_goes_on_to_the_same_weights(kind: str, tmp_path: Path) -> None:
     recipe = load_recipe("digits", (*ALL, "method.round_to=1", "method.phases.sparsity_end=0.5", "train.distill={}"))
-    asked = []
-
-    def ask(record: dict[str, object]) -> None:
-        if record["kind"] == kind and record.get("epoch", 0) > 1.2:  # type: ignore[operator]
-            asked.append(record)
-            os.kill(os.getpid(), 15)
-
-    whole, cut = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "cut")
-    run_recipe(recipe, whole)
-    with pytest.raises(RunInterruptedError):
-        run_recipe(recipe, cut, listeners=[ask])  # type: ignore[list-item]
-    run_recipe(recipe, cut, resume=True)
-    weights = [(folder.model / "model.safetensors").read_bytes() for folder in (whole, cut)]
-    assert asked
-    assert weights[0] == weights[1]
+    whole, cut = stopped_and_resumed(recipe, tmp_path, lambda r: r["kind"] == kind and r.get("epoch", 0) > 1.2)
+    assert weights(cut) == weights(whole)
 
 
 def test_a_network_that_comes_trained_is_not_stopped_early(tmp_path: Path) -> None:

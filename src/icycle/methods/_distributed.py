@@ -1,4 +1,4 @@
-"""Under data parallelism every rank must remove the same channels: rank 0 decides, and all check."""
+"""Under data parallelism every rank must remove the same channels: rank 0 decides (`from_first`), and all check."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from icycle.errors import TrainingError
 from icycle.structure import SubNetwork
 from icycle.training import process_count
 
-__all__ = ["broadcast_from_rank0", "flatten", "require_same_everywhere", "unflatten"]
+__all__ = ["flatten", "require_same_everywhere", "unflatten"]
 
 
 def flatten(subnet: SubNetwork) -> torch.Tensor:
@@ -23,15 +23,6 @@ def flatten(subnet: SubNetwork) -> torch.Tensor:
 def unflatten(keep: torch.Tensor, sizes: Mapping[str, int]) -> SubNetwork:
     """The sub-network of groups of these sizes that `flatten` gives `keep` for."""
     return SubNetwork(dict(zip(sizes, keep.bool().split(list(sizes.values())), strict=True)))
-
-
-def broadcast_from_rank0(subnet: SubNetwork, device: torch.device) -> SubNetwork:
-    """Rank 0's sub-network, on every rank; `subnet` itself where there is one process."""
-    if process_count() == 1:
-        return subnet
-    keep = flatten(subnet).to(device, torch.uint8)
-    distributed.broadcast(keep, src=0)
-    return unflatten(keep.cpu(), {name: len(kept) for name, kept in subnet.keep.items()})
 
 
 def require_same_everywhere(what: str, text: str, device: torch.device) -> None:

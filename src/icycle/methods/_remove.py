@@ -10,11 +10,11 @@ from torch import distributed, nn
 from torch.optim.swa_utils import AveragedModel
 
 from icycle.errors import TrainingError
-from icycle.methods._distributed import broadcast_from_rank0, flatten, require_same_everywhere
+from icycle.methods._distributed import flatten, require_same_everywhere
 from icycle.structure import Structure, SubNetwork, after_removal
 from icycle.surgery import prune, undoing
 from icycle.tracing import is_sharded
-from icycle.training import process_count
+from icycle.training import from_first, process_count
 
 __all__ = ["Refit", "remove"]
 
@@ -60,7 +60,7 @@ def _rank0s(model: nn.Module, structure: Structure, subnet: SubNetwork) -> SubNe
         return subnet
     device = next(model.parameters(), torch.empty(0)).device
     require_same_everywhere("the model", structure.fingerprint, device)
-    subnet = broadcast_from_rank0(subnet, device)
+    subnet = from_first(subnet)
     require_same_everywhere("the sub-network", repr(flatten(subnet).tolist()), device)
     return subnet
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -22,8 +20,8 @@ from icycle.training._deterministic import deterministic
 from icycle.training._distill import Teacher
 from icycle.training._hooks import Hooks, NoHooks
 from icycle.training._optimizers import Optimizer
+from icycle.training._passes import Course, Rest, steps_in
 from icycle.training._processes import part_of, require_divisible, share_buffers
-from icycle.training._random import RandomState, random_state, restore_random
 from icycle.training._recalibrate import recalibrate
 from icycle.training._recorder import Recorder
 from icycle.training._saver import Partial, Saver, course_folder
@@ -35,50 +33,6 @@ __all__ = ["Trainer"]
 
 # On an accelerator, looking at a loss waits for all the work in its queue; on the CPU there is no queue.
 _LOSS_CHECK_INTERVAL = 16
-
-
-@runtime_checkable
-class _HasEpochs(Protocol):
-    def set_epoch(self, epoch: int) -> None: ...
-
-
-class _Rest:
-    """A loader's batches after the first `done` of an epoch.
-
-    What it draws by chance is drawn as in the whole epoch, from the random state at its `start`; training goes on from
-    the one it had come to.
-    """
-
-    def __init__(self, loader: Loader, done: int, start: RandomState) -> None:
-        self._loader, self._done, self._start = loader, done, start
-
-    def set_epoch(self, epoch: int) -> None:
-        if isinstance(self._loader, _HasEpochs):
-            self._loader.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self._done == 0:
-            yield from self._loader
-            return
-        now = random_state()
-        restore_random(self._start)
-        batches = iter(self._loader)
-        for _ in islice(batches, self._done):
-            pass
-        restore_random(now)
-        yield from batches
-
-
-@dataclass(frozen=True)
-class _Course:
-    """The learning rate, by the progress 0..1, of `steps` steps from `start` on."""
-
-    start: int
-    steps: int
-    rate: Callable[[float], float]
-
-    def at(self, step: int) -> float:
-        return self.rate(min((step - self.start + 0.5) / self.steps, 1.0))
 
 
 class Trainer:
@@ -122,7 +76,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(batches_per_epoch / settings.accumulate)  # of the optimizer
         self.epoch = 0  # completed epochs
         self.step = 0  # completed steps
-        self._course: _Course | None = None
+        self._course: Course | None = None
         self._accelerator = make_accelerator(settings.precision)
         require_divisible(settings.batch_size)
         self.model = model.to(self._accelerator.device)
@@ -196,7 +150,7 @@ class Trainer:
         for epoch in range(self.epoch, self.settings.epochs):
             if self._stopping.over:
                 break
-            batches = _Rest(part_of(train, even=True), partial.batches, epoch_start)
+            batches = Rest(part_of(train, even=True), partial.batches, epoch_start)
             saver.epoch_starts(epoch_start)
             with self._explained(checkpoint), deterministic(self.settings.deterministic):
                 accuracy = self._run_epoch(epoch, batches, validation, hooks, saver, partial)
@@ -225,13 +179,13 @@ class Trainer:
         """
         train = part_of(train, even=True)
         batches = max(1, round(epochs * len(train)))
-        self._course = _Course(self.step, self._steps_in(batches, len(train)), rate)
+        self._course = Course(self.step, steps_in(batches, len(train), self.settings.accumulate), rate)
         first, loss = self.epoch, math.nan
         saver = Saver(self, course_folder(checkpoint, self.step, batches), course=True)
         partial, epoch_start, _ = saver.restore()
         try:
             for done in range((self.epoch - first) * len(train), batches, len(train)):
-                rest = _Rest(train, partial.batches, epoch_start)
+                rest = Rest(train, partial.batches, epoch_start)
                 rest.set_epoch(self.epoch)
                 saver.epoch_starts(epoch_start)
                 left = min(len(train), batches - done) - partial.batches
@@ -243,12 +197,6 @@ class Trainer:
             self._course = None
         self._hand_over_average()
         return loss
-
-    def _steps_in(self, batches: int, batches_per_epoch: int) -> int:
-        """The steps of the optimizer in so many batches; the last one of each epoch may have fewer."""
-        epochs, rest = divmod(batches, batches_per_epoch)
-        size = self.settings.accumulate
-        return epochs * math.ceil(batches_per_epoch / size) + math.ceil(rest / size)
 
     def _hand_over_average(self) -> None:
         if self._average is not None:
@@ -315,7 +263,7 @@ class Trainer:
                 network.to(memory_format=torch.channels_last)
 
     def _run_epoch(
-        self, epoch: int, train: _Rest, validation: Loader, hooks: Hooks, saver: Saver, partial: Partial
+        self, epoch: int, train: Rest, validation: Loader, hooks: Hooks, saver: Saver, partial: Partial
     ) -> float:
         clock = self.recorder.clock
         before = clock.seconds()

@@ -1,6 +1,6 @@
 """ICE: iterative pruning of a trained network that fine-tunes only when it must.
 
-1. Measure the dense network; plan the steps, front to back                                       `IceRun`
+1. Measure the dense network; plan the steps, front to back                                       `begin`
 2. At each step remove the least important channels of its groups, whose readers are refitted       `_remove`
    and estimate the batch-norm statistics anew                                                    `_recalibrate`
 3. Has the validation accuracy fallen too far below the dense network's? Then, and only then,      trigger
@@ -17,7 +17,7 @@ second counts. Its numbers are kept as the method `ice-published`, to compare wi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from typing import Any, Literal
@@ -29,9 +29,7 @@ from icycle.engine import trace
 from icycle.errors import TrainingError
 from icycle.latency import Attempt
 from icycle.methods._remove import remove
-from icycle.methods._run_clock import unwrapped, wrappers_of
-from icycle.methods._settings import validated
-from icycle.methods._training import Calibration, FineTune, Loss, OwnTraining, Training
+from icycle.methods._training import FineTune, Training
 from icycle.methods.ice._final import FinalFineTune
 from icycle.methods.ice._freeze import Frozen, FrozenLayers, first_layers
 from icycle.methods.ice._layers import Layer, layers_of
@@ -49,111 +47,10 @@ from icycle.methods.ice._trigger import (
     Trigger,
 )
 from icycle.saliency import check, score
-from icycle.selection import Budget
 from icycle.structure import Structure, SubNetwork, after_removal
-from icycle.training import Loader, StageClock, from_first
+from icycle.training import StageClock, from_first
 
-__all__ = ["IceRun", "ice"]
-
-
-def ice(
-    model: torch.nn.Module,
-    example_inputs: Any,
-    *,
-    fine_tune: Callable[[torch.nn.Module, FineTune], object],
-    evaluate: Callable[[torch.nn.Module], float],
-    ratio: float | None = None,
-    budget: Budget | None = None,
-    validation: Loader | None = None,
-    calibration: Calibration | None = None,
-    loader: Iterable[Any] | None = None,
-    loss: Loss | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
-    compensate: bool | None = None,
-    on_step: Callable[[IceStep], object] = lambda step: None,
-    seed: int = 0,
-    **settings: Any,
-) -> IceResult:
-    """Prune the trained `model` in place, step by step, and fine-tune it by your own code, only when it must be.
-
-        def fine_tune(model, request):
-            optimizer = SGD([p for p in model.parameters() if p.requires_grad], lr=request.learning_rate, momentum=0.9)
-            ...  # request.epochs over your data, at request.rate(progress)
-
-        result = icycle.ice(model, example_inputs, fine_tune=fine_tune, evaluate=evaluate, ratio=0.5, calibration=data)
-
-    Args:
-        fine_tune: trains the model it is given as a `FineTune` asks: `model` itself, its `DistributedDataParallel`
-            wrapper included, which is built anew when channels are gone or layers frozen. Several processes all do what
-            the first one decides.
-        evaluate: the model's accuracy in percent on a validation split (never the test set).
-        ratio: the share of the channels to remove at every step, 0..1; or
-        budget: what the result may cost, spread over the steps.
-        validation: batches (inputs, labels) of the validation split, the same in the same order each time, which has
-            nothing to do with the labels. With it decisions are sequential tests at `confidence` and read no more than
-            they need; without it they call `evaluate`.
-        calibration: batches to estimate batch-norm statistics on after each removal, or a function that does it.
-            Without it the trigger sees a network whose statistics are wrong, and fires far more often than it need.
-        loader, loss: for the criteria that read data or gradients; see `icycle.saliency`. Without a loader the batches
-            of `calibration` serve.
-        optimizer: one that your code keeps throughout; loses the removed channels' state along with the weights.
-        compensate: whether what reads the removed channels is refitted at each step (see `icycle.compensate`), on
-            `calibration_batches` of `loader` or `calibration`. Default: where there are any.
-        on_step: called after each step.
-        groups: patterns of names; only groups that match one lose channels. Default: all.
-        steps: "group", "block" (default), "all", or lists of group names.
-        scope: "group" (default), "step" or "global": among which channels those to remove are sought.
-        round_to, limit: as in `icycle.select`.
-        criterion, criterion_batches: the name of a criterion, and the batches it reads. Default: reconstruction, what
-            compensation cannot make up for, or group_norm where there is none; 8.
-        threshold: the drop against the dense network, in points of accuracy, that triggers a fine-tune; None: after
-            every step. Default: 10, as a final fine-tune follows, and mends more for less.
-        confidence: of the sequential test (default 0.95); None: exact evaluation.
-        calibrate, calibration_batches: whether, and on how many batches (default 4).
-        freeze: the share of the layers that train in no fine-tune (default 0: none).
-        freezing: which: "prefix", the first ones, which saves most; or "published", those convolutions that move least
-            when a copy of the network is trained as long as for a step.
-        curve: the learning rate as a function of what remains; see `Curve`.
-        epochs, decay: of a step's fine-tune (default 1; 0: steps are never fine-tuned), and whether its rate runs to
-            zero (default).
-        data_share: of the training data that a step's fine-tune uses, 0..1 (default 1); `epochs` pass over that.
-        final_epochs, final_decay, final_factor: of the final fine-tune: 2 epochs from twice the curve's rate to zero; 0
-            epochs: none.
-        patience: end the final fine-tune after this many epochs without a better accuracy, and keep the best.
-        seed: of a random criterion.
-
-    Raises:
-        TrainingError: settings out of range or at odds, unknown ones, or an `evaluate` that does not return percent.
-        CriterionError: an unknown criterion, or one that lacks what it reads.
-        DataError: a validation split too small for the confidence; names the size needed.
-        BudgetError, StructureError: a target out of reach, or nothing to prune.
-
-        All of them before any training.
-    """
-    batches = calibration if loader is None and not callable(calibration) else loader
-    wrappers = wrappers_of(model)
-
-    def train(network: torch.nn.Module, request: FineTune) -> None:
-        for wrapper in wrappers:
-            wrapper.renew()
-        fine_tune(model if network is unwrapped(model) else network, request)
-
-    training = OwnTraining(train, evaluate, validation, calibration, batches, loss, optimizer)
-    compensate = batches is not None if compensate is None else compensate
-    chosen = validated(IceSettings, {"ratio": ratio, "budget": budget, "compensate": compensate, **settings})
-    if optimizer is not None and chosen.freeze > 0 and chosen.freezing == "published":
-        raise TrainingError(
-            'Expected no optimizer with freezing="published", whose probe trains a copy of the model, but got one; '
-            'make a new one in fine_tune, of the model that it is given, or leave freezing at "prefix".'
-        )
-    run = IceRun(chosen, unwrapped(model), example_inputs, training, seed=seed, on_step=on_step)
-    run.begin()
-    if run.result.dense_accuracy <= 1:
-        raise TrainingError(
-            "Expected evaluate(model) to return percent for a trained network, but got "
-            f"{run.result.dense_accuracy}; if it is a share, multiply it by 100."
-        )
-    return run()
+__all__ = ["IceRun"]
 
 
 class IceRun:
@@ -169,7 +66,7 @@ class IceRun:
         on_step: called after each step.
         on_part: called after each part.
 
-    Raises: as `ice`.
+    Raises: as `icycle.ice`.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ from icycle.compensation import compensate as refit_on
 from icycle.engine import trace
 from icycle.errors import TrainingError
 from icycle.latency import Attempt, Selector
-from icycle.methods._distributed import broadcast_from_rank0, flatten, require_same_everywhere, unflatten
+from icycle.methods._distributed import flatten, require_same_everywhere, unflatten
 from icycle.methods._remove import Refit, remove
 from icycle.methods._run_clock import RunClock, unwrapped, wrappers_of
 from icycle.methods.one_cycle._phases import Phases
@@ -38,7 +38,7 @@ from icycle.methods.one_cycle._stability import Stability
 from icycle.saliency import group_norm
 from icycle.selection import Budget, achieved
 from icycle.structure import Structure, SubNetwork
-from icycle.training import Loader, recalibrate
+from icycle.training import Loader, from_first, recalibrate
 
 __all__ = ["Criterion", "OneCycle", "OneCycleReport"]
 
@@ -241,7 +241,7 @@ class OneCycle:
             with self._shrink.undone(self.model):
                 scores = self._criterion(self.model, self.structure)
             select = self._selector.measured if measured else self._selector
-            subnet = broadcast_from_rank0(select(scores, **self._limits), self._device)
+            subnet = from_first(select(scores, **self._limits))
             self.report.achieved = achieved(self.structure, subnet)
             self._params = (self.structure.params(), self.structure.params(subnet))
         self.report.searches += 1
