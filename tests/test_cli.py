@@ -97,7 +97,7 @@ def test_a_run_of_one_epoch_is_over_before_it_could_be_estimated(capsys: pytest.
         (("run", "digits", "--output", "made", "--set", "model={name: broken:make}"), "gave KeyError: 'width'"),
         (("run", "digits", "--output", "made", "--set", "data.name=broken:make"), "gave KeyError: 'width'"),
         (("inspect", "broken:make", "--input", "4"), "gave KeyError: 'width'"),
-        (("run", "--resume", "nowhere"), "nowhere, but it has no recipe.yaml"),
+        (("run", "--resume", "nowhere"), "in nowhere, but there is no such folder"),
         (("run",), "RECIPE"),
         (("--import", "nowhere.at_all", "recipes"), "No module named 'nowhere'"),
         (("inspect", "resnet65"), "did you mean 'resnet56'"),

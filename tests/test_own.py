@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import icycle
+from command import command
 from icycle.errors import RecipeError
 from icycle.recipes import RunFolder, load_recipe, run_recipe
 from icycle.zoo import build_model, load_weights, model
@@ -85,6 +86,7 @@ def test_the_shortest_recipe_of_ones_own_prunes_to_half(acme: Path, classes: int
         ),
         (["model.name=acme_net:of_one_size", "data.size=16"], r"float32\[1, 3, 16, 16\], but it gave RuntimeError"),
         (["model.name=acme_net.build"], "one of your own is written acme_net:build"),
+        (["train.batch_size=64"], "train.batch_size to be no more than the 40 training examples of 'data', but got 64"),
         (["method.budget=0.5"], r"method.budget: expected what it may cost, by name, such as \{macs: 0.5\}"),
     ],
 )
@@ -96,6 +98,25 @@ def test_what_does_not_go_together_is_told_before_any_training(acme: Path, overr
             load_recipe("own.yaml", ["data.workers=0", "model.weights=null", *overrides]), RunFolder(acme / "run")
         )
     assert not (acme / "run").exists()
+
+
+def test_an_image_that_cannot_be_read_ends_the_run_which_goes_on_once_it_is_replaced(
+    acme: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, count in {"train": 16, "test": 4}.items():
+        write_images(acme / "data" / part, {"ant": count, "bee": count}, size=(12, 12))
+    (acme / "own.yaml").write_text(dedent(RECIPE))
+    broken = next((acme / "data" / "test" / "bee").iterdir())
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:60])
+    settings = ("--set", "data.workers=1", "--set", "model.weights=null", "--output", "run")
+    assert command(monkeypatch, "run", "own.yaml", *settings) == 2
+    said = capsys.readouterr().err
+    assert f"Expected an image in data/test/bee/{broken.name}" in said
+    assert "remove or replace it. Then go on: icycle run --resume run" in said
+    assert "Traceback" not in said
+    broken.write_bytes(whole)
+    assert command(monkeypatch, "run", "--resume", "run") == 0
 
 
 def test_grey_images_are_for_grey_networks_where_that_is_said(acme: Path) -> None:

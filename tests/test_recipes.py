@@ -251,7 +251,7 @@ def test_the_test_set_is_read_once_when_everything_is_decided(
 def test_a_run_folder_is_never_overwritten(tiny: Recipe, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").write_text("mine")
-    with pytest.raises(RecipeError, match="never overwritten"):
+    with pytest.raises(RecipeError, match=r"never overwritten; choose another$"):
         run_recipe(tiny, RunFolder(tmp_path / "run"))
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from icycle.errors import RecipeError, TrainingError
+from icycle.errors import DataError, RecipeError, TrainingError
 from icycle.recipes import RunFolder, load_recipe, run_recipe
 from icycle.tasks import Classification, LanguageModelling, MultiLabel, Regression, Segmentation, TokenClassification
-from icycle.training import Task, measure
+from icycle.training import Supervised, Task, measure
 
 RECIPES = ["multi-label", "regression", "segmentation", "language-modelling", "token-classification"]
 
@@ -52,6 +52,16 @@ def test_tokens_and_pixels_that_are_ignored_count_nowhere() -> None:
     assert measured(Segmentation(), logits, targets)["mean IoU"] == pytest.approx(
         100 * float(sum(overlaps)) / 3, rel=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    "task", [MultiLabel(), Regression(), Segmentation(), LanguageModelling(), TokenClassification(), Classification()]
+)
+def test_outputs_and_targets_of_another_task_are_refused(task: Supervised) -> None:
+    """A class for each of four images; numbers where classes are wanted."""
+    targets = torch.zeros(4) if isinstance(task, Classification) else torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(DataError, match=rf"for {task.name}, but got float32\[4, 3\] and \w+\[4\]; change task.name"):
+        task.loss_of(torch.randn(4, 3), targets)
 
 
 def test_average_precision_of_a_perfect_order_is_100() -> None:

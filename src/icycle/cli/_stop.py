@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from icycle.errors import RunInterruptedError
+from icycle.errors import DataError, RunInterruptedError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +23,7 @@ _STOPPED = 75  # "a temporary failure: try again" (EX_TEMPFAIL of sysexits.h)
 @contextmanager
 def resumable(console: Console, folder: RunFolder) -> Iterator[None]:
     """Say how to go on where the block is interrupted: by hand, which is exit code 130, or by SIGTERM or SIGUSR1, which
-    is 75."""
+    is 75; and where it came to data that cannot be read, which can be mended."""
     try:
         yield
     except KeyboardInterrupt:
@@ -32,3 +32,7 @@ def resumable(console: Console, folder: RunFolder) -> Iterator[None]:
     except RunInterruptedError as stop:
         console.print(f"{stop}; all is saved. To go on: {folder.command}", soft_wrap=True)
         raise typer.Exit(_STOPPED) from None
+    except DataError as error:
+        if not folder.checkpoint.exists():  # nothing is done yet
+            raise
+        raise DataError(f"{error}. Then go on: {folder.command}") from error

@@ -1,4 +1,4 @@
-"""Whether a recipe's network and its data go together, before anything is done with them."""
+"""Whether a recipe's network, data and settings go together, before anything is done with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from icycle.tracing import call_with, shapes_in_words, undisturbed
 from icycle.training import Classification, Task, logits_of, modes_kept
 from icycle.zoo import Data
 
-__all__ = ["require_fit"]
+__all__ = ["require_a_batch", "require_fit"]
+
+
+def require_a_batch(data: Data) -> None:
+    """Raises RecipeError where the training data has fewer examples than a batch."""
+    if len(data.train) < 1:
+        raise RecipeError(
+            f"Expected train.batch_size to be no more than the {data.train.examples} training examples of "
+            f"'{data.name}', but got {data.train.batch_size}; lower it"
+        )
 
 
 def require_fit(name: str, model: nn.Module, data: Data, task: Task) -> None:

@@ -79,9 +79,9 @@ class RunFolder:
             OSError: it cannot be made.
         """
         if self.path.exists():
+            instead = f", or go on with the run in it: {self.command}" if self.recipe.exists() else ""
             raise RecipeError(
-                f"Expected a new run folder, but {self.path} exists and is never overwritten; choose another, or go on "
-                f"with the run in it: {self.command}"
+                f"Expected a new run folder, but {self.path} exists and is never overwritten; choose another{instead}"
             )
         made = tuple(path for path in (self.path, *self.path.parents) if not path.exists())
         text = dump_recipe(recipe)
@@ -148,7 +148,10 @@ class RunFolder:
             RecipeError: there is none, or it cannot be read.
         """
         if not self.recipe.is_file():
-            raise RecipeError(f"Expected a run to resume in {self.path}, but it has no recipe.yaml")
+            found = "it has no recipe.yaml" if self.path.is_dir() else "there is no such folder"
+            raise RecipeError(
+                f"Expected a run to resume in {self.path}, but {found}; `icycle runs FOLDER` lists those in a folder"
+            )
         return load_recipe(str(self.recipe))
 
     def reopen(self, recipe: Recipe, study: str | None = None) -> None:

@@ -17,7 +17,7 @@ from icycle.engine import trace
 from icycle.errors import RecipeError, RunInterruptedError
 from icycle.files import write_whole
 from icycle.methods import Context, MethodResult
-from icycle.recipes._fit import require_fit
+from icycle.recipes._fit import require_a_batch, require_fit
 from icycle.recipes._folder import RunFolder
 from icycle.recipes._load import load_recipe
 from icycle.recipes._result import read_result, write_result
@@ -178,6 +178,7 @@ def _context(recipe: Recipe, recorder: Recorder, checkpoint: Path | None) -> Con
         seed=recipe.seed,
         device=run_device(),
     )
+    require_a_batch(data)
     weights = recipe.model.weights
     model, fresh = _built(recipe, data, weights)
     require_fit(recipe.model.name, model, data, recipe.task)

@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from icycle.tasks._metrics import import_torchmetrics, metrics_over
 from icycle.tasks._registry import register
-from icycle.training import Batch, Supervised, by_parts, divergence, logits_of
+from icycle.training import Batch, Supervised, by_parts, divergence, logits_of, require_fitting
 
 __all__ = ["MultiLabel", "TokenClassification"]
 
@@ -27,7 +27,10 @@ class MultiLabel(Supervised):
     metric: ClassVar[str] = "average precision"
 
     def loss_of(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
-        return binary_cross_entropy_with_logits(logits_of(outputs), targets.float())
+        logits = logits_of(outputs)
+        fits = logits.shape == targets.shape
+        require_fitting(fits, "logits and targets (batch, labels) for multi-label", logits, targets)
+        return binary_cross_entropy_with_logits(logits, targets.float())
 
     def imitation_loss(self, outputs: Any, taught: Any, targets: Any, temperature: float) -> torch.Tensor:
         own, wanted = (_as_classes(logits_of(values)) for values in (outputs, taught))
@@ -61,7 +64,11 @@ class TokenClassification(Supervised):
     ignore_index: int = -100
 
     def loss_of(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(logits_of(outputs).flatten(0, 1), targets.flatten(), ignore_index=self.ignore_index)
+        logits = logits_of(outputs)
+        fits = logits.dim() == 3 and logits.shape[:2] == targets.shape
+        wanted = "logits (batch, tokens, classes) and integers (batch, tokens) for token-classification"
+        require_fitting(fits, wanted, logits, targets)
+        return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=self.ignore_index)
 
     def imitation_loss(self, outputs: Any, taught: Any, targets: torch.Tensor, temperature: float) -> torch.Tensor:
         counted = targets != self.ignore_index

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from icycle.tasks._metrics import import_torchmetrics, metrics_over
 from icycle.tasks._registry import register
-from icycle.training import Batch, Supervised, by_parts, divergence, logits_of
+from icycle.training import Batch, Supervised, by_parts, divergence, logits_of, require_fitting
 
 __all__ = ["LanguageModelling"]
 
@@ -29,8 +29,12 @@ class LanguageModelling(Supervised):
     ignore_index: int = -100
 
     def loss_of(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
-        logits = logits_of(outputs)[:, :-1]
-        return cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=self.ignore_index)
+        logits = logits_of(outputs)
+        fits = logits.dim() == 3 and logits.shape[:2] == targets.shape
+        wanted = "logits (batch, tokens, vocabulary) and integers (batch, tokens) for language-modelling"
+        require_fitting(fits, wanted, logits, targets)
+        following = targets[:, 1:].flatten()
+        return cross_entropy(logits[:, :-1].flatten(0, 1), following, ignore_index=self.ignore_index)
 
     def imitation_loss(self, outputs: Any, taught: Any, targets: torch.Tensor, temperature: float) -> torch.Tensor:
         own, wanted = (logits_of(values)[:, :-1] for values in (outputs, taught))

@@ -10,7 +10,7 @@ from torch.nn.functional import mse_loss
 
 from icycle.tasks._metrics import import_torchmetrics, metrics_over
 from icycle.tasks._registry import register
-from icycle.training import Batch, Supervised, by_parts, logits_of
+from icycle.training import Batch, Supervised, by_parts, logits_of, require_fitting
 
 __all__ = ["Regression"]
 
@@ -49,4 +49,5 @@ class Regression(Supervised):
 def _aligned(outputs: Any, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Both `(batch, numbers)`, float32."""
     numbers = logits_of(outputs).float()
+    require_fitting(numbers.numel() == targets.numel(), "as many outputs as targets for regression", numbers, targets)
     return numbers.reshape(len(numbers), -1), targets.float().reshape(len(targets), -1)

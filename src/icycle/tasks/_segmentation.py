@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from icycle.tasks._metrics import import_torchmetrics, metrics_over
 from icycle.tasks._registry import register
-from icycle.training import Batch, Supervised, by_parts, divergence, logits_of
+from icycle.training import Batch, Supervised, by_parts, divergence, logits_of, require_fitting
 
 __all__ = ["Segmentation"]
 
@@ -51,6 +51,9 @@ class Segmentation(Supervised):
 def _aligned(outputs: Any, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the targets' resolution, and the targets."""
     logits, targets = logits_of(outputs), targets.long()
+    fits = logits.dim() == 4 and targets.dim() in (3, 4)
+    wanted = "logits (batch, classes, height, width) and integers (batch, height, width) for segmentation"
+    require_fitting(fits, wanted, logits, targets)
     if targets.dim() == 4:
         targets = targets.squeeze(1)
     if logits.shape[2:] != targets.shape[1:]:

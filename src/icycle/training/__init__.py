@@ -12,7 +12,7 @@ from icycle.training._hooks import Hooks
 from icycle.training._loop import Trainer
 from icycle.training._modes import modes_kept
 from icycle.training._optimizers import SGD, AdamW, Optimizer
-from icycle.training._outputs import logits_of
+from icycle.training._outputs import logits_of, require_fitting
 from icycle.training._processes import (
     from_first,
     is_first,
@@ -90,6 +90,7 @@ __all__ = [
     "parts_done",
     "process_count",
     "recalibrate",
+    "require_fitting",
     "require_no_stop",
     "require_one_process",
     "rows_of",

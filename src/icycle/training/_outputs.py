@@ -1,4 +1,4 @@
-"""The class scores within whatever a model returns."""
+"""The class scores within whatever a model returns, and whether they fit the targets."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from icycle.errors import TrainingError
+from icycle.errors import DataError, TrainingError
+from icycle.tracing import shapes_in_words
 
-__all__ = ["logits_of"]
+__all__ = ["logits_of", "require_fitting"]
 
 
 def logits_of(output: Any) -> torch.Tensor:
@@ -43,3 +44,12 @@ def _inner(output: Any) -> Any:
     if isinstance(output, tuple | list) and output:
         return output[0]
     return None
+
+
+def require_fitting(fits: bool, wanted: str, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+    """Raises DataError unless outputs and targets fit each other as `wanted` by a task."""
+    if not fits:
+        raise DataError(
+            f"Expected {wanted}, but got {shapes_in_words(outputs)} and {shapes_in_words(targets)}; change task.name, "
+            "the network or the data"
+        )

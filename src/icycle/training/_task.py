@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from icycle.errors import DataError, TrainingError
 from icycle.training._batches import Batch, Loader, batch_size_of, run_model, split_batch, to_device
 from icycle.training._modes import modes_kept
-from icycle.training._outputs import logits_of
+from icycle.training._outputs import logits_of, require_fitting
 from icycle.training._processes import from_first, gathered, largest, part_of, process_count, totals
 from icycle.training._settings import Settings
 
@@ -143,7 +143,10 @@ class Classification(Supervised):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def loss_of(self, outputs: Any, targets: Any) -> torch.Tensor:
-        return cross_entropy(logits_of(outputs), targets, label_smoothing=self.label_smoothing)
+        logits, shares = logits_of(outputs), targets.is_floating_point()
+        fits = logits.dim() > 1 and targets.shape == (logits.shape if shares else (len(logits), *logits.shape[2:]))
+        require_fitting(fits, "logits (batch, classes) and integers (batch) for classification", logits, targets)
+        return cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
 
     def imitation_loss(self, outputs: Any, taught: Any, targets: Any, temperature: float) -> torch.Tensor:
         return divergence(logits_of(outputs), logits_of(taught), temperature)

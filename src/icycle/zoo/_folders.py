@@ -151,8 +151,8 @@ def _part(root: Path, classes: dict[str, int]) -> Examples:
     dataset = _ClassFolders(root, classes)
     if not dataset.samples:
         raise DataError(
-            f"Expected a folder of images ({_KINDS}) for each class ({_list(classes)}) in {root}, but found no "
-            f"image in {_shown(root)}; without {root.name}/, a share of train/ takes its place"
+            f"Expected a folder of images ({_KINDS}) for each class ({_list(classes)}) in {root}, but found no image; "
+            f"it holds {_shown(root)}; without {root.name}/, a share of train/ takes its place"
         )
     return Examples(dataset, torch.tensor(dataset.targets))
 
@@ -163,7 +163,7 @@ def _classes(root: Path) -> dict[str, int]:
     filled = [name for name in names if any(_is_image(str(path)) for path in (root / name).rglob("*"))]
     if not filled:
         raise DataError(
-            f"Expected a folder of images ({_KINDS}) for each class in {root}, but found no image in the folders of "
+            f"Expected a folder of images ({_KINDS}) for each class in {root}, but found none with an image; it holds "
             f"{_shown(root)}"
         )
     if len(filled) < len(names):

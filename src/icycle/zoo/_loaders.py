@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
-from icycle.errors import DataError
+from icycle.errors import DataError, IcycleError
 from icycle.training import Batch, rows_of
 from icycle.zoo._split import stratified_split
 
@@ -127,6 +127,8 @@ class DatasetLoader(Batches):
     def __iter__(self) -> Iterator[Batch]:
         self._loader = self._loader or self._open()
         for number, batch in enumerate(self._loader):
+            if isinstance(batch, _Failure):
+                raise batch.error
             yield batch if self._mix is None else self._mix(batch, _mixed(self._seed, self._order.epoch, number))
 
     def _open(self) -> DataLoader[Any]:
@@ -134,7 +136,7 @@ class DatasetLoader(Batches):
         return DataLoader(
             _Seeded(self._data.dataset, self._options["transform"], self._seed),
             batch_sampler=self._order,
-            collate_fn=default_collate,
+            collate_fn=_collated,
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
@@ -227,6 +229,19 @@ class _Order:
                 yield [(self.epoch, index) for index in own]
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """An example that could not be read; a worker that raised the error would put its traceback into the message."""
+
+    error: IcycleError
+
+
+def _collated(examples: list[Any]) -> Any:
+    """A batch, or the first failure in it."""
+    failures = (example for example in examples if isinstance(example, _Failure))
+    return next(failures, None) or default_collate(examples)
+
+
 class _Seeded(Dataset[Any]):
     """Reads and transforms an example under a random state of its own."""
 
@@ -237,8 +252,11 @@ class _Seeded(Dataset[Any]):
         epoch, index = place
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(_mixed(self._seed, epoch, index))
-            example = self._dataset[index]
-            return example if self._transform is None else self._transform(example)
+            try:
+                example = self._dataset[index]
+                return example if self._transform is None else self._transform(example)
+            except IcycleError as error:
+                return _Failure(error)
 
 
 def _mixed(*numbers: int) -> int:

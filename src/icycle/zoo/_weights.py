@@ -107,7 +107,9 @@ def _unwrapped(content: Any, path: Path) -> Mapping[str, torch.Tensor]:
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         keys = f" with {_shown(list(map(str, content)))}" if isinstance(content, Mapping) else ""
-        raise RecipeError(f"Expected a state dict in {path}, but got {type(content).__name__}{keys}")
+        raise RecipeError(
+            f"Expected a state dict in {path}, but got {type(content).__name__}{keys}; save model.state_dict()"
+        )
     return content
 
 
