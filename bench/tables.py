@@ -27,6 +27,7 @@ _MADE_OF = {  # table -> the module that makes it, and the file in bench/results
     "proof_cost": ("proof_cost", "proof_cost"),
     "ice": ("ice", "ice"),
     "pareto": ("pareto", "pareto"),
+    "compensation": ("compensation", "compensation"),
     "latency": ("latency", "latency"),
     "exports": ("exports", "exports"),
     "step_overhead": ("step_overhead", "step_overhead"),

@@ -12,9 +12,9 @@ CLOCK = ("train", "fine-tuning", "probing", "evaluation", "recalibration", "sear
 
 
 def recipe_of(method: str, *overrides: str) -> Recipe:
-    """A tiny recipe: the trained digits network, half its MACs."""
-    own = () if method == "ice" else (f"method.name={method}", "method.budget.macs=0.5", "method.steps=group")
-    return load_recipe("digits-ice", [*own, *TINY, *overrides])
+    """A tiny recipe: the trained digits network, half its MACs; ICE with every part of it."""
+    others = (f"method.name={method}", "method.budget.macs=0.5", "method.steps=group")
+    return load_recipe("digits-ice", [*(("method.freeze=0.2",) if method == "ice" else others), *TINY, *overrides])
 
 
 def records(folder: RunFolder, kind: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from icycle.compare._plan import DENSE, Run
 from icycle.errors import RecipeError
 from icycle.files import write_whole
+from icycle.training import seconds_spent
 
 __all__ = ["Failure", "Kept", "Outcome", "Result", "environments", "keep_results", "kept_results", "read_result"]
 
@@ -66,7 +67,7 @@ def read_result(run: Run, done: Mapping[tuple[str, int], Outcome]) -> Result:
             seed=run.seed,
             test_accuracy=report["test_accuracy"],
             validation_accuracy=report["validation_accuracy"],
-            seconds=_spent(report["seconds"]) + (began.seconds if began else 0.0),
+            seconds=seconds_spent(report["seconds"]) + (began.seconds if began else 0.0),
             dense_seconds=began.seconds if began else 0.0,
             epochs=sum(map(_epochs, records)) + (began.epochs if began else 0.0),
             macs=pruned["macs"] / dense["macs"],
@@ -79,10 +80,6 @@ def read_result(run: Run, done: Mapping[tuple[str, int], Outcome]) -> Result:
             f"Expected a finished run in {run.folder.path}, but what it left is damaged ({type(error).__name__}: "
             f"{error}); remove the folder, and it is run again"
         ) from error
-
-
-def _spent(stages: Mapping[str, float]) -> float:
-    return sum(seconds for stage, seconds in stages.items() if stage != "rest")
 
 
 def _epochs(record: Mapping[str, object]) -> float:

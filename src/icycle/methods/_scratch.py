@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import statistics
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from icycle.errors import TrainingError
 from icycle.methods._registry import Context, Method, MethodResult, register
 from icycle.methods._scheduled import RemoveAtStart
 from icycle.structure import Structure, SubNetwork
+from icycle.training import seconds_spent
 
 __all__ = ["Scratch"]
 
@@ -62,7 +62,7 @@ def _epochs_in_the_same_time(folder: Path) -> int:
     last = max((number for number, record in enumerate(records) if record["kind"] in ("removal", "step")), default=-1)
     after = records[last + 1 :]
     # the epoch that the removal lies in is the first record after it; it was trained with both networks
-    epochs = [_spent(record["seconds"]) for record in after if record["kind"] == "epoch"][last >= 0 :]
+    epochs = [seconds_spent(record["seconds"]) for record in after if record["kind"] == "epoch"][last >= 0 :]
     tuned = [record["seconds"] / record["epochs"] for record in after if record["kind"] == "fine-tune"]
     if not epochs and not tuned:
         raise TrainingError(f"Expected an epoch after the last removal of the run in {folder}, but it has none")
@@ -73,14 +73,9 @@ def _seconds_of(folder: Path) -> float:
     """All that a finished run took, with the run that trained the weights that it started from."""
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        seconds = _spent(report["seconds"])
+        seconds = seconds_spent(report["seconds"])
         weights = report["settings"]["model"]["weights"]
     except (OSError, KeyError, ValueError) as error:
         raise TrainingError(f"Expected a finished run in {folder}, but its report cannot be read: {error}") from error
     origin = Path(weights or "").parent
     return seconds + (_seconds_of(origin) if weights and (origin / "report.json").is_file() else 0.0)
-
-
-def _spent(stages: Mapping[str, float]) -> float:
-    """Seconds without those in which data was read and files were written, which cost every run the same."""
-    return sum(seconds for stage, seconds in stages.items() if stage != "rest")

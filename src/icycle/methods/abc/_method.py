@@ -69,19 +69,19 @@ class Abc(RemovalSettings, Method):
         training = BuiltInTraining(context)
         with context.recorder.clock.stage("search"):
             structure = trace(context.model, context.example_inputs)
-            subnet, details = self._search(context, training, structure)
+            memory = Memory(self._folder(context, structure), self.worker)
+            subnet, details = self._search(context, training, structure, memory)
         log = RemovalLog(context, training, self.calibration_batches)
         left = self._remove(context, training, structure, subnet, log)
         accuracy = self._fine_tune(context, training, left.params() / structure.params())
-        effort = Effort(float(self.final_epochs), details["shapes tried"] * context.data.validation.examples, 1)
+        effort = Effort(float(self.final_epochs), memory.tried * context.data.validation.examples, 1)
         return MethodResult(accuracy, tuple(log.removals), details, effort)
 
     def _search(
-        self, context: Context, training: BuiltInTraining, structure: Structure
+        self, context: Context, training: BuiltInTraining, structure: Structure, memory: Memory
     ) -> tuple[SubNetwork, dict[str, Any]]:
         """The best sub-network that was found, and what came of the search."""
         scores = self.scores(context, training, structure)
-        memory = Memory(self._folder(context, structure), self.worker)
         shapes = Shapes(self, context, structure, scores, memory)
         uniform, threshold = shapes.scaled(np.ones(len(shapes.sizes))), shapes.threshold()
         colony = Colony(
