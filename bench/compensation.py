@@ -29,7 +29,7 @@ from icycle.methods import Context, OneShot
 from icycle.recipes import Recipe, load_recipe
 from icycle.training import evaluate
 
-NETWORKS = {"vgg16-bn": (16, 40), "resnet56": (8, 8)}  # width, epochs
+NETWORKS = {"vgg16-bn": (16, 40), "resnet56": (8, 12)}  # width, epochs
 
 _IMAGES = 60_000
 _TEST_SHARE = 0.25

@@ -15,7 +15,8 @@ __all__ = ["OneShot"]
 
 @register
 class OneShot(Stepwise):
-    """Remove at once what ICE removes in steps; recalibrate; fine-tune for `final_epochs` at a decaying rate."""
+    """Remove at once what ICE removes in steps, and refit what reads it; recalibrate; fine-tune for `final_epochs` at a
+    decaying rate."""
 
     name: Literal["one-shot"] = "one-shot"
     final_epochs: Annotated[int, Field(ge=0)] = 4

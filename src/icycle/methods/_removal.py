@@ -8,26 +8,17 @@ import torch
 from pydantic import AfterValidator
 
 from icycle.compensation import compensate
-from icycle.errors import IcycleError
 from icycle.latency import select
 from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, Removal
 from icycle.methods._remove import Refit
-from icycle.methods._settings import BudgetSettings, Count, Kept, Positive
+from icycle.methods._settings import BudgetSettings, Count, Kept, Positive, known_criterion
 from icycle.methods._training import Training
-from icycle.saliency import Scores, check, score
+from icycle.saliency import Scores, score
 from icycle.structure import Structure, SubNetwork
 from icycle.training import Settings
 
 __all__ = ["RemovalLog", "RemovalSettings", "refitting"]
-
-
-def _known(criterion: str) -> str:
-    try:
-        check(criterion, loader=(), loss=lambda *_: None)
-    except IcycleError as error:
-        raise ValueError(str(error)) from error
-    return criterion
 
 
 class RemovalSettings(Settings):
@@ -35,7 +26,7 @@ class RemovalSettings(Settings):
     `calibration_batches` afterwards; with `compensate` what reads them is refitted before, on as many batches."""
 
     budget: BudgetSettings
-    criterion: Annotated[str, AfterValidator(_known)] = "group_norm"
+    criterion: Annotated[str, AfterValidator(known_criterion)] = "group_norm"
     criterion_batches: Count = 8
     round_to: Count = 1
     limit: Kept = 0.75

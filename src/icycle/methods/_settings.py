@@ -9,10 +9,11 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, Field, ValidationError, WrapValidator, model_validator
 
 from icycle.errors import BudgetError, IcycleError, TrainingError
+from icycle.saliency import check
 from icycle.selection import Budget
 from icycle.training import Settings
 
-__all__ = ["STRICT", "BudgetSettings", "Checked", "Count", "Kept", "Positive", "Share", "validated"]
+__all__ = ["STRICT", "BudgetSettings", "Checked", "Count", "Kept", "Positive", "Share", "known_criterion", "validated"]
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -67,6 +68,15 @@ def _as_value_error(value: Any, handler: Callable[[Any], Any]) -> Any:
         return handler(value)
     except IcycleError as error:
         raise ValueError(str(error)) from error
+
+
+def known_criterion(name: str) -> str:
+    """The name of a criterion as it is; ValueError, for pydantic, where there is none of it."""
+    try:
+        check(name, loader=(), loss=lambda *_: None)
+    except IcycleError as error:
+        raise ValueError(str(error)) from error
+    return name
 
 
 # `Annotated[Phases, Checked]`: a dataclass of the user's own code, with its own checks, as a section of a recipe.

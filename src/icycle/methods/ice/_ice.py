@@ -196,7 +196,7 @@ class IceRun:
         return self.structure.params() / self.result.params_before
 
     def _fine_tune_step(self, number: int, decision: Decision) -> tuple[float, float | None]:
-        """The epochs trained and the rate they began at: the probe, or a fine-tune where one is due, or nothing."""
+        """The epochs trained and the rate they began at, where a fine-tune is due; else nothing."""
         settings = self.settings
         if not decision.fire:
             return 0.0, None

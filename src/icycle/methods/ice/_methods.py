@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from icycle.engine import trace
-from icycle.errors import DataError, IcycleError, RecipeError
+from icycle.errors import DataError, RecipeError
 from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, Effort, Method, MethodResult, Removal, register
-from icycle.methods._settings import Checked, Kept, Share
+from icycle.methods._settings import Checked, Kept, Share, known_criterion
 from icycle.methods._tunable import SearchSpace, TuneSettings
 from icycle.methods.ice._curve import Curve
 from icycle.methods.ice._ice import IceRun
@@ -20,7 +20,7 @@ from icycle.methods.ice._result import IceResult, IceStep
 from icycle.methods.ice._settings import IceSettings, StepwiseSettings
 from icycle.methods.ice._space import IceSpace
 from icycle.methods.ice._trigger import require_size
-from icycle.saliency import check, score
+from icycle.saliency import score
 from icycle.training import SGD, Optimizer, PartSaver, Task
 from icycle.zoo import Data
 
@@ -38,10 +38,7 @@ class Stepwise(StepwiseSettings, Method):
 
     @model_validator(mode="after")
     def _possible(self) -> Stepwise:
-        try:
-            check(self.scored_by, loader=(), loss=lambda *_: None)
-        except IcycleError as error:
-            raise ValueError(str(error)) from error
+        known_criterion(self.scored_by)
         return self
 
     def settings(self) -> IceSettings:
