@@ -51,6 +51,8 @@ def refresh(page: str, results: Path) -> str:
 def _table(name: str, results: Path) -> str:
     if name.startswith("compare_"):
         return _comparison(results / f"{name}.json")
+    if name == "moments":  # of several comparisons
+        return str(importlib.import_module(name).tables(results)) + "\n"
     module, file = _MADE_OF[name]
     records = Results(results / f"{file}.jsonl").read()
     if not records:
