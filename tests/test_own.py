@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import icycle
 from command import command
-from icycle.errors import RecipeError
+from icycle.errors import DataError, RecipeError
 from icycle.recipes import RunFolder, load_recipe, run_recipe
 from icycle.zoo import build_model, load_weights, model
 from test_data import write_images
@@ -87,13 +87,14 @@ def test_the_shortest_recipe_of_ones_own_prunes_to_half(acme: Path, classes: int
         (["model.name=acme_net:of_one_size", "data.size=16"], r"float32\[1, 3, 16, 16\], but it gave RuntimeError"),
         (["model.name=acme_net.build"], "one of your own is written acme_net:build"),
         (["train.batch_size=64"], "train.batch_size to be no more than the 40 training examples of 'data', but got 64"),
+        (["task.name=multi-label"], r"for multi-label, but got float32\[8, 3\] and int64\[8\]; change task.name"),
         (["method.budget=0.5"], r"method.budget: expected what it may cost, by name, such as \{macs: 0.5\}"),
     ],
 )
 def test_what_does_not_go_together_is_told_before_any_training(acme: Path, overrides: list[str], words: str) -> None:
     write_images(acme / "data" / "train", {"ant": 16, "bee": 16, "cat": 16}, size=(12, 12))
     (acme / "own.yaml").write_text(dedent(RECIPE))
-    with pytest.raises(RecipeError, match=words):
+    with pytest.raises((RecipeError, DataError), match=words):
         run_recipe(
             load_recipe("own.yaml", ["data.workers=0", "model.weights=null", *overrides]), RunFolder(acme / "run")
         )

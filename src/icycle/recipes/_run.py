@@ -46,7 +46,7 @@ from icycle.zoo import Data, build_model, load_data, load_weights
 __all__ = ["opened", "run_recipe"]
 
 _LATENCY_BATCHES = (1, 64)
-_BEFORE_ANY_WORK = {"start", "weights"}  # kinds of records
+_BEFORE_ANY_WORK = {"start", "weights", "search"}  # kinds of records; a search comes before the first step
 
 
 def run_recipe(
