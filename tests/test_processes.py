@@ -31,7 +31,7 @@ pytestmark = [
 
 DRIVER = str(Path(__file__).with_name("run_methods.py"))
 ICYCLE = ("-m", "icycle")
-NEARLY = 1e-4  # sums in another order, over a few dozen steps
+NEARLY = 5e-4  # sums in another order, over a few dozen steps; what least squares make of that
 
 
 @pytest.fixture(autouse=True)
