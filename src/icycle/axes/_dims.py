@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from icycle.reasons import Kind, Reason
 
@@ -135,20 +135,24 @@ def resolve(dim: Dim) -> Dim:
         found = resolve(dim.link)
         dim.link = found
         return found
-    operands = [resolve(operand) for operand in dim.operands]
+    operands = dim.operands
+    if all(type(operand) is Axis and operand.link is None for operand in operands):
+        return dim
+    operands = tuple(map(resolve, operands))
     if all(map(operator.is_, operands, dim.operands)):
         return dim
     return sum_of(operands) if isinstance(dim, Sum) else product(operands)
 
 
-def leaves(dim: Dim) -> Iterator[Axis]:
+def leaves(dim: Dim) -> list[Axis]:
     """The root axes of which `dim` is made, in order, repetitions included."""
-    dim = resolve(dim)
-    if isinstance(dim, Axis):
-        yield dim
-    else:
-        for operand in dim.operands:
-            yield from leaves(operand)
+    return _roots(resolve(dim))
+
+
+def _roots(resolved: Dim) -> list[Axis]:
+    if isinstance(resolved, Axis):
+        return [resolved]
+    return [axis for operand in resolved.operands for axis in _roots(operand)]
 
 
 def pin(dim: Dim, reason: Reason) -> None:

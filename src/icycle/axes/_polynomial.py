@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from icycle.axes._dims import Axis, Dim, Sum, resolve
+from icycle.axes._dims import Axis, Dim, Product, resolve
 
 __all__ = ["Polynomial", "count"]
 
@@ -91,12 +93,19 @@ def _without(monomial: Monomial, divisor: Monomial) -> Monomial | None:
 
 def count(dim: Dim) -> Polynomial:
     """How many elements of `dim` are kept; the variable of a free axis is its `created` number."""
-    dim = resolve(dim)
-    if isinstance(dim, Axis):
-        free = dim.pinned is None and dim.size > 1
-        return Polynomial.variable(dim.created) if free else Polynomial.constant(dim.size)
-    counts = [count(operand) for operand in dim.operands]
-    total = counts[0]
-    for other in counts[1:]:
-        total = total + other if isinstance(dim, Sum) else total * other
+    return Polynomial(_terms(resolve(dim)))
+
+
+def _terms(resolved: Dim) -> dict[Monomial, int]:
+    """Of the count; in one pass over what may be a sum of hundreds."""
+    if isinstance(resolved, Axis):
+        free = resolved.pinned is None and resolved.size > 1
+        return {(resolved.created,): 1} if free else ({(): resolved.size} if resolved.size else {})
+    parts = map(_terms, resolved.operands)
+    if isinstance(resolved, Product):
+        return dict(functools.reduce(operator.mul, map(Polynomial, parts)).terms)
+    total: dict[Monomial, int] = {}
+    for part in parts:
+        for monomial, coefficient in part.items():
+            total[monomial] = total.get(monomial, 0) + coefficient
     return total

@@ -115,7 +115,7 @@ def cut(dim: Dim, at: int) -> tuple[Dim, Dim] | None:
     if isinstance(dim, Sum):
         return _cut_sum(dim, at)
     if is_pinned(dim):
-        why = next(leaves(dim)).pinned
+        why = leaves(dim)[0].pinned
         return Axis(at, why), Axis(dim.size - at, why)
     return _cut_product(dim, at)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from icycle.tracing import flat_tensors
+from icycle.tracing import base_name, flat_tensors
 
 __all__ = ["Calm", "seeded"]
 
@@ -35,7 +35,7 @@ class Calm(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        name = func.name().split("::")[-1].split(".")[0].rstrip("_")
+        name = base_name(func)
         if name in _RANDOM:
             for tensor in flat_tensors(result):
                 _still(tensor, name, args)

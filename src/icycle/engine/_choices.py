@@ -16,7 +16,7 @@ __all__ = ["equal", "few", "part", "unequal"]
 def unequal(structure: Structure) -> SubNetwork:
     """Between a quarter and three quarters of every group, so that counts which must agree by chance do not."""
     dice = random.Random(0)
-    return _choose(structure, dice, lambda group: round(group.size * dice.uniform(0.25, 0.75)))
+    return _choose(structure, 0, lambda group: round(group.size * dice.uniform(0.25, 0.75)))
 
 
 def equal(structure: Structure) -> SubNetwork:
@@ -24,12 +24,12 @@ def equal(structure: Structure) -> SubNetwork:
     equal gets another answer than before."""
     sizes = [group.size for group in structure.prunable]
     common = max(1, int(median(sizes)) // 2) if sizes else 1
-    return _choose(structure, random.Random(1), lambda group: common if group.size > common else (group.size + 1) // 2)
+    return _choose(structure, 1, lambda group: common if group.size > common else (group.size + 1) // 2)
 
 
 def few(structure: Structure) -> SubNetwork:
     """An eighth of every group: code that looks at the size of a number sees one of another size."""
-    return _choose(structure, random.Random(2), lambda group: group.size // 8)
+    return _choose(structure, 2, lambda group: group.size // 8)
 
 
 def part(structure: Structure, subnet: SubNetwork, names: Collection[str]) -> SubNetwork:
@@ -42,11 +42,13 @@ def part(structure: Structure, subnet: SubNetwork, names: Collection[str]) -> Su
     )
 
 
-def _choose(structure: Structure, dice: random.Random, count: Callable[[Group], int]) -> SubNetwork:
+def _choose(structure: Structure, seed: int, count: Callable[[Group], int]) -> SubNetwork:
     """Random channels, at least one and not all of every group."""
+    dice = torch.Generator().manual_seed(seed)
     keep = {}
     for group in structure.prunable:
         kept = torch.zeros(group.size, dtype=torch.bool)
-        kept[dice.sample(range(group.size), max(1, min(group.size - 1, count(group))))] = True
+        order = torch.randperm(group.size, generator=dice, device="cpu")
+        kept[order[: max(1, min(group.size - 1, count(group)))]] = True
         keep[group.name] = kept
     return SubNetwork(keep)

@@ -3,6 +3,7 @@ predicted."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from icycle.tracing import (
     Step,
     Trace,
     flat_tensors,
+    named_tensors,
     run_shadow,
     shadow_inputs,
     undisturbed,
@@ -54,6 +56,7 @@ _PASSING = frozenset(
 _PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm"))
 
 
+@functools.lru_cache(maxsize=1024)
 def _essential(operation: Any) -> str | None:
     """The name under which an operation is compared; None for one that may come and go."""
     name = operation.name().split("::")[1].split(".")[0]
@@ -177,7 +180,7 @@ def dry_run(
     with undisturbed(shadow):
         if plan is not None:
             apply(shadow, plan)
-        for tensor in (*shadow.parameters(), *shadow.buffers()):
+        for _, tensor in named_tensors(shadow):
             tensor._icycle = True  # type: ignore[attr-defined]
         for training, steps in trace.runs:
             checker = _Checker(steps, counts, by_value=not trace.meta)

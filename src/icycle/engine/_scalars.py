@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from icycle.tracing import Step, bind
+from icycle.tracing import Step, base_name
 
 __all__ = ["Given", "changed", "scalars"]
 
@@ -22,11 +22,9 @@ Given = tuple[str, tuple[Any, ...]]  # an operation's name, and the numbers it w
 def scalars(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """The arguments that are numbers and no sizes: factors, bounds, exponents. A default is one as well, for torch
     leaves out what happens to be equal to it."""
-    names = _names(operation)
-    if not names:
-        return ()
-    given = bind(operation, args, kwargs)
-    values = (given.get(name) for name in names)
+    values = (
+        args[place] if place < len(args) else kwargs.get(name, default) for place, name, default in _numbers(operation)
+    )
     return tuple(value for value in values if isinstance(value, (int, float, complex)))
 
 
@@ -47,16 +45,22 @@ def _same(before: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
 
 
 @functools.cache
-def _names(operation: Any) -> tuple[str, ...]:
-    """Of the arguments that may be numbers. Those of a product may change with the way in which torch arranges it."""
+def _numbers(operation: Any) -> tuple[tuple[int, str, Any], ...]:
+    """Place, name and default of the arguments that may be numbers. Those of a product may change with the way in which
+    torch arranges it."""
     schema = getattr(operation, "_schema", None)  # a function that is observed as one operation has none
-    if schema is None or operation.name().split("::")[1].split(".")[0] in ("addmm", "baddbmm"):
+    if schema is None or base_name(operation) in ("addmm", "baddbmm"):
         return ()
-    return tuple(argument.name for argument in schema.arguments if _is_number(argument.type))
+    tensors = torch.Tag.pointwise in operation.tags  # of these, a number may stand for one
+    return tuple(
+        (place, argument.name, argument.default_value if argument.has_default_value() else None)
+        for place, argument in enumerate(schema.arguments)
+        if _is_number(argument.type, tensors)
+    )
 
 
-def _is_number(kind: Any) -> bool:
+def _is_number(kind: Any, tensors: bool) -> bool:
     inner = kind.getElementType() if isinstance(kind, torch._C.OptionalType) else kind
-    return isinstance(
-        inner, (torch._C.NumberType, torch._C.FloatType, torch._C.TensorType)
-    )  # one may stand for a tensor
+    return isinstance(inner, (torch._C.NumberType, torch._C.FloatType)) or (
+        tensors and isinstance(inner, torch._C.TensorType)
+    )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from icycle.engine._calm import Calm, seeded
 from icycle.engine._compare import ROUNDINGS, relative_error, said
+from icycle.engine._garbage import keeping_garbage
 from icycle.engine._values import ADVANCE, UnitScale, new_inputs, new_weights
 from icycle.errors import IcycleError
 from icycle.structure import Structure, SubNetwork
@@ -140,13 +141,14 @@ class Trial:
 
     def _looks_right(self, subnet: SubNetwork) -> bool:
         """On one copy: zeroed and run, then removed from and run."""
-        copy = self.zeroed(subnet, self._dtype)
-        try:
-            expected = self.run(copy, self._dtype, UnitScale(list(copy.parameters())))
-            apply(copy, make_plan(copy, self._structure, subnet))
-            actual = self.run(copy, self._dtype)
-        except Exception:
-            return False
+        with keeping_garbage():
+            copy = self.zeroed(subnet, self._dtype)
+            try:
+                expected = self.run(copy, self._dtype, UnitScale(list(copy.parameters())))
+                apply(copy, make_plan(copy, self._structure, subnet))
+                actual = self.run(copy, self._dtype)
+            except Exception:
+                return False
         tensors = (*expected, *copy.parameters())
         coarsest = max((torch.finfo(tensor.dtype).eps for tensor in tensors if tensor.is_floating_point()), default=0.0)
         return relative_error(actual, expected) <= _tolerance(coarsest)

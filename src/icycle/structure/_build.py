@@ -9,7 +9,7 @@ from icycle.structure._cost import Cost
 from icycle.structure._group import Group, Slice
 from icycle.structure._layout import fingerprint, freeze, positions
 from icycle.structure._memory import Peak
-from icycle.structure._operations import frozen_operations
+from icycle.structure._operations import Operations
 from icycle.structure._structure import Attribute, Example, Rewrite, Structure
 from icycle.tracing import Dims, Edit, Trace
 
@@ -28,7 +28,7 @@ def build(trace: Trace) -> Structure:
     slices = _slices(trace, axes)
     names = _names(axes, slices)
     rewrites = _rewrites(trace, numbers)
-    operations = tuple(frozen_operations(trace.runs[0][1], numbers))
+    operations = Operations(trace.runs[0][1], numbers)
     return Structure(
         groups=tuple(_group(axis, names[axis.created], slices[axis.created]) for axis in axes),
         layouts=layouts,

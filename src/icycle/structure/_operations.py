@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, overload
 
 from icycle.axes import Dim, Polynomial, count
 from icycle.tracing import Made, Operand, Step
 
-__all__ = ["Operation", "Piece", "TensorShape", "frozen_operations"]
+__all__ = ["Operation", "Operations", "Piece", "TensorShape"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,35 @@ class Operation:
     held: tuple[int, ...] = ()
 
 
-def frozen_operations(steps: tuple[Step, ...], groups: Mapping[int, int]) -> Iterator[Operation]:
-    """The steps with their live dimensions replaced; `groups` maps a free axis's `created` to its group number."""
+class Operations(Sequence[Operation]):
+    """The steps of a run without their live dimensions; `groups` maps a free axis's `created` to its group number.
+
+    They are worked out when they are first read, for only latency and memory ask for them; copies and pickles hold
+    what was worked out.
+    """
+
+    def __init__(self, steps: tuple[Step, ...], groups: Mapping[int, int]) -> None:
+        self._live = steps, groups
+
+    @cached_property
+    def _frozen(self) -> tuple[Operation, ...]:
+        return tuple(_frozen_operations(*self._live))
+
+    def __len__(self) -> int:
+        return len(self._frozen)
+
+    @overload
+    def __getitem__(self, place: int) -> Operation: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Operation]: ...
+    def __getitem__(self, place: int | slice) -> Operation | Sequence[Operation]:
+        return self._frozen[place]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_frozen": self._frozen}
+
+
+def _frozen_operations(steps: tuple[Step, ...], groups: Mapping[int, int]) -> Iterator[Operation]:
     sizes = _Sizes(groups)
     for step in steps:
         arguments, keywords = (_frozen(part, sizes) for part in step.arguments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -74,7 +74,7 @@ class Structure:
     example: Example | None = None
     rewrites: tuple[Rewrite, ...] = ()
     caches: Caches = frozenset()  # what modules keep of results, outdated by a removal
-    operations: tuple[Operation, ...] = ()  # of the run in evaluation mode, in order
+    operations: Sequence[Operation] = ()  # of the run in evaluation mode, in order
     proof: str = "shapes"  # "numbers" where removing was compared with zeroing on real values, too
     unknown_operations: Mapping[str, int] = field(default_factory=dict)  # name -> how often it ran without a rule
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +82,7 @@ class Draft:
             children = vars(twin)["_modules"]
             children.update({name: by_id[id(child)] for name, child in children.items() if child is not None})
         self.model = by_id[id(model)]
-        self._paths = dict(self.model.named_modules(remove_duplicate=False))
+        self._paths = dict(named_modules(self.model, again=True))
 
     def exchange(self, tensors: Mapping[str, torch.Tensor], attributes: Mapping[Place, int]) -> None:
         """Put `tensors` in the place of the parameters and buffers of those names, and set integer attributes.
@@ -147,9 +148,14 @@ def changed_attributes(model: nn.Module) -> list[Place]:
 
 def own_class(module: nn.Module) -> type[nn.Module]:
     """The class that a module was written as: FSDP2 puts one in front of it."""
-    kinds = type(module).__mro__
-    front = next((place for place, kind in enumerate(kinds) if kind.__name__ == "FSDPModule"), None)
-    return type(module) if front is None else kinds[front + 1]
+    return _written_as(type(module))  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=256)
+def _written_as(kind: Any) -> type[nn.Module]:
+    kinds = kind.__mro__
+    front = next((place for place, each in enumerate(kinds) if each.__name__ == "FSDPModule"), None)
+    return kind if front is None else kinds[front + 1]
 
 
 def _reclassed(module: nn.Module, kind: type[nn.Module]) -> type[nn.Module]:

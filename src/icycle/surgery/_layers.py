@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from icycle.tracing import GATES
+from icycle.tracing import GATES, named_modules
 
 __all__ = ["synchronise"]
 
@@ -87,11 +88,15 @@ _DESCRIPTIONS: tuple[tuple[type[nn.Module], Callable[[Any], dict[str, Any]]], ..
 
 def synchronise(model: nn.Module) -> None:
     """Set the descriptive attributes of every torch layer in `model`."""
-    for module in model.modules():
-        for kind, describe in _DESCRIPTIONS:
-            if isinstance(module, kind):
-                for name, value in describe(module).items():
-                    _set(module, name, value)
+    for _, module in named_modules(model):
+        for describe in _descriptions(type(module)):  # type: ignore[arg-type]
+            for name, value in describe(module).items():
+                _set(module, name, value)
+
+
+@functools.lru_cache(maxsize=256)
+def _descriptions(kind: Any) -> tuple[Callable[[Any], dict[str, Any]], ...]:
+    return tuple(describe for known, describe in _DESCRIPTIONS if issubclass(kind, known))
 
 
 def _set(module: nn.Module, name: str, value: Any) -> None:

@@ -1,7 +1,8 @@
 """Model + example -> every tensor's dimensions as expressions over axes."""
 
-from icycle.tracing._arguments import Arguments, bind
+from icycle.tracing._arguments import Arguments, base_name, bind
 from icycle.tracing._code import Edit, edits_of, rewritten
+from icycle.tracing._copies import Caches, copy_of, duplicate
 from icycle.tracing._lifetimes import Made, Memory
 from icycle.tracing._memoised import forget
 from icycle.tracing._meta import GATES
@@ -11,7 +12,7 @@ from icycle.tracing._recorder import Step
 from icycle.tracing._registry import Rule, register
 from icycle.tracing._registry import register as register_rule
 from icycle.tracing._run import call_with, output_tensors, run_shadow, shadow_inputs, undisturbed
-from icycle.tracing._shadow import Caches, copy_of, duplicate, shadow_of
+from icycle.tracing._shadow import shadow_of
 from icycle.tracing._sharded import is_sharded, sharded_like, whole
 from icycle.tracing._standins import STAND_INS
 from icycle.tracing._trace import Trace, trace_model
@@ -34,6 +35,7 @@ __all__ = [
     "Step",
     "Trace",
     "Tracer",
+    "base_name",
     "bind",
     "call_with",
     "copy_of",

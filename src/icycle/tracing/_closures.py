@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import types
 import weakref
+from collections import OrderedDict
 from functools import partial
 from typing import Any
 
@@ -31,27 +32,29 @@ def rebind(memo: dict[int, Any]) -> None:
 
 
 def _replace_within(made: Any, functions: _Functions) -> None:
-    if isinstance(made, dict):  # most are empty registries of hooks
-        if made:
-            _replace_items(made, list(made.items()), functions)
+    if isinstance(made, torch.Tensor) or (type(made) is OrderedDict and not made):
+        return  # as most are
+    if isinstance(made, dict):
+        _replace_items(made, list(made.items()), functions)
     elif isinstance(made, list):
         _replace_items(made, list(enumerate(made)), functions)
     elif isinstance(made, partial):
         args = tuple(functions.bound(item) for item in made.args)
         keywords = {name: functions.bound(item) for name, item in made.keywords.items()}
         made.__setstate__((functions.bound(made.func), args, keywords, vars(made)))  # type: ignore[attr-defined]
-    elif hasattr(made, "__dict__") and not isinstance(made, (torch.Tensor, type, types.FunctionType, types.ModuleType)):
+    elif hasattr(made, "__dict__") and not isinstance(made, (type, types.FunctionType, types.ModuleType)):
         _replace_items(vars(made), list(vars(made).items()), functions)
 
 
 def _replace_items(container: Any, items: list[tuple[Any, Any]], functions: _Functions) -> None:
     for key, item in items:
-        if isinstance(item, _REBINDABLE):
+        if type(item) not in _COMMON and isinstance(item, _REBINDABLE):
             bound = functions.bound(item)
             if bound is not item:
                 container[key] = bound
 
 
+_COMMON = frozenset((type(None), bool, int, float, str, dict, list, set, OrderedDict))
 # what may hold something of the original, though copied
 _REBINDABLE = (types.FunctionType, types.MethodType, Memoised, weakref.ReferenceType, tuple)
 

@@ -402,19 +402,26 @@ def _like(function: FunctionType, code: CodeType, names: dict[str, Any]) -> Func
 # ---- from an instruction to an expression ----
 
 
-def _nodes_at(source: Source, frame: _Running) -> Iterator[ast.expr]:
+def _nodes_at(source: Source, frame: _Running) -> Sequence[ast.expr]:
     """The expression of a frame's instruction; before Python 3.11, which tells columns, all that are on its line."""
     code = frame.code
     position = list(code.co_positions())[frame.instruction // 2] if hasattr(code, "co_positions") else None
-    for node in ast.walk(source.definition):
-        if not isinstance(node, ast.expr) or node.end_lineno is None:
-            continue
-        if position is None:
-            here = node.lineno <= frame.line <= node.end_lineno
-        else:
-            here = position in _positions(node)
-        if here:
-            yield node
+    found = _expressions(source.definition)
+    if position is not None:
+        return found.get(position, [])
+    everywhere = dict.fromkeys(node for nodes in found.values() for node in nodes)
+    return [node for node in everywhere if node.lineno <= frame.line <= (node.end_lineno or node.lineno)]
+
+
+@functools.lru_cache(maxsize=256)
+def _expressions(definition: ast.FunctionDef) -> dict[tuple[int | None, ...], list[ast.expr]]:
+    """Position -> the expressions whose instruction may be said to stand there."""
+    found: dict[tuple[int | None, ...], list[ast.expr]] = {}
+    for node in ast.walk(definition):
+        if isinstance(node, ast.expr) and node.end_lineno is not None:
+            for position in dict.fromkeys(_positions(node)):
+                found.setdefault(position, []).append(node)
+    return found
 
 
 def _positions(node: ast.expr) -> Iterator[tuple[int | None, ...]]:

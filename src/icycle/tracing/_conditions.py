@@ -3,7 +3,7 @@ or nothing may go."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,10 +83,15 @@ class Conditions:
         """Force the conditions that no edit of the code removes, and only then, if there are none, note the edits."""
         places = {(condition.site.key, condition.site.part) for condition in unmet if condition.site is not None}
         calls = Counter(key for key, _ in places)
+        numbers: dict[Any, set[float]] = defaultdict(set)  # that an instruction gave, at all its passes
+        for condition in self.noted if unmet else ():
+            if condition.site is not None:
+                numbers[condition.site.key].add(condition.number)
         rewrites = []
         for condition in sorted(unmet, key=_urgency):
             site = condition.site
-            edit = self._edit(condition, site) if site is not None and calls[site.key] == 1 else None
+            alone = site is not None and calls[site.key] == 1
+            edit = self._edit(condition, site, numbers[site.key]) if site is not None and alone else None
             if edit is None or site is None:
                 if self._force(condition):
                     return False
@@ -95,23 +100,22 @@ class Conditions:
         self.rewrites = tuple(rewrites)
         return True
 
-    def _edit(self, condition: Condition, site: Site) -> Edit | None:
+    def _edit(self, condition: Condition, site: Site, numbers: set[float]) -> Edit | None:
         """What frees the code of a condition.
 
         A size that serves as a number may change with the channels, and then makes the removal inexact, unless it is a
         quotient, as the width of a head is. With `head_width` all such numbers stay what they are.
         """
         stays = condition.dim is not None or self.head_width or _divides(condition.origin)
-        if not stays or not self._always_the_same(condition, site):
+        if not stays or not self._always_the_same(condition, numbers):
             return None
         if site.way not in self._edits:
             self._edits[site.way] = find_edit(site, self.modules[site.path], condition.number)
         return self._edits[site.way]
 
-    def _always_the_same(self, condition: Condition, site: Site) -> bool:
-        """Whether the number that would be written into the code fits whenever it runs: at every pass of a loop, for
-        inputs of any size."""
-        numbers = {other.number for other in self.noted if other.site is not None and other.site.key == site.key}
+    def _always_the_same(self, condition: Condition, numbers: set[float]) -> bool:
+        """Whether the number that would be written into the code fits whenever it runs: at every pass of a loop, all of
+        whose `numbers` are known, for inputs of any size."""
         dims = self._involved(condition) if condition.dim is None else []
         return (
             len(numbers) == 1 and NEVER not in numbers and not any(axis.pinned for dim in dims for axis in leaves(dim))

@@ -40,19 +40,23 @@ class Lifetimes:
         import torch._dynamo  # noqa: F401  (else torch does, at the first operation; the import's frames keep its tensors)
 
         self._held: dict[int, tuple[StorageWeakRef, int]] = {}  # address -> what it is, its number
+        self._numbers: tuple[int, ...] = ()  # of those
         self._made = 0
 
     def note(self, operands: Sequence[torch.Tensor], results: Sequence[torch.Tensor]) -> Memory:
         """An operation has just run; its operands are still there."""
-        self._held = {address: own for address, own in self._held.items() if not own[0].expired()}
-        known = {_address(tensor) for tensor in operands} | self._held.keys()
+        gone = [place for place, (memory, _) in self._held.items() if memory.expired()]
+        for place in gone:
+            del self._held[place]
+        own = {_address(tensor) for tensor in operands}
         made = []
-        for place, tensor in enumerate(results):
+        for number, tensor in enumerate(results):
             address = _address(tensor)
-            if address is not None and address not in known:
-                known.add(address)
-                made.append(self._number(address, place, tensor))
-        return Memory(tuple(made), tuple(number for _, number in self._held.values()))
+            if address is not None and address not in own and address not in self._held:
+                made.append(self._number(address, number, tensor))
+        if gone or made:
+            self._numbers = tuple(number for _, number in self._held.values())
+        return Memory(tuple(made), self._numbers)
 
     def _number(self, address: int, place: int, tensor: torch.Tensor) -> Made:
         storage, number = tensor.untyped_storage(), self._made

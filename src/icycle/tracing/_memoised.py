@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import nn
 
+from icycle.tracing._modules import named_modules
+
 __all__ = ["Memoised", "forget", "is_memoised", "nothing_memoised", "without_memory"]
 
 Memoised = type(functools.cache(lambda: None))  # what functools makes of a function
@@ -57,7 +59,7 @@ def forget(model: nn.Module) -> None:
 
 
 def _places_of(model: nn.Module) -> tuple[Place, ...]:
-    return _places(frozenset(map(type, model.modules())), len(sys.modules))
+    return _places(frozenset(type(module) for _, module in named_modules(model)), len(sys.modules))
 
 
 @functools.lru_cache(maxsize=8)

@@ -11,18 +11,20 @@ from torch import nn
 __all__ = ["named_modules", "named_tensors"]
 
 
-def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module, a shared one once, by its first path; a module before those in it."""
+def named_modules(model: nn.Module, again: bool = False) -> Iterator[tuple[str, nn.Module]]:
+    """Every module, a shared one once, by its first path, or with `again` by all; a module before those in it."""
     seen: set[int] = set()
     waiting = [("", model)]
     while waiting:
         path, module = waiting.pop()
-        if id(module) in seen:
-            continue
-        seen.add(id(module))
+        if not again:
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
         yield path, module
-        inner = [(f"{path}.{name}" if path else name, one) for name, one in module._modules.items() if one is not None]
-        waiting.extend(reversed(inner))
+        if module._modules:
+            start = f"{path}." if path else ""
+            waiting.extend([(start + name, one) for name, one in module._modules.items() if one is not None][::-1])
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -17,6 +17,7 @@ from torch import nn
 from icycle.tracing._functions import autograd_functions_as_one
 from icycle.tracing._memoised import nothing_memoised
 from icycle.tracing._modes import Functions, Observer, Operations
+from icycle.tracing._modules import named_tensors
 from icycle.tracing._recorder import Recorder
 from icycle.tracing._sizes import TracedInt
 from icycle.tracing._trees import map_tensors
@@ -100,7 +101,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Restore the random state, and keep off meanwhile what a run must not meet: the fast path of torch's attention,
     kept results of functions, compiled code, and the cache of sizes by which einops would hand one layer the sizes of
     another."""
-    devices = sorted({tensor.device.index or 0 for tensor in model.parameters() if tensor.device.type == "cuda"})
+    devices = sorted({tensor.device.index or 0 for _, tensor in named_tensors(model) if tensor.is_cuda})
     python_state, numpy_state = random.getstate(), np.random.get_state()
     fast_path = torch.backends.mha.get_fastpath_enabled()
     einops = sys.modules.get("einops.einops")

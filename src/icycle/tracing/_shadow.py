@@ -7,27 +7,22 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.overrides import TorchFunctionMode
 
 from icycle.axes import Dim
 from icycle.errors import TraceError
-from icycle.tracing._closures import rebind
-from icycle.tracing._hooks import watchers
-from icycle.tracing._modules import named_modules, named_tensors
+from icycle.tracing._copies import Caches, duplicate
+from icycle.tracing._modules import named_modules
 from icycle.tracing._sizes import FromAttribute, FromDim, TracedInt, Used
 from icycle.tracing._standins import STAND_INS
 
 __all__ = [
-    "Caches",
-    "copy_of",
-    "duplicate",
     "following_paths",
     "refusing_the_original",
     "remember_attributes",
@@ -35,10 +30,6 @@ __all__ = [
     "shadow_of",
     "tensor_dicts",
 ]
-
-
-Copied = TypeVar("Copied")
-Caches = frozenset[tuple[str, str]]  # (module path, attribute) of dicts in which modules keep results
 
 
 def shadow_of(model: nn.Module, meta: bool, caches: Caches, hooks: bool = False) -> nn.Module:
@@ -51,41 +42,6 @@ def shadow_of(model: nn.Module, meta: bool, caches: Caches, hooks: bool = False)
     for _, module in named_modules(shadow):
         module.__class__ = STAND_INS.get(type(module), type(module))
     return shadow
-
-
-def duplicate(
-    model: nn.Module, replace: Callable[[torch.Tensor], torch.Tensor], caches: Caches = frozenset(), hooks: bool = False
-) -> nn.Module:
-    """A copy of `model` with `replace(tensor)` in the place of every tensor in it; its `caches` are empty.
-
-    Of the hooks only those stay that are part of what the model computes, or with `hooks` all.
-    """
-    memo: dict[int, Any] = {}
-    for _, tensor in named_tensors(model):
-        memo[id(tensor)] = replace(tensor)
-    for _, module in named_modules(model):  # a dozen empty registries of hooks in each, which deepcopy is slow to copy
-        memo.update((id(value), OrderedDict()) for value in vars(module).values() if _is_empty_registry(value))
-    try:
-        with _CopyTensors(replace):
-            made = copy.deepcopy(model, memo)
-    except Exception as error:
-        raise TraceError(
-            f"Expected a model whose modules can be copied (without their weights), but copy.deepcopy raised "
-            f"{type(error).__name__}: {error}. Remove the attribute that cannot be copied before tracing."
-        ) from error
-    if not hooks:
-        for _, module in list(named_modules(made)):
-            for registry, key in list(watchers(module)):
-                del registry[key]
-    with _CopyTensors(replace):
-        rebind(memo)
-    for path, name in caches:
-        setattr(made.get_submodule(path), name, {})
-    return made
-
-
-def _is_empty_registry(value: Any) -> bool:
-    return type(value) is OrderedDict and not value
 
 
 def tensor_dicts(model: nn.Module) -> Caches:
@@ -110,30 +66,6 @@ def _stand_in(tensor: torch.Tensor, meta: bool) -> torch.Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(data, requires_grad=False)
     return data
-
-
-def copy_of(value: Copied) -> Copied:
-    """A whole copy of a model, or of its inputs: copy.deepcopy, which refuses tensors that were computed (a weight
-    under weight norm)."""
-    memo: dict[int, Any] = {}
-    with _CopyTensors(lambda tensor: tensor.detach().clone()):
-        made = copy.deepcopy(value, memo)
-        rebind(memo)
-    return made
-
-
-class _CopyTensors(TorchFunctionMode):
-    """While copying, tensors that are neither parameters nor buffers are replaced like those."""
-
-    def __init__(self, replace: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self._replace = replace
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.__deepcopy__:
-            tensor, memo = args
-            return memo.setdefault(id(tensor), self._replace(tensor))
-        return func(*args, **(kwargs or {}))
 
 
 # torch's layers: the attributes that tell the shape of their weight, which a removal sets, and the dimension each tells
