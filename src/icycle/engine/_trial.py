@@ -22,7 +22,7 @@ from icycle.engine._values import ADVANCE, UnitScale, new_inputs, new_weights
 from icycle.errors import IcycleError
 from icycle.structure import Structure, SubNetwork
 from icycle.surgery import apply, make_plan, zero
-from icycle.tracing import call_with, duplicate, output_tensors, undisturbed
+from icycle.tracing import call_with, duplicate, named_tensors, output_tensors, undisturbed
 
 __all__ = ["Doubt", "NoNumbersError", "Trial"]
 
@@ -67,7 +67,7 @@ class Trial:
         """The same with more care, whatever it costs: what this says counts."""
         dtype = torch.float64 if self._works(torch.float64) else None
         zeroed, calm = self.zeroed(subnet, dtype), Calm()
-        scale = UnitScale(list(zeroed.parameters()))
+        scale = UnitScale(_parameters(zeroed))
         try:
             expected = self.run(zeroed, dtype, scale, calm)
         except Exception as error:
@@ -109,7 +109,7 @@ class Trial:
     def removed(self, subnet: SubNetwork, dtype: torch.dtype | None, factors: Mapping[int, float]) -> nn.Module:
         """A copy without the channels; `factors` are those of the run of the zeroed one."""
         copy = self._copy(dtype)
-        parameters = list(copy.parameters())
+        parameters = _parameters(copy)
         for number, factor in factors.items():
             parameters[number].mul_(factor)
         apply(copy, make_plan(copy, self._structure, subnet))
@@ -144,12 +144,12 @@ class Trial:
         with keeping_garbage():
             copy = self.zeroed(subnet, self._dtype)
             try:
-                expected = self.run(copy, self._dtype, UnitScale(list(copy.parameters())))
+                expected = self.run(copy, self._dtype, UnitScale(_parameters(copy)))
                 apply(copy, make_plan(copy, self._structure, subnet))
                 actual = self.run(copy, self._dtype)
             except Exception:
                 return False
-        tensors = (*expected, *copy.parameters())
+        tensors = (*expected, *_parameters(copy))
         coarsest = max((torch.finfo(tensor.dtype).eps for tensor in tensors if tensor.is_floating_point()), default=0.0)
         return relative_error(actual, expected) <= _tolerance(coarsest)
 
@@ -157,7 +157,7 @@ class Trial:
         """Whether the whole model runs, with these weights and in this type, and gives numbers."""
         copy = self._copy(dtype)
         try:
-            outputs = self.run(copy, dtype, UnitScale(list(copy.parameters())))
+            outputs = self.run(copy, dtype, UnitScale(_parameters(copy)))
         except Exception as error:
             self._why_not = _first_line(error)
             return False
@@ -177,6 +177,10 @@ class Trial:
                 f"Expected {type(self._model).__name__} to run on real tensors and give finite numbers, with random "
                 f"weights or its own, but: {self._why_not}."
             )
+
+
+def _parameters(model: nn.Module) -> list[Tensor]:
+    return [tensor for _, tensor in named_tensors(model) if isinstance(tensor, nn.Parameter)]
 
 
 def _tolerance(rounding: float) -> float:

@@ -67,7 +67,9 @@ def _copied_modules(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     for module, _ in states:
         memo[id(module)] = type(module).__new__(type(module))
     for module, state in reversed(states):  # what is inside first
-        memo[id(module)].__setstate__({name: _copied(value, memo) for name, value in state.items()})
+        memo[id(module)].__setstate__(
+            {name: value if type(value) in _ATOMS else _copied(value, memo) for name, value in state.items()}
+        )
     return copy.deepcopy(model, memo)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from icycle.axes import Dim
 from icycle.errors import TraceError
@@ -50,7 +50,7 @@ def tensor_dicts(model: nn.Module) -> Caches:
         (path, name)
         for path, module in named_modules(model)
         for name, value in vars(module).items()
-        if name not in ("_parameters", "_buffers", "_modules") and type(value) is dict and value
+        if type(value) is dict and value and name not in ("_parameters", "_buffers", "_modules")
         if all(isinstance(item, torch.Tensor) for item in value.values())
     )
 
@@ -109,18 +109,18 @@ def _told_sizes(module: nn.Module, dims: Callable[[torch.Tensor], tuple[Dim, ...
 @contextmanager
 def following_paths(shadow: nn.Module, stack: list[str]) -> Iterator[None]:
     """Keep the path of the module that is running on top of `stack`."""
-    handles = []
+    paths = {id(module): path for path, module in named_modules(shadow)}
 
-    def enter(path: str) -> Callable[..., None]:
-        return lambda module, args: stack.append(path)
+    def enter(module: nn.Module, args: Any) -> None:
+        if id(module) in paths:
+            stack.append(paths[id(module)])
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
-        stack.pop()
+        if id(module) in paths:
+            stack.pop()
 
+    handles = register_module_forward_pre_hook(enter), register_module_forward_hook(leave)
     try:
-        for path, module in named_modules(shadow):
-            handles.append(module.register_forward_pre_hook(enter(path), prepend=True))
-            handles.append(module.register_forward_hook(leave))
         yield
     finally:
         for handle in handles:
