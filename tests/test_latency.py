@@ -390,6 +390,28 @@ def test_operations_are_repeated_at_other_widths() -> None:
     assert len(sizes) == 1 and call.at([6])[0][8] == 6  # groups
 
 
+class _Heads(nn.Module):
+    """Its last reshape joins the heads, whose number then has to go with the width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(6, 12), nn.Linear(12, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads = self.into(x).view(*x.shape[:2], -1, 4).transpose(1, 2).contiguous()
+        return self.out(heads.transpose(1, 2).reshape(*x.shape[:2], -1))
+
+
+def test_an_operation_whose_sizes_hang_together_is_timed_as_it_is() -> None:
+    structure = icycle.trace(_Heads().eval(), torch.randn(2, 5, 6))
+    calls = [call_of(operation, np.array([3]))[0] for operation in structure.operations]
+    joined = [call for call in calls if call.name == "aten._unsafe_view.default" and len(call.full) == 2]
+    assert joined and all(call.rigid for call in joined)
+    for call in (call for call in calls if not call.rigid):
+        for place, unit in enumerate(call.units):
+            assert find_target("torch").operation(call, [*call.full[:place], unit, *call.full[place + 1 :]], Setting(2))
+
+
 def test_poolings_are_graphs_of_their_own_with_and_without_all_their_arguments() -> None:
     if targets()["onnxruntime"]:
         pytest.skip(targets()["onnxruntime"])

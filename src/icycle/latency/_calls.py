@@ -128,9 +128,10 @@ def _repeatable(call: Call) -> Call:
     operation = _operation(call.name)
     if not call.full or operation is None or _is_view(operation):
         return replace(call, rigid=bool(call.full))
-    values = tuple(unit * max(1, size // unit // 2 - place) for place, (size, unit) in enumerate(_sizes(call)))
+    fewer = tuple(unit * max(1, size // unit // 2 - place) for place, (size, unit) in enumerate(_sizes(call)))
+    alone = [(*call.full[:k], size, *call.full[k + 1 :]) for k, size in enumerate(fewer)]
     for candidate in _candidates(call):
-        if _runs(operation, candidate, values):
+        if all(_runs(operation, candidate, values) for values in (fewer, *alone)):  # a reshape ties sizes together
             return candidate
     return replace(call, rigid=True)
 
