@@ -313,12 +313,15 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp
 streams = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-def write_shard(path: Path, examples: int, first: int = 0) -> None:
+def write_shard(path: Path, examples: int, first: int = 0, damaged: bool = False) -> None:
     with tarfile.open(path, "w") as archive:
         for number in range(first, first + examples):
             stream = io.BytesIO()
             picture(number % 2, number, (20, 20)).save(stream, "png")
-            for suffix, content in (("png", stream.getvalue()), ("cls", str(number % 2).encode())):
+            for suffix, content in (
+                ("png", stream.getvalue()[: 50 if damaged else None]),
+                ("cls", str(number % 2).encode()),
+            ):
                 member = tarfile.TarInfo(f"{number:04}.{suffix}")
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
@@ -354,6 +357,18 @@ def test_shards_are_streamed_in_an_order_that_the_epoch_decides(shards: dict[str
     assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
     gc.collect()  # here, where it may warn
+
+
+@streams
+def test_an_image_in_a_shard_that_cannot_be_read_is_named(shards: dict[str, str], tmp_path: Path) -> None:
+    write_shard(tmp_path / "train-1.tar", 9, first=9, damaged=True)
+    data = load_data(webdataset=shards, batch_size=4, size=8)
+    with pytest.raises(
+        DataError, match=r"^Expected tar files .* but 00\d\d in \S*train-1\.tar cannot be read"
+    ) as caught:
+        list(data.train)
+    assert "Traceback" not in str(caught.value)
+    gc.collect()
 
 
 def test_wrong_shards_are_clear_errors(shards: dict[str, str], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from icycle.errors import DataError, IcycleError
 from icycle.training import Batch, rows_of
 from icycle.zoo._split import stratified_split
 
-__all__ = ["Batches", "DatasetLoader", "Examples", "OwnLoader", "usable_cores"]
+__all__ = ["Batches", "DatasetLoader", "Examples", "Failure", "OwnLoader", "usable_cores"]
 
 Transform = Callable[[Any], Any]  # of one example, (input, target) or a mapping
 Mix = Callable[[Batch, int], Batch]  # batch, seed -> batch with its examples mixed
@@ -127,7 +127,7 @@ class DatasetLoader(Batches):
     def __iter__(self) -> Iterator[Batch]:
         self._loader = self._loader or self._open()
         for number, batch in enumerate(self._loader):
-            if isinstance(batch, _Failure):
+            if isinstance(batch, Failure):
                 raise batch.error
             yield batch if self._mix is None else self._mix(batch, _mixed(self._seed, self._order.epoch, number))
 
@@ -230,7 +230,7 @@ class _Order:
 
 
 @dataclass(frozen=True)
-class _Failure:
+class Failure:
     """An example that could not be read; a worker that raised the error would put its traceback into the message."""
 
     error: IcycleError
@@ -238,7 +238,7 @@ class _Failure:
 
 def _collated(examples: list[Any]) -> Any:
     """A batch, or the first failure in it."""
-    failures = (example for example in examples if isinstance(example, _Failure))
+    failures = (example for example in examples if isinstance(example, Failure))
     return next(failures, None) or default_collate(examples)
 
 
@@ -256,7 +256,7 @@ class _Seeded(Dataset[Any]):
                 example = self._dataset[index]
                 return example if self._transform is None else self._transform(example)
             except IcycleError as error:
-                return _Failure(error)
+                return Failure(error)
 
 
 def _mixed(*numbers: int) -> int:

@@ -15,7 +15,7 @@ from PIL import Image
 from icycle.errors import DataError
 from icycle.training import Batch
 from icycle.zoo._augment import Augment
-from icycle.zoo._loaders import Batches, Mix, Transform, usable_cores
+from icycle.zoo._loaders import Batches, Failure, Mix, Transform, usable_cores
 from icycle.zoo._source import Place, Source
 
 __all__ = ["ShardLoader", "shard_source"]
@@ -92,6 +92,8 @@ class ShardLoader(Batches):
     def __iter__(self) -> Iterator[Batch]:
         pending: list[Any] = []
         for example in self._stream():
+            if isinstance(example, Failure):
+                raise example.error
             pending.append(example)
             if len(pending) == self.batch_size:
                 yield self._collated(pending)
@@ -139,12 +141,23 @@ class _Decoded:
         self._transform, self._seed = transform, seed
 
     def __call__(self, sample: dict[str, Any]) -> Any:
+        try:
+            return self._example(sample)
+        except DataError as error:
+            return Failure(error)
+
+    def _example(self, sample: dict[str, Any]) -> Any:
         kind = next((each for each in _IMAGES if each in sample), None)
         if kind is None or _LABEL not in sample:
             found = ", ".join(key for key in sample if not key.startswith("__"))
             raise DataError(f"Expected {_LAYOUT}, but {sample['__key__']} in {sample['__url__']} has {found}")
-        image = Image.open(io.BytesIO(sample[kind])).convert("RGB")
-        example = image, int(sample[_LABEL])
+        try:
+            example = Image.open(io.BytesIO(sample[kind])).convert("RGB"), int(sample[_LABEL])
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(
+                f"Expected {_LAYOUT}, but {sample['__key__']} in {sample['__url__']} cannot be read ({error}); write "
+                "the shard anew"
+            ) from None
         if self._transform is None:
             return example
         with torch.random.fork_rng(devices=[]):
