@@ -10,9 +10,9 @@ missing of its own input and for what those before it could not. Of a convolutio
 that is too large, the channels at one position, and each tap is refitted alike. Where the consumer adds a bias, the
 moments are those about the means, and the bias takes what the means differ by.
 
-One pass does it, in which a copy of the network as it was and the network that is refitted see the same batches: when a
-batch comes to a consumer its moments are added to those of the batches before, and the consumer is refitted before it
-computes.
+One pass does it, in which the network sees every batch twice, with its weights as they were and as they are refitted:
+when a batch comes to a consumer its moments are added to those of the batches before, and the consumer is refitted
+before it computes.
 
 Related: channel pruning by Lasso regression (He et al., ICCV 2017, equation 4, and "whole model" in 3.2: the target is
 what the whole network puts out, the input what the pruned one does), ThiNet (Luo et al., ICCV 2017, equation 7).
@@ -29,12 +29,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from icycle.compensation._consumer import Consumer, Place, Seen
+from icycle.compensation._consumer import Consumer, Place, Seen, Weights
 from icycle.errors import DataError, SurgeryError
 from icycle.probing import Reading, forward, in_eval_mode, watching
 from icycle.structure import Structure, SubNetwork
 from icycle.surgery import undoing
-from icycle.tracing import copy_of, undisturbed
+from icycle.tracing import undisturbed
 
 __all__ = ["compensate"]
 
@@ -76,10 +76,10 @@ def compensate(
     kept = _kept(model, structure, subnet)
     if not kept:
         return model
-    before, batch = copy_of(model), None
+    before, batch = _weights_of(model), None
     refit = _RefitInTurn(model, before, kept, damping)
-    with undoing() as undo, in_eval_mode(model), in_eval_mode(before):
-        undo.append(partial(_copy_weights, before, model))
+    with undoing() as undo, in_eval_mode(model):
+        undo.append(partial(_write, model, before))
         for batch in islice(batches, max_batches):
             refit.take_in(batch)
         if batch is None:
@@ -87,9 +87,13 @@ def compensate(
     return model
 
 
-def _copy_weights(source: nn.Module, target: nn.Module) -> None:
-    for name, parameter in target.named_parameters():
-        parameter.copy_(source.get_parameter(name))
+def _weights_of(model: nn.Module) -> Weights:
+    return {name: parameter.clone() for name, parameter in model.named_parameters()}
+
+
+def _write(model: nn.Module, weights: Weights) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.copy_(weights[name])
 
 
 def _kept(model: nn.Module, structure: Structure, subnet: SubNetwork) -> Kept:
@@ -110,17 +114,18 @@ def _kept(model: nn.Module, structure: Structure, subnet: SubNetwork) -> Kept:
 
 
 class _RefitInTurn:
-    """Refits the consumers of `model` to what those of `before`, a copy of it, put out."""
+    """Refits the consumers of `model` to what they put out with the weights of `before`."""
 
-    def __init__(self, model: nn.Module, before: nn.Module, kept: Kept, damping: float) -> None:
+    def __init__(self, model: nn.Module, before: Weights, kept: Kept, damping: float) -> None:
         self._model = model
+        self._parameters = dict(model.named_parameters())
         self._before = before
         self._kept = kept
         self._damping = damping
         self._consumers: dict[Place, Consumer] = {}
 
     def take_in(self, batch: Any) -> None:
-        """Run both networks on a batch, and refit each consumer when the batch comes to it."""
+        """Run the network on a batch as it was, and again: each consumer is refitted when the batch comes to it."""
         read: defaultdict[Place, deque[Seen]] = defaultdict(deque)
 
         def remember(reading: Reading) -> None:
@@ -133,9 +138,11 @@ class _RefitInTurn:
             if place is not None and read[place]:
                 self._consumers[place].refit(read[place].popleft(), reading, self._damping)
 
-        for network, observe in ((self._before, remember), (self._model, refit)):
-            with undisturbed(network), watching(network, observe):
-                forward(network, batch)
+        now = _weights_of(self._model)
+        for weights, observe in ((self._before, remember), (now, refit)):
+            _write(self._model, weights)
+            with undisturbed(self._model), watching(self._model, observe):
+                forward(self._model, batch)
 
     def _known(self, reading: Reading) -> Place | None:
         """Where the reading is, which is remembered; None where nothing goes from what is read."""
@@ -144,6 +151,6 @@ class _RefitInTurn:
             return None
         place = Place.of(reading, kept)
         if place not in self._consumers:
-            self._consumers[place] = Consumer(place, self._model, self._before, kept)
+            self._consumers[place] = Consumer(place, self._parameters, self._before, kept)
         self._consumers[place].biases.add(reading.bias)
         return place

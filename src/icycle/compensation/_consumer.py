@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from icycle.compensation._moments import Moments
 from icycle.compensation._vectors import taps_of, vectors
 from icycle.errors import DataError
 from icycle.probing import Reading
 
-__all__ = ["Consumer", "Place", "Seen"]
+__all__ = ["Consumer", "Place", "Seen", "Weights"]
+
+Weights = Mapping[str, torch.Tensor]  # parameters by name
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ class Seen(NamedTuple):
 class Consumer:
     """The part of a weight at `place`, what was seen of its input, and of what was added to its output.
 
+    It is refitted in place, among `parameters`; `before` is a copy of them as they were.
+
     What it put out, y = W x, stands for x where it has fewer elements: W' = E[y z^T] (E[z z^T] + lambda I)^-1.
     """
 
-    def __init__(self, place: Place, model: nn.Module, before: nn.Module, kept: torch.Tensor) -> None:
+    def __init__(self, place: Place, parameters: Weights, before: Weights, kept: torch.Tensor) -> None:
         self._place = place
-        self._model = model
+        self._parameters = parameters
         self._before = before
         self._kept = kept.repeat_interleave(place.taps)
         self._old = self._as_matrix(self._part(before))  # (rows, ..., n)
@@ -76,11 +80,11 @@ class Consumer:
         new = self._put_out(regression)
         weight = new.new_zeros(self._old.shape)
         weight[..., self._kept] = new
-        part = self._part(self._model)
+        part = self._part(self._parameters)
         part.copy_(self._as_weight(weight, part))
         if self._bias is not None:
             name, start = self._bias
-            own, was = (each.get_parameter(name).narrow(0, start, len(new)) for each in (self._model, self._before))
+            own, was = (each[name].narrow(0, start, len(new)) for each in (self._parameters, self._before))
             mean, mean_z = self._moments.means()
             lost = self._put_out(mean - regression @ mean_z)
             own.copy_(was + lost.reshape(len(new), -1).sum(dim=1))
@@ -104,9 +108,9 @@ class Consumer:
         own.diagonal().add_(ridge if ridge > 0 else 1.0)
         return torch.linalg.solve(own, cross.T).T
 
-    def _part(self, model: nn.Module) -> torch.Tensor:
+    def _part(self, weights: Weights) -> torch.Tensor:
         rows = self._place.rows
-        return model.get_parameter(self._place.parameter).narrow(self._place.row_dim, rows.start, len(rows))
+        return weights[self._place.parameter].narrow(self._place.row_dim, rows.start, len(rows))
 
     def _as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
         """(rows, ..., n): rows first, and last what is contracted, the window's elements with their channel."""
