@@ -15,7 +15,7 @@ count. Every run has its own process, and variants take turns within a seed.
     ice-published          the published settings, no recalibration, exact evaluation, constant rates
     ice-self-tuned         ICE that tunes itself first, from the method's defaults; the tuning counts
     ice                    ICE with the recipe's tuned settings
-    no-trigger, no-freezing, no-curve, no-recalibration, no-final, exact
+    no-trigger, no-freezing, no-curve, no-compensation, no-recalibration, no-final, exact
                            the last one without the part named (exact: every decision reads the whole split); a part
                            that the tuned settings leave out is put in instead: with-freezing
 """
@@ -65,7 +65,10 @@ from icycle.tuning import tune
 from icycle.zoo import Data, build_model, load_data
 
 MAIN = ("iterative", "iterative-decay", "one-shot", "ice-published", "ice-self-tuned", "ice")
-ABLATIONS = ("no-trigger", "no-freezing", "with-freezing", "no-curve", "no-recalibration", "no-final", "exact")
+ABLATIONS = (
+    *("no-trigger", "no-freezing", "with-freezing", "no-curve", "no-compensation", "no-recalibration", "no-final"),
+    "exact",
+)
 VARIANTS = (*MAIN, *ABLATIONS)
 
 _LATENCY_BATCHES = (1, 64)
@@ -159,7 +162,8 @@ def _applies(name: str, recipe: Recipe) -> bool:
     """An ablation of what the recipe's settings leave out is none."""
     method = recipe.method
     assert isinstance(method, IceMethod)
-    return name not in {"no-freezing" if method.freeze == 0 else "with-freezing"}
+    left_out = {"no-freezing" if method.freeze == 0 else "with-freezing"}
+    return name not in left_out and not (name == "no-curve" and method.curve.delta == 0)
 
 
 def _variant(name: str, recipe: Recipe, arguments: argparse.Namespace) -> Stepwise:
@@ -187,6 +191,7 @@ def _variant(name: str, recipe: Recipe, arguments: argparse.Namespace) -> Stepwi
         "no-freezing": {"freeze": 0.0},
         "with-freezing": {"freeze": 0.3},
         "no-curve": {"curve": ice.curve.flat()},
+        "no-compensation": {"compensate": False},
         "no-recalibration": {"calibrate": False},
         "no-final": {"final_epochs": 0},
         "exact": {"confidence": None},
