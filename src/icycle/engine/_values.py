@@ -115,13 +115,17 @@ class _Source:
         made = torch.empty_like(like, dtype=_type(like, self._dtype))
         flat = made.as_strided((made.numel(),), (1,))
         flat = torch.view_as_real(flat).view(-1) if made.is_complex() else flat
-        block = noise[self._place :][: min(flat.numel(), _PERIOD)] * factor + offset
+        size, start = flat.numel(), self._place
+        self._place = (start + size) % _PERIOD
+        block = noise[start : start + min(size, _PERIOD)] * factor
+        block = block.add_(offset) if offset else block
+        if size <= _PERIOD:
+            flat.copy_(block)
+            return made
         block = block.to(device=flat.device, dtype=flat.dtype)
-        self._place = (self._place + flat.numel()) % _PERIOD
-        whole = flat.numel() // _PERIOD * _PERIOD
-        if whole:
-            flat[:whole].view(-1, _PERIOD).copy_(block)
-        flat[whole:] = block[: flat.numel() - whole]
+        whole = size // _PERIOD * _PERIOD
+        flat[:whole].view(-1, _PERIOD).copy_(block)
+        flat[whole:] = block[: size - whole]
         return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,8 +50,9 @@ def make_plan(model: nn.Module, structure: Structure, subnet: SubNetwork) -> Pla
         raise SubNetworkError(_nothing_removed(structure))
     _check_shapes(model, structure)
     kept: dict[str, Kept] = {}
+    index = functools.cache(lambda layout: _index(layout.kept(masks)))  # a layer and its norm have one
     for name, layouts in structure.layouts.items():
-        indices = tuple(_index(layout.kept(masks)) for layout in layouts)
+        indices = tuple(index(layout) for layout in layouts)
         if any(index is not None for index in indices):
             kept[name] = indices
     counts = {number: int(mask.sum()) for number, mask in enumerate(masks)}

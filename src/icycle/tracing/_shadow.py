@@ -4,6 +4,7 @@ freely."""
 from __future__ import annotations
 
 import copy
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -96,10 +97,14 @@ def remember_attributes(shadow: nn.Module, used: Used, dims: Callable[[torch.Ten
                 module.__dict__[name] = type(value)(items)
 
 
+@functools.lru_cache(maxsize=256)
+def _places(layer: Any) -> dict[str, int]:
+    return next((places for kind, places in _WEIGHT_SIZES if issubclass(layer, kind)), {})
+
+
 def _told_sizes(module: nn.Module, dims: Callable[[torch.Tensor], tuple[Dim, ...]]) -> dict[str, Dim]:
-    weight = module._parameters.get("weight")
-    places = next((places for kind, places in _WEIGHT_SIZES if isinstance(module, kind)), {})
-    if weight is None:
+    weight, places = module._parameters.get("weight"), _places(type(module))  # type: ignore[arg-type]
+    if weight is None or not places:
         return {}
     own = dims(weight)
     same = {name: place for name, place in places.items() if getattr(module, name, None) == own[place].size}
@@ -151,16 +156,20 @@ def refusing_the_original(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def reusable(shadow: nn.Module) -> Iterator[None]:
     """Take back what a run leaves in the attributes of modules: results that they cache."""
-    before = [
-        (module, {name: _shallow(value) for name, value in vars(module).items()}) for _, module in named_modules(shadow)
-    ]
+    before = [(vars(module), _shallow(vars(module))) for _, module in named_modules(shadow)]
     yield
-    for module, attributes in before:
-        module.__dict__.clear()
-        module.__dict__.update(attributes)
+    for attributes, own in before:
+        attributes.clear()
+        attributes.update(own)
 
 
-def _shallow(value: Any) -> Any:
-    if type(value) is OrderedDict:  # a registry of hooks, mostly: copy.copy takes the long way
-        return value.copy()
-    return copy.copy(value) if isinstance(value, (dict, list, set)) else value
+def _shallow(attributes: dict[str, Any]) -> dict[str, Any]:
+    """With copies of the containers among the values."""
+    own = dict(attributes)
+    for name, value in attributes.items():
+        kind = type(value)
+        if kind is OrderedDict or kind is dict:  # registries, mostly: copy.copy takes the long way
+            own[name] = value.copy()
+        elif isinstance(value, (dict, list, set)):
+            own[name] = copy.copy(value)
+    return own
