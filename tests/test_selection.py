@@ -162,6 +162,25 @@ def test_counts_settle_on_the_edges_of_the_steps(seed: int, fraction: float) -> 
     assert abs(stairs(counts) / stairs(full) - fraction) < 0.02
 
 
+class Slope(Stairs):
+    """A cost of which a single channel of many is next to nothing."""
+
+    def per_group(self, counts: np.ndarray) -> np.ndarray:
+        return self.weights * counts
+
+    def sweep(self, counts: np.ndarray, group: int, values: np.ndarray) -> np.ndarray:
+        return self.per_group(counts).sum() + self.weights[group] * (values - counts[group])
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.5, 0.8])
+def test_channels_that_cost_little_one_by_one_go_together(fraction: float) -> None:
+    structure = chain([1024, 1024])
+    slope = Slope([1.0, 1.0])
+    subnet = select(structure, random_scores(structure), Budget(latency=fraction), costs={"latency": slope})
+    counts = subnet.counts(structure)
+    assert abs(slope(counts) / 2048 - fraction) < 0.01 and (counts < 1024).all()
+
+
 # The search
 
 

@@ -66,7 +66,7 @@ class Lattice:
 
 @dataclass(frozen=True, eq=False)
 class Settled(Lattice):
-    """A lattice without those counts at which a cost with steps is no lower than at a larger count.
+    """A lattice without those counts at which a cost with steps is no lower than at a larger count that is left.
 
     `allowed` has, for each group, a sorted int64 array that ends with the group's size.
     """
@@ -80,10 +80,7 @@ class Settled(Lattice):
         allowed = []
         for group, (size, step, lowest) in enumerate(zip(lattice.size, lattice.step, lattice.lowest, strict=True)):
             counts = np.unique(np.append(np.arange(lowest, size, step), size))
-            cost = costs_of(group, counts)
-            least_above = np.minimum.accumulate(cost[::-1])[::-1]  # of this count and all larger ones
-            worth = np.append(cost[:-1] < least_above[1:] * (1 - _SAME), True)
-            allowed.append(counts[worth])
+            allowed.append(_falling(counts, costs_of(group, counts)))
         return cls(lattice.size, lattice.step, np.array([counts[0] for counts in allowed]), tuple(allowed))
 
     def nearest(self, kept: np.ndarray) -> np.ndarray:
@@ -106,6 +103,16 @@ class Settled(Lattice):
     @property
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         return self.lowest, self.size
+
+
+def _falling(counts: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """Of rising `counts` the last, and every one that costs less than the next larger of those that are taken: where
+    single channels are worth next to nothing, some of them together are."""
+    taken = [len(counts) - 1]
+    for place in range(len(counts) - 2, -1, -1):
+        if costs[place] < costs[taken[-1]] * (1 - _SAME):
+            taken.append(place)
+    return counts[taken[::-1]]
 
 
 def _nearest(allowed: np.ndarray, count: int) -> int:
