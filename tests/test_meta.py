@@ -100,6 +100,16 @@ def test_equal_operands(operation: Any) -> None:
         check(operation, x, x, alpha=2)
 
 
+@pytest.mark.parametrize("operation", [aten.add_.Tensor, aten.mul_.Tensor], ids=str)
+def test_equal_operands_in_place(operation: Any) -> None:
+    x, last = empty(2, 8, 4, 6), empty(2, 8, 4, 6, last=True)
+    for own, other in ((x, x), (x, last), (last, x), (x.transpose(1, 2), empty(2, 4, 8, 6))):
+        check(operation, own, other)
+        assert SHORTCUTS[operation](own, other) is own
+    for other in (empty(8, 1, 1), empty(3, 2, 8, 4, 6), empty(2, 8, 4, 6, dtype=torch.float64), 2.0):
+        assert SHORTCUTS[operation](x, other) is None
+
+
 def check_recurrent(layer: nn.RNNBase, x: Tensor) -> None:
     """Both on what the layer's forward hands to the function of torch."""
     calls: list[tuple[Any, ...]] = []

@@ -56,15 +56,15 @@ def trace(
         found = trace_model(model, example_inputs, head_width)
         found = replace(found, also=further_examples(model, found, also))
         structure = prove_in_shapes(model, example_inputs, found)
-    if proof == "shapes" or not structure.prunable:
-        return replace(structure, proof=proof)
-    missing = _no_copy(model, copy_bytes)
-    if missing:
-        return replace(structure, notes=(*structure.notes, missing))
-    try:
-        return replace(prove_in_numbers(model, (example_inputs, *also), found, structure), proof="numbers")
-    except NoNumbersError as error:
-        return replace(structure, notes=(*structure.notes, f"proven over shapes alone. {error}"))
+        if proof == "shapes" or not structure.prunable:
+            return replace(structure, proof=proof)
+        missing = _no_copy(model, copy_bytes)
+        if missing:
+            return replace(structure, notes=(*structure.notes, missing))
+        try:
+            return replace(prove_in_numbers(model, (example_inputs, *also), found, structure), proof="numbers")
+        except NoNumbersError as error:
+            return replace(structure, notes=(*structure.notes, f"proven over shapes alone. {error}"))
 
 
 def _no_copy(model: nn.Module, most: int) -> str:

@@ -6,6 +6,7 @@ repeated with more care (in float64, on fresh copies, with chance silenced), and
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 
 from icycle.engine._calm import Calm, seeded
 from icycle.engine._compare import ROUNDINGS, relative_error, said
-from icycle.engine._garbage import keeping_garbage
 from icycle.engine._values import ADVANCE, UnitScale, new_inputs, new_weights
 from icycle.errors import IcycleError
 from icycle.structure import Structure, SubNetwork
@@ -65,6 +65,7 @@ class Trial:
 
     def judge(self, subnet: SubNetwork) -> Doubt | None:
         """The same with more care, whatever it costs: what this says counts."""
+        gc.collect()  # copies before this one may be part of circles, and nobody else collects them meanwhile
         dtype = torch.float64 if self._works(torch.float64) else None
         zeroed, calm = self.zeroed(subnet, dtype), Calm()
         scale = UnitScale(_parameters(zeroed))
@@ -141,15 +142,15 @@ class Trial:
 
     def _looks_right(self, subnet: SubNetwork) -> bool:
         """On one copy: zeroed and run, then removed from and run."""
-        with keeping_garbage():
-            copy = self.zeroed(subnet, self._dtype)
-            try:
-                expected = self.run(copy, self._dtype, UnitScale(_parameters(copy)))
-                apply(copy, make_plan(copy, self._structure, subnet))
-                actual = self.run(copy, self._dtype)
-            except Exception:
-                return False
-        tensors = (*expected, *_parameters(copy))
+        copy = self.zeroed(subnet, self._dtype)
+        parameters = _parameters(copy)
+        try:
+            expected = self.run(copy, self._dtype, UnitScale(parameters))
+            apply(copy, make_plan(copy, self._structure, subnet))
+            actual = self.run(copy, self._dtype)
+        except Exception:
+            return False
+        tensors = (*expected, *parameters)
         coarsest = max((torch.finfo(tensor.dtype).eps for tensor in tensors if tensor.is_floating_point()), default=0.0)
         return relative_error(actual, expected) <= _tolerance(coarsest)
 

@@ -6,6 +6,7 @@ import copy
 import types
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -16,14 +17,15 @@ from icycle.tracing._memoised import Memoised, is_memoised, without_memory
 __all__ = ["rebind"]
 
 
-def rebind(memo: dict[int, Any]) -> None:
-    """Have the functions in the copies hold copies, too; `memo` is what `copy.deepcopy` was given, after it.
+def rebind(memo: dict[int, Any], plain: Iterable[int] = ()) -> None:
+    """Have the functions in the copies hold copies, too; `memo` is what `copy.deepcopy` was given, after it. Those in it
+    that are `plain` hold none.
 
     This goes for what is in the cells of a closure, in defaults, and behind methods, partials and weak references. What
     cannot be copied stays shared. A function that holds nothing stays itself.
     """
     functions = _Functions(memo)
-    done = {id(memo)}  # there deepcopy keeps the originals alive
+    done = {id(memo), *plain}  # there deepcopy keeps the originals alive
     while fresh := [(original, made) for original, made in memo.items() if original not in done]:
         for original, made in fresh:
             done.add(original)
@@ -32,8 +34,8 @@ def rebind(memo: dict[int, Any]) -> None:
 
 
 def _replace_within(made: Any, functions: _Functions) -> None:
-    if isinstance(made, torch.Tensor) or (type(made) is OrderedDict and not made):
-        return  # as most are
+    if isinstance(made, torch.Tensor):
+        return
     if isinstance(made, dict):
         _replace_items(made, list(made.items()), functions)
     elif isinstance(made, list):

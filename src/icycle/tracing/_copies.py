@@ -41,9 +41,10 @@ def duplicate(
     Of the hooks only those stay that are part of what the model computes, or with `hooks` all.
     """
     memo: dict[int, Any] = {id(tensor): replace(tensor) for _, tensor in named_tensors(model)}
+    plain = set(memo)
     try:
         with _CopyTensors(replace):
-            made = _copied_modules(model, memo)
+            made = _copied_modules(model, memo, plain)
     except Exception as error:
         raise TraceError(
             f"Expected a model whose modules can be copied (without their weights), but copy.deepcopy raised "
@@ -54,21 +55,21 @@ def duplicate(
             for registry, key in list(watchers(module)):
                 del registry[key]
     with _CopyTensors(replace):
-        rebind(memo)
+        rebind(memo, plain)
     for path, name in caches:
         setattr(made.get_submodule(path), name, {})
     return made
 
 
-def _copied_modules(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+def _copied_modules(model: nn.Module, memo: dict[int, Any], plain: set[int]) -> nn.Module:
     """What `copy.deepcopy(model, memo)` gives, in a loop: a module is two dozen attributes, of which half are empty
-    registries of hooks, and most others are numbers."""
+    registries of hooks, and most others are numbers. What holds nothing is added to `plain`."""
     states = [(module, state) for _, module in named_modules(model) if (state := _state(module)) is not None]
     for module, _ in states:
         memo[id(module)] = type(module).__new__(type(module))
     for module, state in reversed(states):  # what is inside first
         memo[id(module)].__setstate__(
-            {name: value if type(value) in _ATOMS else _copied(value, memo) for name, value in state.items()}
+            {name: value if type(value) in _ATOMS else _copied(value, memo, plain) for name, value in state.items()}
         )
     return copy.deepcopy(model, memo)
 
@@ -87,17 +88,18 @@ def _state(module: nn.Module) -> dict[str, Any] | None:
 _ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device))
 
 
-def _copied(value: Any, memo: dict[int, Any]) -> Any:
+def _copied(value: Any, memo: dict[int, Any], plain: set[int]) -> Any:
     """As `copy.deepcopy(value, memo)`, with a short way for what modules are mostly made of."""
     kind = type(value)
     if kind in _ATOMS or (kind is tuple and all(type(item) in _ATOMS for item in value)):
         return value
     if kind is OrderedDict and not value:  # two modules may share one, and fill it
+        plain.add(id(value))
         return memo.setdefault(id(value), OrderedDict())
     if kind is dict and id(value) not in memo:
         made: dict[Any, Any] = {}
         memo[id(value)] = made
-        made.update((key, _copied(item, memo)) for key, item in value.items())
+        made.update((key, _copied(item, memo, plain)) for key, item in value.items())
         return made
     known = memo.get(id(value))
     return copy.deepcopy(value, memo) if known is None else known

@@ -36,7 +36,7 @@ def _batch_norm(
     if not training and (mean is None or variance is None):
         return None
     saved = x.new_empty(channels)
-    return torch.empty_like(x), saved, torch.empty_like(saved)
+    return _like(x), saved, x.new_empty(channels)
 
 
 def _layer_norm(
@@ -48,8 +48,8 @@ def _layer_norm(
         return None
     if any((list(tensor.shape), tensor.dtype) != (list(shape), x.dtype) for tensor in given):
         return None
-    saved = x.new_empty((*x.shape[:rank], *(1 for _ in shape)))
-    return torch.empty_like(x, memory_format=torch.contiguous_format), saved, torch.empty_like(saved)
+    saved = (*x.shape[:rank], *(1 for _ in shape))
+    return x.new_empty(x.shape), x.new_empty(saved), x.new_empty(saved)
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
@@ -61,15 +61,25 @@ def _addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
 def _binary(a: Tensor, b: Any, *, alpha: Any = 1) -> Tensor | None:
     if not isinstance(b, Tensor) or (a.shape, a.stride(), a.dtype) != (b.shape, b.stride(), b.dtype):
         return None
-    return torch.empty_like(a) if a.dtype.is_floating_point else None
+    return _like(a) if a.dtype.is_floating_point else None
+
+
+def _binary_in_place(a: Tensor, b: Any, *, alpha: Any = 1) -> Tensor | None:
+    if not isinstance(b, Tensor) or (a.shape, a.dtype) != (b.shape, b.dtype):
+        return None
+    return a if a.dtype.is_floating_point else None
 
 
 def _unary(x: Tensor, *parameters: Any, **options: Any) -> Tensor | None:
-    return torch.empty_like(x) if x.dtype.is_floating_point else None
+    return _like(x) if x.dtype.is_floating_point else None
 
 
 def _unary_in_place(x: Tensor, *parameters: Any) -> Tensor | None:
     return x if x.dtype.is_floating_point else None
+
+
+def _like(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape) if x.is_contiguous() else torch.empty_like(x)
 
 
 _WHOLE = (torch.float32, torch.float64)  # of a narrower type, what a norm saves is of another
@@ -80,6 +90,8 @@ SHORTCUTS: dict[Any, Callable[..., Any]] = {
     aten.addmm.default: _addmm,
     aten.add.Tensor: _binary,
     aten.mul.Tensor: _binary,
+    aten.add_.Tensor: _binary_in_place,
+    aten.mul_.Tensor: _binary_in_place,
     aten.gelu.default: _unary,
 }
 for _name in ("relu", "leaky_relu", "elu", "hardtanh", "hardsigmoid", "hardswish", "mish"):

@@ -33,7 +33,7 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for kind in ("_parameters", "_buffers"):
         seen: set[int] = set()
         for path, module in modules:
-            for name, tensor in getattr(module, kind).items():
+            for name, tensor in vars(module)[kind].items():
                 if tensor is not None and id(tensor) not in seen:
                     seen.add(id(tensor))
                     yield (f"{path}.{name}" if path else name), tensor

@@ -101,7 +101,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Restore the random state, and keep off meanwhile what a run must not meet: the fast path of torch's attention,
     kept results of functions, compiled code, and the cache of sizes by which einops would hand one layer the sizes of
     another."""
-    devices = sorted({tensor.device.index or 0 for _, tensor in named_tensors(model) if tensor.is_cuda})
+    tensors = named_tensors(model) if torch.cuda.is_initialized() else ()
+    devices = sorted({tensor.device.index or 0 for _, tensor in tensors if tensor.is_cuda})
     python_state, numpy_state = random.getstate(), np.random.get_state()
     fast_path = torch.backends.mha.get_fastpath_enabled()
     einops = sys.modules.get("einops.einops")
