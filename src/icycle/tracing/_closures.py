@@ -18,8 +18,8 @@ __all__ = ["rebind"]
 
 
 def rebind(memo: dict[int, Any], plain: Iterable[int] = ()) -> None:
-    """Have the functions in the copies hold copies, too; `memo` is what `copy.deepcopy` was given, after it. Those in it
-    that are `plain` hold none.
+    """Have the functions in the copies hold copies, too; `memo` is what `copy.deepcopy` was given, after it. Of what is
+    in it, that with an id among `plain` holds none.
 
     This goes for what is in the cells of a closure, in defaults, and behind methods, partials and weak references. What
     cannot be copied stays shared. A function that holds nothing stays itself.
