@@ -161,7 +161,7 @@ def load(path: str | Path, model: nn.Module, *, example_inputs: Any = None) -> n
             for name, tensor in tensors.items()
         }
         draft = Draft(model)
-        draft.exchange(new, attributes)
+        draft.exchange(old, new, attributes)
         draft.rewrite(edits)
         remember_inputs(draft.model, description.inputs)
         commit(list(draft.swaps()))

@@ -33,7 +33,7 @@ def apply(
         sharding = Sharding(each)
         old = dict(named_tensors(each))
         new = {name: _shrunk(name, old[name], plan, sharding) for name in plan.kept}
-        swaps += _draft(each, new, plan).swaps()
+        swaps += _draft(each, old, new, plan).swaps()
         swaps += sharding.swaps()
         if each is model:
             swaps += optimizer_swaps(optimizers, old, new, plan)
@@ -48,9 +48,9 @@ def _shrunk(name: str, old: torch.Tensor, plan: Plan, sharding: Sharding) -> tor
     return successor(name, old, plan.take(name, old), plan.kept[name])
 
 
-def _draft(model: nn.Module, new: dict[str, torch.Tensor], plan: Plan) -> Draft:
+def _draft(model: nn.Module, old: dict[str, torch.Tensor], new: dict[str, torch.Tensor], plan: Plan) -> Draft:
     draft = Draft(model)
-    draft.exchange(new, plan.attributes)
+    draft.exchange(old, new, plan.attributes)
     draft.rewrite(plan.edits)
     draft.empty(plan.caches)
     remember_inputs(draft.model, plan.inputs)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from icycle.surgery._layers import synchronise
-from icycle.tracing import STAND_INS, Caches, Edit, named_modules, named_tensors, rewritten
+from icycle.tracing import STAND_INS, Caches, Edit, named_modules, rewritten
 
 __all__ = ["Draft", "Place", "Swap", "changed_attributes", "commit"]
 
@@ -84,12 +84,14 @@ class Draft:
         self.model = by_id[id(model)]
         self._paths = dict(named_modules(self.model, again=True))
 
-    def exchange(self, tensors: Mapping[str, torch.Tensor], attributes: Mapping[Place, int]) -> None:
-        """Put `tensors` in the place of the parameters and buffers of those names, and set integer attributes.
+    def exchange(
+        self, old: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], attributes: Mapping[Place, int]
+    ) -> None:
+        """Put `tensors` in the place of those parameters and buffers among all `old` that have their names, and set
+        integer attributes.
 
         Attention that loses something gets the class that can, and torch's own layers tell their new shapes.
         """
-        old = dict(named_tensors(self.model))
         new = {id(old[name]): tensor for name, tensor in tensors.items() if tensor is not old[name]}
         smaller = {id(old[name]) for name, tensor in tensors.items() if tensor.shape != old[name].shape}
         for module in self._paths.values():
@@ -102,7 +104,8 @@ class Draft:
                 registry.update({key: new[id(tensor)] for key, tensor in registry.items() if id(tensor) in new})
         for place, value in attributes.items():
             self._set_attribute(place, value)
-        synchronise(self.model)
+        for module in self._paths.values():
+            synchronise(module)
 
     def rewrite(self, edits: Mapping[str, Sequence[Edit]]) -> None:
         """Make these edits in the code of the modules at these paths, each of which gets a class of its own for it."""
@@ -174,6 +177,6 @@ def _twin(module: nn.Module) -> nn.Module:
 
 
 def _differences(old: Any, new: dict[str, Any], but: Sequence[str] = ()) -> Iterator[Swap]:
-    for key, value in new.items():
-        if key not in but and (key not in old or old[key] is not value):
-            yield Swap.item(old, key, value)
+    missing = object()
+    changed = [(key, value) for key, value in new.items() if old.get(key, missing) is not value]
+    yield from (Swap.item(old, key, value) for key, value in changed if key not in but)

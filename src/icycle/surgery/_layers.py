@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from icycle.tracing import GATES, named_modules
+from icycle.tracing import GATES
 
 __all__ = ["synchronise"]
 
@@ -86,12 +86,11 @@ _DESCRIPTIONS: tuple[tuple[type[nn.Module], Callable[[Any], dict[str, Any]]], ..
 )
 
 
-def synchronise(model: nn.Module) -> None:
-    """Set the descriptive attributes of every torch layer in `model`."""
-    for _, module in named_modules(model):
-        for describe in _descriptions(type(module)):  # type: ignore[arg-type]
-            for name, value in describe(module).items():
-                _set(module, name, value)
+def synchronise(module: nn.Module) -> None:
+    """Set the descriptive attributes of a module that is a layer of torch's."""
+    for describe in _descriptions(type(module)):  # type: ignore[arg-type]
+        for name, value in describe(module).items():
+            _set(module, name, value)
 
 
 @functools.lru_cache(maxsize=256)
