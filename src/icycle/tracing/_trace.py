@@ -140,10 +140,10 @@ def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, 
     recorder = Recorder(shadow, head_width)
     constant = tensor_dicts(shadow)
     dims = {name: recorder.own(name, tensor) for name, tensor in named_tensors(shadow)}
-    remember_attributes(shadow, recorder.use, recorder.dims)
     buffers = frozenset(name for name, _ in model.named_buffers())
     notes: list[str] = []
     with reusable(shadow), following_paths(shadow, recorder.paths):
+        remember_attributes(shadow, recorder.use, recorder.dims)
         shapes, steps = _run(shadow, example_inputs, recorder, meta, training=False)
         runs = [(False, steps)]
         unused = [name for name in _unused(recorder, dims) if name not in buffers]
