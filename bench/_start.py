@@ -22,7 +22,7 @@ def context_of(recipe: Recipe, seed: int, *, weights: Path | None = None) -> Con
     torch.manual_seed(seed)
     data = load_data(**recipe.data.model_dump(), batch_size=recipe.train.batch_size, seed=seed)
     shape = {"num_classes": data.classes, "in_channels": data.shape[0], "width": recipe.model.width}
-    model = build_model(recipe.model.name, **shape)
+    model = build_model(recipe.model.name, **shape, options=recipe.model.options)
     if weights is not None:
         model.load_state_dict(load_file(weights))
     return Context(model, data, recipe.train, Recorder(), seed=seed, trained=weights is not None)

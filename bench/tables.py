@@ -29,6 +29,7 @@ _MADE_OF = {  # table -> the module that makes it, and the file in bench/results
     "pareto": ("pareto", "pareto"),
     "compensation": ("compensation", "compensation"),
     "latency": ("latency", "latency"),
+    "latency_accuracy": ("latency_accuracy", "latency_accuracy"),
     "exports": ("exports", "exports"),
     "step_overhead": ("step_overhead", "step_overhead"),
     "loop": ("loop", "loop"),

@@ -1,0 +1,145 @@
+"""Half the latency, chosen by what is measured, beside as much of it, chosen by MACs: which is more accurate?
+
+    python bench/latency_accuracy.py
+
+Each network is trained on images of Fashion-MNIST, and loses half of its latency (torch, batches of one image) at once;
+it is refitted and trained for two more epochs. Then the share of MACs is searched for at which the same removal by MACs
+comes out at the same measured latency, and that is done from the same trained network.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from _common import RESULTS, Record, Results, by_setting, command, machine, mean_and_deviation, provenance, table
+from _start import context_of, test_batches, trained
+from torch import nn
+
+from icycle.engine import trace
+from icycle.latency import Setting, find_target, interleaved
+from icycle.methods import Context, OneShot
+from icycle.recipes import Recipe, load_recipe
+from icycle.training import evaluate
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "ResNet-20 (width 64)": {"model.name": "resnet20", "model.width": 64, "train.epochs": 6},
+    "VGG-16": {"model.name": "vgg16-bn", "train.epochs": 8},
+    "MobileNetV2": {"model.name": "mobilenet-v2", "train.epochs": 12},
+    "small ViT": {
+        "model.name": "timm/vit_tiny_patch16_224",
+        "model.options": "{img_size: 28, patch_size: 4, depth: 6}",
+        "train.epochs": 12,
+        "train.optimizer": "{name: adamw, learning_rate: 0.001, weight_decay: 0.05}",
+    },
+}
+_IMAGES = 2000
+_TEST_SHARE = 0.25
+_FINAL_EPOCHS = 2
+_HALVINGS = 6  # of the interval in which the share of MACs lies
+_SECONDS = 2.0  # of timing, for each network
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--kept", type=float, default=0.5, help="share of the latency")
+    parser.add_argument("--out", type=Path, default=RESULTS / "latency_accuracy.jsonl")
+    parser.add_argument("--cache", type=Path, default=Path("runs/bench-start"), help="where trained networks are kept")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    results, found = Results(arguments.out), []
+    for seed in arguments.seeds:
+        for name in arguments.networks:
+            key = {"network": name, "kept": arguments.kept, "seed": seed}
+            if results.find(**key) is None:
+                measured = _measured(_recipe(name), seed, arguments)
+                results.append({"version": 1, **key, **measured, "machine": machine(), "command": command()})
+            found.append(results.find(**key))
+    print(tables([record for record in found if record is not None]))
+
+
+def _recipe(name: str) -> Recipe:
+    setting = {"data.subset": _IMAGES, "data.validation": 0.15, "model.width": "null", **NETWORKS[name]}
+    return load_recipe("fashion-ice-vgg", [f"{key}={value}" for key, value in setting.items()])
+
+
+def _measured(recipe: Recipe, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    start = _Start(recipe, seed, trained(recipe, seed, arguments.cache, _TEST_SHARE))
+    by_latency = start.pruned({"latency": arguments.kept, "batch": 1}, _FINAL_EPOCHS)
+    least, most = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        share = (least + most) / 2
+        try:
+            latency = start.pruned({"macs": share}, 0)["latency"]
+        except Exception:  # out of the limits' reach
+            latency = 0.0
+        least, most = (least, share) if latency > by_latency["latency"] else (share, most)
+    return {
+        "dense": evaluate(start.dense.model, test_batches(start.dense, _TEST_SHARE)),
+        "by latency": by_latency,
+        "by MACs": start.pruned({"macs": most}, _FINAL_EPOCHS),
+    }
+
+
+class _Start:
+    """One trained network, and what becomes of it within a budget."""
+
+    def __init__(self, recipe: Recipe, seed: int, weights: Path) -> None:
+        self._recipe, self._seed, self._weights = recipe, seed, weights
+        self.dense = self._context()
+        self._macs = self._macs_of(self.dense)
+
+    def pruned(self, budget: dict[str, float], epochs: int) -> dict[str, float]:
+        """Test accuracy, and the shares of latency and MACs that are left; without `epochs` nothing is refitted."""
+        context = self._context()
+        own = {} if epochs else {"criterion": "group_norm", "compensate": False}
+        OneShot(budget=budget, final_epochs=epochs, **own).run(context)
+        return {
+            "test": evaluate(context.model, test_batches(context, _TEST_SHARE)) if epochs else 0.0,
+            "latency": _ratio(context.model, self.dense.model, context.example_inputs),
+            "macs": self._macs_of(context) / self._macs,
+        }
+
+    def _context(self) -> Context:
+        return context_of(self._recipe, self._seed, weights=self._weights)
+
+    def _macs_of(self, context: Context) -> int:
+        return trace(context.model, context.example_inputs, proof="shapes").macs()
+
+
+def _ratio(model: nn.Module, dense: nn.Module, example: torch.Tensor) -> float:
+    """The latency of `model` over that of `dense`, measured in turn."""
+    target = find_target("torch")
+    runs = [target.network(each.eval(), example[:1], Setting(threads=1)) for each in (dense, model)]
+    whole, own = interleaved(runs, target.clock, target.disturbances, seconds=_SECONDS)
+    return own.ratio_to(whole)
+
+
+def tables(records: Sequence[Record]) -> str:
+    """A row for each network, and where the figures are from."""
+    columns = ("network", "test, dense", "by", "latency left", "MACs left", "test", "latency's - MACs'")
+    rows = []
+    for runs in by_setting(records, ["network", "kept"]):
+        gains = [run["by latency"]["test"] - run["by MACs"]["test"] for run in runs]
+        for way in ("by latency", "by MACs"):
+            left = [[100 * run[way][what] for run in runs] for what in ("latency", "macs")]
+            rows.append(
+                (
+                    runs[0]["network"],
+                    mean_and_deviation([run["dense"] for run in runs]),
+                    way.removeprefix("by "),
+                    *(mean_and_deviation(shares, ".1f") for shares in left),
+                    mean_and_deviation([run[way]["test"] for run in runs]),
+                    mean_and_deviation(gains) if way == "by latency" else "",
+                )
+            )
+    return f"{table(columns, rows)}\n\n{provenance(records)}"
+
+
+if __name__ == "__main__":
+    main()
