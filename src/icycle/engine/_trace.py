@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
 
-from icycle.engine._garbage import keeping_garbage
 from icycle.engine._numbers import prove_in_numbers
 from icycle.engine._shapes import further_examples, prove_in_shapes
 from icycle.engine._trial import NoNumbersError
@@ -52,7 +53,7 @@ def trace(
             f"Expected a model whose weights are whole, but {type(model).__name__} is sharded over processes; trace it "
             "before fully_shard: the structure holds for the sharded model, too"
         )
-    with keeping_garbage():
+    with _keeping_garbage():
         found = trace_model(model, example_inputs, head_width)
         found = replace(found, also=further_examples(model, found, also))
         structure = prove_in_shapes(model, example_inputs, found)
@@ -65,6 +66,19 @@ def trace(
             return replace(prove_in_numbers(model, (example_inputs, *also), found, structure), proof="numbers")
         except NoNumbersError as error:
             return replace(structure, notes=(*structure.notes, f"proven over shapes alone. {error}"))
+
+
+@contextmanager
+def _keeping_garbage() -> Iterator[None]:
+    """Keep the garbage collector from running: it would go through all that the process holds, several times, for what
+    is small (tensors without data, the modules of one copy) and nearly all still in use."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _no_copy(model: nn.Module, most: int) -> str:

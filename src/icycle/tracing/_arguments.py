@@ -62,4 +62,4 @@ def _signature(operation: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
 def base_name(operation: Any) -> str:
     """ "add" for aten::add_.Tensor."""
     name: str = operation.name()
-    return name.split("::")[1].split(".")[0].rstrip("_")
+    return name.split("::")[-1].split(".")[0].rstrip("_")  # an operator that takes functions has no library
