@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+from collections import Counter
 from collections.abc import Callable, Collection
 from statistics import median
 
@@ -14,9 +14,16 @@ __all__ = ["equal", "few", "part", "unequal"]
 
 
 def unequal(structure: Structure) -> SubNetwork:
-    """Between a quarter and three quarters of every group, so that counts which must agree by chance do not."""
-    dice = random.Random(0)
-    return _choose(structure, 0, lambda group: round(group.size * dice.uniform(0.25, 0.75)))
+    """Between a quarter and three quarters of every group, and another count in each of those of the same size, as far
+    as there are so many, so that counts which must agree by chance do not."""
+    met: Counter[int] = Counter()
+
+    def count(group: Group) -> int:
+        least, most = -(-group.size // 4), group.size * 3 // 4
+        met[group.size] += 1
+        return most - met[group.size] % max(most - least + 1, 1)
+
+    return _choose(structure, 0, count)
 
 
 def equal(structure: Structure) -> SubNetwork:
