@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from _common import Record, Results, command, machine
 from safetensors.torch import load_file, save_file
 
 from icycle.methods import Context, Dense
@@ -14,7 +17,34 @@ from icycle.recipes import Recipe
 from icycle.training import Recorder, evaluate
 from icycle.zoo import build_model, load_data
 
-__all__ = ["context_of", "test_batches", "trained"]
+__all__ = ["add_arguments", "context_of", "measure_all", "test_batches", "trained"]
+
+Measure = Callable[[str, int, argparse.Namespace], dict[str, Any]]  # of a network and a seed
+
+
+def add_arguments(parser: argparse.ArgumentParser, networks: Iterable[str], cost: str, out: Path) -> None:
+    """The options of a benchmark that takes a share of a cost from each of its networks."""
+    parser.add_argument("--networks", nargs="+", default=list(networks), choices=list(networks))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--kept", type=float, default=0.5, help=f"share of the {cost}")
+    parser.add_argument("--out", type=Path, default=out, help="JSON lines; what is there already is not measured again")
+    parser.add_argument("--cache", type=Path, default=Path("runs/bench-start"), help="where trained networks are kept")
+
+
+def measure_all(arguments: argparse.Namespace, measure: Measure) -> list[Record]:
+    """The records of what was asked for; what is not in `arguments.out` yet is measured, on one thread."""
+    torch.set_num_threads(1)
+    results, found = Results(arguments.out), []
+    for seed in arguments.seeds:
+        for name in arguments.networks:
+            key = {"network": name, "kept": arguments.kept, "seed": seed}
+            record = results.find(**key)
+            if record is None:
+                measured = measure(name, seed, arguments)
+                record = {"version": 1, **key, **measured, "machine": machine(), "command": command()}
+                results.append(record)
+            found.append(record)
+    return found
 
 
 def context_of(recipe: Recipe, seed: int, *, weights: Path | None = None) -> Context:

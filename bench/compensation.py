@@ -17,12 +17,10 @@ import argparse
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
-from _common import RESULTS, Record, Results, by_setting, command, machine, mean_and_deviation, provenance, table
-from _start import context_of, test_batches, trained
+from _common import RESULTS, Record, by_setting, mean_and_deviation, provenance, table
+from _start import add_arguments, context_of, measure_all, test_batches, trained
 
 from icycle.engine import trace
 from icycle.methods import Context, OneShot
@@ -43,22 +41,8 @@ _WAYS = {  # settings of the removal
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--kept", type=float, default=0.5, help="share of the MACs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "compensation.jsonl")
-    parser.add_argument("--cache", type=Path, default=Path("runs/bench-start"), help="where trained networks are kept")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    results, found = Results(arguments.out), []
-    for name in arguments.networks:
-        for seed in arguments.seeds:
-            key = {"network": name, "kept": arguments.kept, "seed": seed}
-            if results.find(**key) is None:
-                measured = _measured(_recipe(name), seed, arguments)
-                results.append({"version": 1, **key, **measured, "machine": machine(), "command": command()})
-            found.append(results.find(**key))
-    print(tables([record for record in found if record is not None]))
+    add_arguments(parser, NETWORKS, "MACs", RESULTS / "compensation.jsonl")
+    print(tables(measure_all(parser.parse_args(), _measured)))
 
 
 def _recipe(name: str) -> Recipe:
@@ -69,7 +53,8 @@ def _recipe(name: str) -> Recipe:
     return load_recipe("fashion-ice-vgg", [f"{key}={value}" for key, value in setting.items()])
 
 
-def _measured(recipe: Recipe, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def _measured(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    recipe = _recipe(name)
     weights = trained(recipe, seed, arguments.cache, _TEST_SHARE)
     context = context_of(recipe, seed, weights=weights)
     found: dict[str, Any] = {"dense": evaluate(context.model, test_batches(context, _TEST_SHARE))}

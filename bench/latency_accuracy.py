@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import RESULTS, Record, Results, by_setting, command, machine, mean_and_deviation, provenance, table
-from _start import context_of, test_batches, trained
+from _common import RESULTS, Record, by_setting, mean_and_deviation, provenance, table
+from _start import add_arguments, context_of, measure_all, test_batches, trained
 from torch import nn
 
 from icycle.engine import trace
+from icycle.errors import BudgetError
 from icycle.latency import Setting, find_target, interleaved
 from icycle.methods import Context, OneShot
 from icycle.recipes import Recipe, load_recipe
@@ -45,22 +46,8 @@ _SECONDS = 2.0  # of timing, for each network
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--kept", type=float, default=0.5, help="share of the latency")
-    parser.add_argument("--out", type=Path, default=RESULTS / "latency_accuracy.jsonl")
-    parser.add_argument("--cache", type=Path, default=Path("runs/bench-start"), help="where trained networks are kept")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    results, found = Results(arguments.out), []
-    for seed in arguments.seeds:
-        for name in arguments.networks:
-            key = {"network": name, "kept": arguments.kept, "seed": seed}
-            if results.find(**key) is None:
-                measured = _measured(_recipe(name), seed, arguments)
-                results.append({"version": 1, **key, **measured, "machine": machine(), "command": command()})
-            found.append(results.find(**key))
-    print(tables([record for record in found if record is not None]))
+    add_arguments(parser, NETWORKS, "latency", RESULTS / "latency_accuracy.jsonl")
+    print(tables(measure_all(parser.parse_args(), _measured)))
 
 
 def _recipe(name: str) -> Recipe:
@@ -68,7 +55,8 @@ def _recipe(name: str) -> Recipe:
     return load_recipe("fashion-ice-vgg", [f"{key}={value}" for key, value in setting.items()])
 
 
-def _measured(recipe: Recipe, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def _measured(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    recipe = _recipe(name)
     start = _Start(recipe, seed, trained(recipe, seed, arguments.cache, _TEST_SHARE))
     by_latency = start.pruned({"latency": arguments.kept, "batch": 1}, _FINAL_EPOCHS)
     least, most = 0.0, 1.0
@@ -76,7 +64,7 @@ def _measured(recipe: Recipe, seed: int, arguments: argparse.Namespace) -> dict[
         share = (least + most) / 2
         try:
             latency = start.pruned({"macs": share}, 0)["latency"]
-        except Exception:  # out of the limits' reach
+        except BudgetError:  # out of the limits' reach
             latency = 0.0
         least, most = (least, share) if latency > by_latency["latency"] else (share, most)
     return {

@@ -21,6 +21,7 @@ __all__ = [
     "ask_to_stop",
     "at",
     "cut",
+    "interrupt",
     "no_space",
     "records",
     "steady",
@@ -63,6 +64,10 @@ def at(kind: str, number: int, action: Callable[[], Any]) -> Callable[[Record], 
 
 def cut() -> None:
     raise CutError
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def ask_to_stop() -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import distributed
 from torch.utils.data import TensorDataset
 
+from cut_runs import at, interrupt
 from icycle.errors import TrainingError
 from icycle.recipes import RunFolder, load_recipe, run_recipe
 from icycle.training import rows_of
@@ -128,12 +129,8 @@ def test_a_run_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
     whole, cut = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "cut")
     run_recipe(recipe, whole)
 
-    def stop(record: Any) -> None:
-        if record["kind"] == "epoch" and record["epoch"] == 2:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run_recipe(recipe, cut, listeners=[stop])
+        run_recipe(recipe, cut, listeners=[at("epoch", 2, interrupt)])
     with subprocess.Popen(
         command(2, *ICYCLE, "run", "--resume", "cut"),
         cwd=tmp_path,
@@ -159,12 +156,8 @@ def test_steps_go_on_in_another_number_of_processes(tmp_path: Path) -> None:
     whole, cut = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "cut")
     run_recipe(recipe, whole)
 
-    def stop(record: Any) -> None:
-        if record["kind"] == "step" and record["number"] == 2:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run_recipe(recipe, cut, listeners=[stop])
+        run_recipe(recipe, cut, listeners=[at("step", 2, interrupt)])
     done = launch(2, *ICYCLE, "run", "--resume", "cut", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert_same(whole, cut)

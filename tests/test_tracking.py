@@ -13,6 +13,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from accelerate.utils import LoggerType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cut_runs import at, interrupt
 from icycle.errors import RecipeError
 from icycle.recipes import RunFolder, load_recipe, run_recipe
 
@@ -107,12 +108,8 @@ def test_tensorboard_shows_the_curves(tmp_path: Path) -> None:
 def test_a_resumed_run_goes_on_counting(notebook: list[tuple[str, Any]], tmp_path: Path) -> None:
     recipe, folder = load_recipe("digits", (*TINY, OWN)), RunFolder(tmp_path / "mine")
 
-    def stop(record: Any) -> None:
-        if record["kind"] == "epoch" and record["epoch"] == 2:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run_recipe(recipe, folder, listeners=[stop])
+        run_recipe(recipe, folder, listeners=[at("epoch", 2, interrupt)])
     assert notebook[-1] == ("finish", None)
     notebook.clear()
     run_recipe(recipe, folder, resume=True)
@@ -141,7 +138,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_a_tracker(
     recipe, folder = load_recipe("digits", (*TINY, "track=wandb")), RunFolder(tmp_path / "mine")
     Notebook.fails = "log"  # and is left out
     with pytest.raises(KeyboardInterrupt):
-        run_recipe(recipe, folder, listeners=[interrupt])
+        run_recipe(recipe, folder, listeners=[at("epoch", 1, interrupt)])
     run_recipe(recipe, folder, resume=True)
     first = {"name": "mine", "dir": str(folder.path / "tracking")}
     assert [value for what, value in notebook if what == "keywords"] == [
@@ -150,17 +147,12 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_a_tracker(
     ]
 
 
-def interrupt(record: Any) -> None:
-    if record["kind"] == "epoch":
-        raise KeyboardInterrupt
-
-
 def cut_and_resumed(tracker: str, folder: RunFolder) -> list[int]:
     """A run whose settings have names that not every tracker takes; the steps that it tells."""
     odd = 'train.weight_decay={"*.weight": 0.1}'
     recipe = load_recipe("digits", (*TINY, odd, f"track={tracker}"))
     with pytest.raises(KeyboardInterrupt):
-        run_recipe(recipe, folder, listeners=[interrupt])
+        run_recipe(recipe, folder, listeners=[at("epoch", 1, interrupt)])
     run_recipe(recipe, folder, resume=True)
     epochs = [json.loads(line)["kind"] == "epoch" for line in folder.metrics.read_text().splitlines()]
     return [number for number, told in enumerate(epochs, start=1) if told]
