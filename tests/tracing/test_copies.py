@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from icycle.tracing import duplicate
+from icycle.tracing import duplicate, set_mode
 
 
 class Sharing(nn.Module):
@@ -31,10 +31,10 @@ class OwnState(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer, self.cache = nn.Linear(2, 2), [1, 2, 3]
+        self.layer, self.cache, self.seen = nn.Linear(2, 2), {"a": 1}, {1, 2}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "cache": []}
+        return {**vars(self), "cache": {}, "seen": set()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -61,6 +61,15 @@ class Circle(nn.Module):
         self.all: list[Any] = [self, self.own, nn.Dropout(), {1, 2}, torch.float64, torch.Size((1, 2)), 3 + 4j]
 
 
+class Frozen(nn.Sequential):
+    """Its normalisation never trains."""
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        self[1].eval()
+        return self
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "layers": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Flatten(), nn.Linear(4, 2)),
     "recurrent": lambda: nn.LSTM(3, 4, 2),
@@ -70,6 +79,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "state": OwnState,
     "copy": lambda: nn.Sequential(OwnCopy(), nn.ReLU()),
     "circle": Circle,
+    "frozen": lambda: nn.Sequential(Frozen(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.ReLU()),
 }
 
 
@@ -112,3 +122,14 @@ def test_a_copy_shares_nothing_that_can_be_changed(name: str) -> None:
     graph(made, {}, copied)
     taken = {id(item) for item in copied}
     assert not [item for item in own if id(item) in taken and isinstance(item, (nn.Module, list, dict, set))]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_mode_is_set_as_the_model_itself_sets_it(name: str, training: bool) -> None:
+    model, other = MODELS[name](), MODELS[name]()
+    for each in (model, other):
+        each.train(not training)
+    model.train(training)
+    set_mode(other, training)
+    assert [module.training for module in other.modules()] == [module.training for module in model.modules()]

@@ -23,6 +23,7 @@ from icycle.tracing import (
     flat_tensors,
     named_tensors,
     run_shadow,
+    set_mode,
     shadow_inputs,
     undisturbed,
 )
@@ -184,7 +185,7 @@ def dry_run(
             tensor._icycle = True  # type: ignore[attr-defined]
         for training, steps in trace.runs:
             checker = _Checker(steps, counts, by_value=not trace.meta)
-            shadow.train(training)
+            set_mode(shadow, training)
             inputs = shadow_inputs(example_inputs, trace.meta, training, lambda tensor: True)
             try:
                 run_shadow(shadow, inputs, checker.observe, trace.meta)

@@ -22,7 +22,7 @@ from icycle.engine._values import ADVANCE, UnitScale, new_inputs, new_weights
 from icycle.errors import IcycleError
 from icycle.structure import Structure, SubNetwork
 from icycle.surgery import apply, make_plan, zero
-from icycle.tracing import call_with, duplicate, named_tensors, output_tensors, undisturbed
+from icycle.tracing import call_with, duplicate, named_tensors, output_tensors, set_mode, undisturbed
 
 __all__ = ["Doubt", "NoNumbersError", "Trial"]
 
@@ -138,7 +138,9 @@ class Trial:
     def _copy(self, dtype: torch.dtype | None) -> nn.Module:
         structure, example = self._structure, self._structure.example
         weights = new_weights(self._model, structure, self._kinds[0], dtype)
-        return duplicate(self._model, weights, structure.caches, example is not None and example.hooks).eval()
+        copy = duplicate(self._model, weights, structure.caches, example is not None and example.hooks)
+        set_mode(copy, training=False)
+        return copy
 
     def _looks_right(self, subnet: SubNetwork) -> bool:
         """On one copy: zeroed and run, then removed from and run."""

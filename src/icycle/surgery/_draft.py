@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from icycle.surgery._layers import synchronise
+from icycle.surgery._layers import is_layer, synchronise
 from icycle.tracing import STAND_INS, Caches, Edit, named_modules, rewritten
 
 __all__ = ["Draft", "Place", "Swap", "changed_attributes", "commit"]
@@ -73,16 +74,17 @@ def _run(calls: list[partial[Any]]) -> None:
 
 
 class Draft:
-    """A twin of every module of a model, sharing all that is not exchanged; the model itself is not touched."""
+    """Twins of the modules that change, sharing all that is not exchanged; the model itself is not touched."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._twins = [(module, _twin(module)) for _, module in named_modules(model)]
-        by_id = {id(module): twin for module, twin in self._twins}
-        for _, twin in self._twins:
-            children = vars(twin)["_modules"]
-            children.update({name: by_id[id(child)] for name, child in children.items() if child is not None})
-        self.model = by_id[id(model)]
-        self._paths = dict(named_modules(self.model, again=True))
+        self._model = model
+        self._paths = dict(named_modules(model, again=True))
+        self._twins: dict[int, tuple[nn.Module, nn.Module]] = {}
+
+    @property
+    def model(self) -> nn.Module:
+        """The twin of the model."""
+        return self._twin(self._model)
 
     def exchange(
         self, old: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], attributes: Mapping[Place, int]
@@ -95,32 +97,36 @@ class Draft:
         new = {id(old[name]): tensor for name, tensor in tensors.items() if tensor is not old[name]}
         smaller = {id(old[name]) for name, tensor in tensors.items() if tensor.shape != old[name].shape}
         for module in self._paths.values():
-            kind = own_class(module)
+            if not any(id(tensor) in new for tensor in _described_tensors(module)):
+                continue
+            twin, kind = self._twin(module), own_class(module)
             if kind in STAND_INS and any(id(tensor) in smaller for tensor in module.parameters()):
-                module.__class__ = _reclassed(module, STAND_INS[kind])
-        for module in self._paths.values():
-            for registry in (vars(module)["_parameters"], vars(module)["_buffers"]):
+                twin.__class__ = _reclassed(twin, STAND_INS[kind])
+            for registry in (vars(twin)["_parameters"], vars(twin)["_buffers"]):
                 # tied parameters are one tensor in several places, and stay one
                 registry.update({key: new[id(tensor)] for key, tensor in registry.items() if id(tensor) in new})
         for place, value in attributes.items():
             self._set_attribute(place, value)
-        for module in self._paths.values():
-            synchronise(module)
+        for _, twin in self._twins.values():
+            children = vars(twin)["_modules"]
+            children.update({name: self._twins[id(one)][1] for name, one in children.items() if id(one) in self._twins})
+        for _, twin in self._twins.values():
+            synchronise(twin)
 
     def rewrite(self, edits: Mapping[str, Sequence[Edit]]) -> None:
         """Make these edits in the code of the modules at these paths, each of which gets a class of its own for it."""
         for path, own in edits.items():
-            module = self._paths[path]
-            module.__class__ = _reclassed(module, rewritten(own_class(module), own))
+            twin = self._twin(self._paths[path])
+            twin.__class__ = _reclassed(twin, rewritten(own_class(twin), own))
 
     def empty(self, caches: Caches) -> None:
         """Results that modules keep in dicts are outdated now."""
         for path, name in caches:
-            self._paths[path].__dict__[name] = {}
+            vars(self._twin(self._paths[path]))[name] = {}
 
     def swaps(self) -> Iterator[Swap]:
         """What makes the model like the draft."""
-        for module, twin in self._twins:
+        for module, twin in self._twins.values():
             for registry in ("_parameters", "_buffers"):
                 yield from _differences(vars(module)[registry], vars(twin)[registry])
             yield from _differences(vars(module), vars(twin), but=_REGISTRIES)
@@ -128,9 +134,14 @@ class Draft:
                 change = partial(object.__setattr__, module, "__class__")
                 yield Swap(partial(change, type(twin)), partial(change, type(module)))
 
+    def _twin(self, module: nn.Module) -> nn.Module:
+        if id(module) not in self._twins:
+            self._twins[id(module)] = module, _twin(module)
+        return self._twins[id(module)][1]
+
     def _set_attribute(self, place: Place, value: int) -> None:
         path, name, item = place
-        own = self._paths[path].__dict__
+        own = vars(self._twin(self._paths[path]))
         if item is None:
             new: Any = value
         else:
@@ -167,6 +178,13 @@ def _reclassed(module: nn.Module, kind: type[nn.Module]) -> type[nn.Module]:
     if now is own:
         return kind
     return type(now.__name__, (*now.__bases__[:-1], kind), dict(vars(now)))
+
+
+def _described_tensors(module: nn.Module) -> Iterator[torch.Tensor | None]:
+    """Those that a module's attributes may describe: its own, and those of layers that torch has put into its own."""
+    if module._modules and is_layer(module):
+        return module.parameters()
+    return itertools.chain(module._parameters.values(), module._buffers.values())
 
 
 def _twin(module: nn.Module) -> nn.Module:

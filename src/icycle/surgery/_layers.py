@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from icycle.tracing import GATES
 
-__all__ = ["synchronise"]
+__all__ = ["is_layer", "synchronise"]
 
 
 def _convolution(layer: _ConvNd) -> dict[str, Any]:
@@ -84,6 +84,11 @@ _DESCRIPTIONS: tuple[tuple[type[nn.Module], Callable[[Any], dict[str, Any]]], ..
     (nn.RNNBase, _recurrent),
     (nn.RNNCellBase, _recurrent_cell),
 )
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether a module is a layer of torch's whose attributes tell shapes."""
+    return bool(_descriptions(type(module)))  # type: ignore[arg-type]
 
 
 def synchronise(module: nn.Module) -> None:

@@ -6,7 +6,7 @@ from icycle.tracing._copies import Caches, copy_of, duplicate
 from icycle.tracing._lifetimes import Made, Memory
 from icycle.tracing._memoised import forget
 from icycle.tracing._meta import GATES
-from icycle.tracing._modules import named_modules, named_tensors
+from icycle.tracing._modules import named_modules, named_tensors, set_mode
 from icycle.tracing._operands import Operand
 from icycle.tracing._recorder import Step
 from icycle.tracing._registry import Rule, register
@@ -52,6 +52,7 @@ __all__ = [
     "register_rule",
     "rewritten",
     "run_shadow",
+    "set_mode",
     "shadow_inputs",
     "shadow_of",
     "shapes_in_words",

@@ -8,6 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,19 +18,21 @@ from icycle.tracing._memoised import Memoised, is_memoised, without_memory
 __all__ = ["rebind"]
 
 
-def rebind(memo: dict[int, Any], plain: Iterable[int] = ()) -> None:
-    """Have the functions in the copies hold copies, too; `memo` is what `copy.deepcopy` was given, after it. Of what is
-    in it, that with an id among `plain` holds none.
+def rebind(memo: dict[int, Any], start: int = 0, also: Iterable[Any] = ()) -> None:
+    """Have the functions in the copies hold copies, too; `memo` is what `copy.deepcopy` was given, after it. Of the
+    copies before place `start` of it only those that are among `also` hold any.
 
     This goes for what is in the cells of a closure, in defaults, and behind methods, partials and weak references. What
     cannot be copied stays shared. A function that holds nothing stays itself.
     """
     functions = _Functions(memo)
-    done = {id(memo), *plain}  # there deepcopy keeps the originals alive
-    while fresh := [(original, made) for original, made in memo.items() if original not in done]:
+    for made in also:
+        _replace_within(made, functions)
+    while start < len(memo):  # what a function holds is copied, too, and may hold functions
+        fresh = list(islice(memo.items(), start, None))
+        start = len(memo)
         for original, made in fresh:
-            done.add(original)
-            if id(made) != original:
+            if id(made) != original and original != id(memo):  # there deepcopy keeps the originals alive
                 _replace_within(made, functions)
 
 

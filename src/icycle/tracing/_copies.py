@@ -41,10 +41,9 @@ def duplicate(
     Of the hooks only those stay that are part of what the model computes, or with `hooks` all.
     """
     memo: dict[int, Any] = {id(tensor): replace(tensor) for _, tensor in named_tensors(model)}
-    plain = set(memo)
     try:
         with _CopyTensors(replace):
-            made = _copied_modules(model, memo, plain)
+            made, start, holding = _copied_modules(model, memo)
     except Exception as error:
         raise TraceError(
             f"Expected a model whose modules can be copied (without their weights), but copy.deepcopy raised "
@@ -55,23 +54,30 @@ def duplicate(
             for registry, key in list(watchers(module)):
                 del registry[key]
     with _CopyTensors(replace):
-        rebind(memo, plain)
+        rebind(memo, start, holding)
     for path, name in caches:
         setattr(made.get_submodule(path), name, {})
     return made
 
 
-def _copied_modules(model: nn.Module, memo: dict[int, Any], plain: set[int]) -> nn.Module:
-    """What `copy.deepcopy(model, memo)` gives, in a loop: a module is two dozen attributes, of which half are empty
-    registries of hooks, and most others are numbers. What holds nothing is added to `plain`."""
+def _copied_modules(model: nn.Module, memo: dict[int, Any]) -> tuple[nn.Module, int, list[nn.Module]]:
+    """What `copy.deepcopy(model, memo)` gives, in two loops: a module is two dozen attributes, of which half are empty
+    registries of hooks, and most others are numbers. Then what `rebind` has to know."""
     states = [(module, state) for _, module in named_modules(model) if (state := _state(module)) is not None]
     for module, _ in states:
         memo[id(module)] = type(module).__new__(type(module))
-    for module, state in reversed(states):  # what is inside first
-        memo[id(module)].__setstate__(
-            {name: value if type(value) in _ATOMS else _copied(value, memo, plain) for name, value in state.items()}
-        )
-    return copy.deepcopy(model, memo)
+    memo[id(memo)] = [states]  # alive, as deepcopy keeps what it has met: nothing else may get their ids
+    simple = [_simple(state, memo) for _, state in states]
+    start, holding = len(memo), []
+    for (module, state), own in zip(reversed(states), reversed(simple), strict=True):  # what is inside first
+        made = memo[id(module)]
+        if len(own) < len(state):
+            own = {name: own[name] if name in own else copy.deepcopy(value, memo) for name, value in state.items()}
+            holding.append(made)
+        elif type(module).__setstate__ is not nn.Module.__setstate__:
+            holding.append(made)
+        made.__setstate__(own)
+    return copy.deepcopy(model, memo), start, holding
 
 
 def _state(module: nn.Module) -> dict[str, Any] | None:
@@ -86,23 +92,36 @@ def _state(module: nn.Module) -> dict[str, Any] | None:
 
 
 _ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device))
+_CONTAINERS = frozenset((dict, set, OrderedDict))
 
 
-def _copied(value: Any, memo: dict[int, Any], plain: set[int]) -> Any:
-    """As `copy.deepcopy(value, memo)`, with a short way for what modules are mostly made of."""
-    kind = type(value)
-    if kind in _ATOMS or (kind is tuple and all(type(item) in _ATOMS for item in value)):
-        return value
-    if kind is OrderedDict and not value:  # two modules may share one, and fill it
-        plain.add(id(value))
-        return memo.setdefault(id(value), OrderedDict())
-    if kind is dict and id(value) not in memo:
-        made: dict[Any, Any] = {}
-        memo[id(value)] = made
-        made.update((key, _copied(item, memo, plain)) for key, item in value.items())
-        return made
-    known = memo.get(id(value))
-    return copy.deepcopy(value, memo) if known is None else known
+def _simple(state: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
+    """Copies of the attributes that are made of nothing but atoms and what `memo` has; containers are added to it."""
+    own = {}
+    for name, value in state.items():
+        kind = type(value)
+        if kind in _ATOMS or (kind is tuple and _ATOMS.issuperset(map(type, value))):
+            own[name] = value
+            continue
+        known = memo.get(id(value))  # two modules may share one
+        if known is None and kind in _CONTAINERS:
+            known = _remade(kind, value, memo)
+        if known is not None:
+            own[name] = memo[id(value)] = known
+    return own
+
+
+def _remade(kind: Any, value: Any, memo: dict[int, Any]) -> Any:
+    """A container with copies of the items; None where one of them is neither an atom nor in `memo`."""
+    if not value:
+        return kind()
+    if kind is OrderedDict or not _ATOMS.issuperset(map(type, value)):
+        return None
+    if kind is set:
+        return set(value)
+    if not all(type(item) in _ATOMS or id(item) in memo for item in value.values()):
+        return None
+    return {key: memo.get(id(item), item) for key, item in value.items()}
 
 
 class _CopyTensors(TorchFunctionMode):

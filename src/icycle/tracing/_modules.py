@@ -4,11 +4,12 @@ loop, for a trace goes through it thirty times."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["named_modules", "named_tensors"]
+__all__ = ["named_modules", "named_tensors", "set_mode"]
 
 
 def named_modules(model: nn.Module, again: bool = False) -> Iterator[tuple[str, nn.Module]]:
@@ -29,11 +30,26 @@ def named_modules(model: nn.Module, again: bool = False) -> Iterator[tuple[str, 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter, then every buffer, tied ones once, by their first name."""
-    modules = list(named_modules(model))
-    for kind in ("_parameters", "_buffers"):
-        seen: set[int] = set()
-        for path, module in modules:
-            for name, tensor in vars(module)[kind].items():
-                if tensor is not None and id(tensor) not in seen:
-                    seen.add(id(tensor))
-                    yield (f"{path}.{name}" if path else name), tensor
+    parameters: dict[int, tuple[str, torch.Tensor]] = {}
+    buffers: dict[int, tuple[str, torch.Tensor]] = {}
+    for path, module in named_modules(model):
+        for own, found in ((module._parameters, parameters), (module._buffers, buffers)):
+            for name, tensor in own.items():
+                if tensor is not None and id(tensor) not in found:
+                    found[id(tensor)] = (f"{path}.{name}" if path else name), tensor
+    yield from parameters.values()
+    yield from buffers.values()
+
+
+def set_mode(model: nn.Module, training: bool) -> None:
+    """`model.train(training)`, by its modules' own methods where they have any."""
+    modules = [module for _, module in named_modules(model)]
+    if all(_is_plain(type(module)) for module in modules):
+        for module in modules:
+            vars(module)["training"] = training  # not by `__setattr__`, which looks for parameters first
+    else:
+        model.train(training)
+
+
+def _is_plain(kind: Any) -> bool:
+    return kind.train is nn.Module.train and kind.__setattr__ is nn.Module.__setattr__

@@ -50,10 +50,13 @@ def tensor_dicts(model: nn.Module) -> Caches:
     return frozenset(
         (path, name)
         for path, module in named_modules(model)
-        for name, value in vars(module).items()
-        if type(value) is dict and value and name not in ("_parameters", "_buffers", "_modules")
+        for name in vars(module).keys() - _EVERY_MODULE
+        if type(value := vars(module)[name]) is dict and value
         if all(isinstance(item, torch.Tensor) for item in value.values())
     )
+
+
+_EVERY_MODULE = frozenset(vars(nn.Module()))  # what each has: registries and switches
 
 
 def _stand_in(tensor: torch.Tensor, meta: bool) -> torch.Tensor:

@@ -16,7 +16,7 @@ from icycle.errors import TraceError
 from icycle.reasons import Kind, Reason
 from icycle.tracing._conditions import Conditions, Rewrite
 from icycle.tracing._hooks import has_watchers
-from icycle.tracing._modules import named_tensors
+from icycle.tracing._modules import named_tensors, set_mode
 from icycle.tracing._recorder import Recorder, Step
 from icycle.tracing._run import output_tensors, run_shadow, shadow_inputs, undisturbed
 from icycle.tracing._shadow import (
@@ -188,7 +188,7 @@ def _run(
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[Step, ...]]:
     """Run in one mode: the shapes of the outputs, which are pinned, and the operations."""
     recorder.begin(training)
-    shadow.train(training)
+    set_mode(shadow, training)
     inputs = shadow_inputs(example_inputs, meta, training, _input_info)
     outputs = list(output_tensors(run_shadow(shadow, inputs, recorder.record, meta, recorder)))
     for tensor in outputs:

@@ -25,24 +25,29 @@ class Info:
 
     `zero[d]` says that the tensor is zero at every removed element of dimension d, when the parameters of the removed
     channels are zero. `depends_on_input` says that the model's inputs go into it: other tensors are weights, or made of
-    weights alone. `memory` is what is known of all tensors that share its memory, itself included: the tensor that it
-    is a view of, and every other view of that one.
+    weights alone. `views` is what is known of all tensors that share its memory, itself included: the tensor that it
+    is a view of, and every other view of that one; None where nothing does.
     """
 
     dims: Dims
     zero: list[bool]
     depends_on_input: bool = False
-    memory: list[Info] = field(default_factory=list, repr=False)
+    views: list[Info] | None = field(default=None, repr=False)
 
-    def __post_init__(self) -> None:
-        self.memory.append(self)
+    @property
+    def memory(self) -> list[Info]:
+        """What is known of all tensors in the memory of this one."""
+        return [self] if self.views is None else self.views
 
     def join(self, other: Info) -> None:
         """The two tensors share their memory."""
-        if self.memory is not other.memory:
-            for known in self.memory:
-                other.memory.append(known)
-                known.memory = other.memory
+        if self is other or (self.views is not None and self.views is other.views):
+            return
+        own = self.memory
+        other.views = other.memory
+        other.views.extend(own)
+        for known in own:
+            known.views = other.views
 
     def write(self, new: Info) -> None:
         """The tensor was written to, and is `new` now: what shares its memory is zero only where `new` is."""
