@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from proof import prove, reasons, sizes
-
 
 class Net(nn.Module):
     """Layers by name and a forward function over them, so that a case fits on a few lines."""
@@ -40,16 +38,3 @@ class Case:
 
 def conv(inner: int, outer: int, size: int = 3, **options: Any) -> nn.Conv2d:
     return nn.Conv2d(inner, outer, size, padding=size // 2, **options)
-
-
-def half_goes(case: Case) -> None:
-    """Half of every group is removed; the groups are those stated: a tracer that pins everything is right, and
-    useless."""
-    structure = prove(case.build(), case.inputs)
-    assert sizes(structure) == case.groups, reasons(structure)
-    assert {group.name for group in structure.prunable if not group.exact} == case.inexact
-
-
-def some_go(case: Case, seed: int) -> None:
-    """Other shares are removed."""
-    prove(case.build(), case.inputs, seed)
