@@ -429,7 +429,7 @@ def test_poolings_are_graphs_of_their_own_with_and_without_all_their_arguments()
 
 def test_readings_in_turn_and_low_quantiles_withstand_noise() -> None:
     clock = Stopwatch()
-    noise = itertools.cycle([0.0, 0.0, 0.0, 5.0])
+    noise = itertools.cycle([0.0, 0.0, 0.0, 0.0, 5.0])
 
     def taking(seconds: float) -> Callable[[], None]:
         def run() -> None:
@@ -441,6 +441,20 @@ def test_readings_in_turn_and_low_quantiles_withstand_noise() -> None:
     one, two = interleaved([taking(1e-3), taking(2e-3)], clock, rounds=20)
     assert len(one.readings) == len(two.readings) == 20
     assert one.median == pytest.approx(1e-3)
+
+
+def test_a_reading_does_not_begin_with_the_caches_of_another() -> None:
+    clock, latest = Stopwatch(), [0]
+
+    def taking(name: int, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            clock.now += seconds if latest[0] == name else 2 * seconds
+            latest[0] = name
+
+        return run
+
+    timings = interleaved([taking(1, 4e-3), taking(2, 1e-3)], clock, rounds=10)
+    assert [timing.median for timing in timings] == pytest.approx([4e-3, 1e-3])
 
 
 def test_readings_that_were_disturbed_do_not_count() -> None:

@@ -21,6 +21,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
 _SPENT = 0.03  # seconds after which no further reading is made, once there are enough
 _PATIENCE = 10  # times as long, and no more, it may take to get readings that nothing has disturbed
 _ROUNDS = 5  # of things timed in turn, at least
+_CACHED = 0.05  # seconds from which on filling the caches (tens of megabytes, some milliseconds) hardly counts
 
 
 def preemptions() -> int:
@@ -102,15 +103,20 @@ def interleaved(
 ) -> list[Timing]:
     """Time all `runs` in turn, round after round, until `rounds` are done, or `seconds` are over and five are done.
 
-    Rounds during which `disturbances` grew do not count, unless that leaves fewer than five.
+    Before its reading each runs once more, so that it finds its own weights in the processor's caches, and not those of
+    the one before. Rounds during which `disturbances` grew do not count, unless that leaves fewer than five.
     """
-    calls = [_calls_per_reading(run, clock) for run in runs]
+    once = [_seconds_once(run, clock) for run in runs]
+    calls = [max(1, math.ceil(5 * _SHORTEST / taken)) for taken in once]
+    has_caches = [len(runs) == 1 or taken > _CACHED for taken in once]
     undisturbed: list[list[float]] = []
     others: list[list[float]] = []
     end = clock() + seconds
     while len(undisturbed) < rounds and (len(undisturbed) + len(others) < _ROUNDS or clock() < end):
         before, taken = disturbances(), []
-        for run, repeat in zip(runs, calls, strict=True):
+        for run, repeat, ready in zip(runs, calls, has_caches, strict=True):
+            if not ready:
+                run()
             start = clock()
             for _ in range(repeat):
                 run()
@@ -121,12 +127,12 @@ def interleaved(
     return [Timing(tuple(readings), share) for readings in zip(*used, strict=True)]
 
 
-def _calls_per_reading(run: Callable[[], object], clock: Callable[[], float]) -> int:
+def _seconds_once(run: Callable[[], object], clock: Callable[[], float]) -> float:
     for _ in range(2):
         run()
     start = clock()
     run()
-    return max(1, math.ceil(5 * _SHORTEST / max(clock() - start, 1e-9)))
+    return max(clock() - start, 1e-9)
 
 
 @functools.cache
