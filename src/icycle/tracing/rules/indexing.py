@@ -1,7 +1,8 @@
-"""Gathering, scattering and adding by index: the indexed dimension is positions, the others pass."""
+"""Looking up, gathering, scattering and adding by index: the indexed dimension is positions, the others pass."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,58 @@ def _pass_others(tracer: Tracer, place: int, infos: list[Info], indexed: Kind = 
         else:
             for dim in dims[1:]:
                 tracer.unify(dims[0], dim)
+
+
+@rule("embedding")
+def embedding(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
+    """weight (rows, width) at index (...) -> (..., width)."""
+    rows, width = tracer.dims(given.weight)
+    tracer.role(rows, "in")
+    tracer.role(width, "out")
+    tracer.pin(rows, Kind.INDEXED)
+    index = tracer.dims(given.indices)
+    tracer.give(result, (*index, width), [False] * len(index) + [tracer.info(given.weight).zero[1]])
+
+
+@rule("index", "_unsafe_index", "index_select")
+def index(tracer: Tracer, given: Arguments, result: torch.Tensor) -> None:
+    """Indexed dimensions are pinned; the others pass."""
+    info = tracer.info(given.self)
+    indexed = [tensor for name, tensor in given.operands().items() if name != "self"]
+    if given.name == "index_select":
+        places, width = [given.dim % len(info.dims)], 1
+    else:
+        places = _indexed(given.indices)
+        width = result.dim() - (len(info.dims) - len(places))
+    for place in places:
+        tracer.pin(info.dims[place], Kind.INDEXED)
+    for tensor in indexed:
+        for dim in tracer.dims(tensor):
+            tracer.pin(dim, Kind.INDEX)
+    if len(places) == len(info.dims):
+        tracer.give(result, tracer.fixed(result.shape), [False] * result.dim())
+        return
+    adjacent = places == list(range(places[0], places[-1] + 1))
+    front = places[0] if adjacent else 0
+    kept = [place for place in range(len(info.dims)) if place not in places]
+    fresh = tracer.fixed(result.shape[front : front + width], Kind.INDEXED)
+    dims = [info.dims[place] for place in kept]
+    zero = [info.zero[place] for place in kept]
+    dims[front:front] = fresh
+    zero[front:front] = [False] * width
+    tracer.give(result, dims, zero)
+
+
+def _indexed(indices: Sequence[torch.Tensor | None]) -> list[int]:
+    """The dimensions that are indexed: one by each tensor of numbers, by a mask as many as it has."""
+    places: list[int] = []
+    position = 0
+    for tensor in indices:
+        width = tensor.dim() if tensor is not None and tensor.dtype in (torch.bool, torch.uint8) else 1
+        if tensor is not None:
+            places += range(position, position + width)
+        position += width
+    return places
 
 
 @rule("gather")
