@@ -13,7 +13,8 @@ from torch import nn
 from icycle.axes import Axis, Dim, Polynomial, count, is_pinned, leaves, mark_inexact, pin, unify
 from icycle.reasons import Kind, Place, Reason
 from icycle.tracing._branches import always_same, is_branch, solve_equality, were_equal
-from icycle.tracing._code import NEVER, Edit, Site, find_edit
+from icycle.tracing._code import NEVER, Edit, find_edit
+from icycle.tracing._site import Site
 from icycle.tracing._sizes import AttributeKey, FromAttribute, FromDim, Operation, Origin, evaluate, operands, solve
 
 __all__ = ["Condition", "Conditions", "Rewrite"]

@@ -14,12 +14,12 @@ from torch import nn
 
 from icycle.axes import Axis, Dim, pin
 from icycle.reasons import Kind, Place, Reason
-from icycle.tracing._code import site_here, user_frame
 from icycle.tracing._conditions import Condition, Conditions
 from icycle.tracing._lifetimes import NOTHING, Lifetimes, Memory
 from icycle.tracing._modules import named_modules
 from icycle.tracing._operands import without_tensors
 from icycle.tracing._registry import find_rule
+from icycle.tracing._site import site_here, user_frame
 from icycle.tracing._sizes import FromDim, TracedInt
 from icycle.tracing._tracer import Call, Dims, Info, Tracer, flat, flat_tensors
 

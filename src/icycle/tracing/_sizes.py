@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, SupportsIndex
 
 from icycle.axes import Dim, Polynomial, count
-from icycle.tracing._code import is_users
+from icycle.tracing._site import is_users
 
 __all__ = [
     "COMPARISONS",

@@ -10,8 +10,8 @@ import torch
 
 from icycle.axes import Axis, Dim, count, leaves, mark_inexact, pin, unify
 from icycle.reasons import NOWHERE, Kind, Place, Reason
-from icycle.tracing._code import site_here
 from icycle.tracing._conditions import Condition, Conditions
+from icycle.tracing._site import site_here
 from icycle.tracing._sizes import FromAttribute, FromDim, Operation, Origin, origin_of
 
 __all__ = ["Call", "Dims", "Info", "Tracer", "Written", "flat", "flat_tensors"]

@@ -11,7 +11,8 @@ import torch
 from icycle.axes import Axis, Dim, is_pinned, leaves, product, regroup, resolve
 from icycle.reasons import Kind
 from icycle.tracing._arguments import Arguments
-from icycle.tracing._code import FLATTEN, NEVER
+from icycle.tracing._code import NEVER
+from icycle.tracing._expressions import FLATTEN
 from icycle.tracing._registry import rule
 from icycle.tracing._sizes import FromDim, TracedInt
 from icycle.tracing._tracer import Dims, Tracer, Written
