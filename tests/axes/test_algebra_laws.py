@@ -231,6 +231,15 @@ def test_unify_refines_rather_than_pins() -> None:
 # ---- cut, factor, regroup ----
 
 
+def test_an_axis_is_followed_through_more_cuts_than_functions_may_call_themselves() -> None:
+    axis = rest = Axis(2000)
+    for _ in range(axis.size - 1):
+        pieces = cut(rest, 1)
+        assert pieces is not None and isinstance(pieces[1], Axis)
+        rest = pieces[1]
+    assert [leaf.size for leaf in leaves(axis)] == [1] * axis.size
+
+
 @given(SIZES, st.data(), SEEDS)
 def test_a_cut_dimension_is_the_sum_of_its_pieces(size: int, data: st.DataObject, seed: int) -> None:
     dim = data.draw(expressions(size, []))

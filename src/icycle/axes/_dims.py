@@ -6,6 +6,7 @@ import itertools
 import math
 import operator
 from collections.abc import Iterable
+from typing import Any
 
 from icycle.reasons import Kind, Reason
 
@@ -129,16 +130,47 @@ def product(factors: Iterable[Dim]) -> Dim:
 
 def resolve(dim: Dim) -> Dim:
     """What `dim` is by now: links followed and compressed, in normal form."""
-    if isinstance(dim, Axis):
-        if dim.link is None:
-            return dim
-        found = resolve(dim.link)
-        dim.link = found
-        return found
-    operands = dim.operands
-    if all(type(operand) is Axis and operand.link is None for operand in operands):
+    known = dim.link if isinstance(dim, Axis) else dim
+    if known is None:
         return dim
-    operands = tuple(map(resolve, operands))
+    if _is_final(known):
+        return known
+    for axis in _linked_in(known):  # a chain of them may be longer than Python lets a function call itself
+        axis.link = _renewed(axis.link)
+    known = _renewed(known)
+    if isinstance(dim, Axis):
+        dim.link = known
+    return known
+
+
+def _is_final(dim: Dim) -> bool:
+    """Whether there is no link to follow; False may also be said of a compound in a compound."""
+    operands = (dim,) if isinstance(dim, Axis) else dim.operands
+    return all(type(operand) is Axis and operand.link is None for operand in operands)
+
+
+def _linked_in(dim: Dim) -> list[Axis]:
+    """All axes with a link that `dim` leads to, each behind those that it leads to itself."""
+    order: list[Axis] = []
+    seen: set[int] = set()
+    waiting: list[tuple[Any, bool]] = [(dim, False)]
+    while waiting:
+        one, below_done = waiting.pop()
+        if below_done:
+            order.append(one)
+        elif not isinstance(one, Axis):
+            waiting.extend((operand, False) for operand in one.operands)
+        elif one.link is not None and id(one) not in seen:
+            seen.add(id(one))
+            waiting += [(one, True), (one.link, False)]
+    return order
+
+
+def _renewed(dim: Any) -> Dim:
+    """`dim` with the links of its axes, which are final, in their places."""
+    if isinstance(dim, Axis):
+        return dim if dim.link is None else dim.link
+    operands = tuple(map(_renewed, dim.operands))
     if all(map(operator.is_, operands, dim.operands)):
         return dim
     return sum_of(operands) if isinstance(dim, Sum) else product(operands)
