@@ -139,12 +139,18 @@ def test_modes_and_hooks_stay() -> None:
 
 
 def test_channels_last_stays() -> None:
-    model = Branches().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    structure = icycle.trace(model, IMAGE)
-    icycle.prune(model, structure, icycle.SubNetwork.random(structure, 0.5))
-    weight = model.stem.weight
-    assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert not weight.is_contiguous()
+    layers = (nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 4, 1))
+    for last in (True, False):
+        layout = torch.channels_last if last else torch.contiguous_format
+        model = nn.Sequential(*copy.deepcopy(layers)).to(memory_format=layout)  # type: ignore[call-overload]
+        structure = icycle.trace(model, IMAGE)
+        icycle.prune(model, structure, icycle.SubNetwork.random(structure, 0.5))
+        weights = [layer.weight for layer in model]
+        assert weights[2].shape[:2] == (3, 4)
+        # of a depthwise or a 1x1 weight only the strides tell, and by them kernels choose
+        expected = [torch.empty(weight.shape).to(memory_format=layout).stride() for weight in weights]
+        assert [weight.stride() for weight in weights] == expected
+        assert weights[0].is_contiguous() != last
 
 
 def test_a_live_graph_does_not_disturb_the_next_step() -> None:

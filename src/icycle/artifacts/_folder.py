@@ -272,4 +272,4 @@ def _changes(description: Description, tensors: Mapping[str, torch.Tensor], mode
 
 def _laid_out(saved: torch.Tensor, old: torch.Tensor, channels_last: bool) -> torch.Tensor:
     data = saved.clone().to(old.device)  # the file's tensors lie at any address, and fast kernels round by alignment
-    return data.contiguous(memory_format=torch.channels_last) if channels_last else data
+    return data.to(memory_format=torch.channels_last) if channels_last else data

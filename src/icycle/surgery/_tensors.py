@@ -23,9 +23,7 @@ def kept_part(tensor: torch.Tensor, kept: Kept) -> torch.Tensor:
         return sharded_like(part, kept_part(whole(part), kept))
     if tensor.layout == torch.strided:
         part = _select(part, kept)
-        return part.contiguous(
-            memory_format=torch.channels_last if is_channels_last(tensor) else torch.contiguous_format
-        )
+        return part.to(memory_format=torch.channels_last) if is_channels_last(tensor) else part.contiguous()
     if tensor.layout == torch.sparse_coo:
         return _select(part, kept).coalesce()
     return _select(part.to_sparse(), kept).to_sparse(layout=tensor.layout)
@@ -39,8 +37,13 @@ def _select(tensor: torch.Tensor, kept: Kept) -> torch.Tensor:
 
 
 def is_channels_last(tensor: torch.Tensor) -> bool:
-    """Whether a strided tensor (batch, channels, height, width) has its channels last, and not by chance."""
-    return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+    """Whether a strided tensor (batch, channels, height, width) has its channels last, and says so: where it has one
+    channel, or one pixel, the elements lie alike in both formats, and the strides alone tell a kernel which it is."""
+    if tensor.dim() != 4 or tensor.layout != torch.strided:
+        return False
+    _, channels, height, width = tensor.shape
+    pixels, size = height * width, channels * height * width
+    return tensor.stride() == (size, 1, width * channels, channels) != (size, pixels, width, 1)
 
 
 def successor(name: str, old: torch.Tensor, data: torch.Tensor, kept: Kept | None = None) -> torch.Tensor:
