@@ -10,7 +10,7 @@ from numbers import Integral, Real
 import numpy as np
 
 from icycle.errors import BudgetError
-from icycle.selection._refine import CostFunction, ManyCost
+from icycle.selection._refine import CostFunction
 
 __all__ = ["Budget", "Tightest"]
 
@@ -138,15 +138,6 @@ class Tightest:
 
     def __call__(self, counts: np.ndarray) -> float:
         return max(self._shares(counts).values())
-
-    def many(self, counts: np.ndarray) -> np.ndarray:
-        """(n,): for `counts` of shape (n, groups)."""
-        shares = [
-            (cost.many(counts) if isinstance(cost, ManyCost) else np.array([cost(row) for row in counts]))
-            / self._allowed[name]
-            for name, cost in self._costs.items()
-        ]
-        return np.asarray(np.max(shares, axis=0))
 
     def gradient(self, counts: np.ndarray) -> np.ndarray:
         """That of the cost that binds."""

@@ -13,7 +13,7 @@ from icycle.errors import BudgetError, StructureError
 from icycle.selection._allowed_counts import Lattice, Settled
 from icycle.selection._budget import Budget, Tightest
 from icycle.selection._ranking import Ranking
-from icycle.selection._refine import CostFunction, SteppedCost, exchange, refine
+from icycle.selection._refine import CostFunction, SteppedCost, refine
 from icycle.structure import Group, Structure, SubNetwork
 
 __all__ = ["achieved", "select", "select_ratio", "smallest"]
@@ -51,8 +51,7 @@ def select(
             does (coarse steps), single groups are moved, at the least loss of scores, until the cost is as close as it
             gets.
         costs: costs beside those of the structure that a budget may name. Of one that has steps (`icycle.latency`), a
-            group keeps only counts at which it costs less than at any larger count; and after the threshold groups
-            exchange channels, as long as that loses fewer scores at no higher cost.
+            group keeps only counts at which it costs less than at any larger count.
 
     Raises:
         BudgetError: the budget is out of reach within the limits (the message names the smallest cost), or a setting is
@@ -80,8 +79,6 @@ def select(
     if stepped:  # which counts are worth having depends a little on the others
         settled = _settled(lattice, stepped, counts)
         counts = _closest(ranking, settled, cost, 1.0, margin)
-        plain = Ranking(structure, scores)  # what channels cost is seen here, and needs no factor
-        counts = exchange(counts, plain, settled, cost.many, max(cost(counts), 1.0))
     return ranking.subnetwork(_with_what_is_free(counts, ranking, settled, cost))
 
 
