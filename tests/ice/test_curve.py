@@ -7,7 +7,8 @@ import math
 import pytest
 
 from icycle.errors import TrainingError
-from icycle.methods import Curve, pruning_aware_rate
+from icycle.methods import Curve, OneShot, pruning_aware_rate
+from icycle.training import AdamW, TrainSettings
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,19 @@ def test_the_rate_falls_as_weights_go_and_never_overflows() -> None:
 def test_a_curve_out_of_range_is_an_error(wrong: dict[str, float]) -> None:
     with pytest.raises(TrainingError, match="Expected base > 0"):
         Curve(**{"base": 0.02, "delta": 0.01, **wrong})
+
+
+def test_without_a_base_the_rate_is_a_tenth_of_what_the_network_was_trained_with() -> None:
+    assert Curve().after(1e-3)(0.5) == pytest.approx(1e-4)
+    assert Curve(0.02).after(1e-3)(0.5) == 0.02
+    with pytest.raises(TrainingError, match="a base"):
+        Curve()(0.5)
+    with pytest.raises(TrainingError, match="0 without one"):
+        Curve(delta=0.01)
+
+
+def test_a_recipes_rate_counts_whatever_its_optimizer() -> None:
+    method = OneShot(budget={"macs": 0.5})
+    assert method.settings(TrainSettings(optimizer=AdamW(learning_rate=1e-3))).curve(0.5) == pytest.approx(1e-4)
+    given = OneShot(budget={"macs": 0.5}, curve={"base": 0.01})
+    assert given.settings(TrainSettings(optimizer=AdamW(learning_rate=1e-3))).curve(0.5) == 0.01

@@ -13,7 +13,7 @@ from torch import nn
 from ice_runs import recipe_of, records
 from ice_toy import EXAMPLE, Asked, prune
 from icycle.errors import DataError, TrainingError
-from icycle.methods import Curve, FineTune
+from icycle.methods import FineTune
 from icycle.methods.ice._layers import layers_of
 from icycle.methods.ice._published import least_moved, movement
 from icycle.recipes import RunFolder, run_recipe
@@ -51,7 +51,7 @@ def test_the_probe_trains_a_copy_of_the_dense_network_that_is_thrown_away(traine
     result = prune(trained, fine_tune, freeze=0.5, freezing="published", threshold=99.0, final_epochs=1)
     assert [request.kind for request in asked.requests] == ["probe", "final"]
     probe = asked.requests[0]
-    assert (probe.step, probe.epochs, probe.learning_rate, probe.frozen) == (0, 1.0, Curve().base, None)
+    assert (probe.step, probe.epochs, probe.learning_rate, probe.frozen) == (0, 1.0, 0.01, None)
     assert probed[0] is not trained
     assert result.frozen is not None
     assert len(result.frozen.layers) == 2  # of the 4 convolutions of blocks

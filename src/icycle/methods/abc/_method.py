@@ -142,7 +142,8 @@ class Abc(RemovalSettings, Method):
     def _fine_tune(self, context: Context, training: BuiltInTraining, remaining: float) -> float:
         """From twice the curve's rate to zero; the metric that decides, at the end."""
         if self.final_epochs:
-            rate, epochs = self.final_factor * self.curve(remaining), float(self.final_epochs)
+            curve = self.curve.after(context.train.optimizer.learning_rate)
+            rate, epochs = self.final_factor * curve(remaining), float(self.final_epochs)
             with context.recorder.clock.stage("fine-tuning"):
                 training.train_for(context.model, FineTune(epochs, rate, 0.0, "final", 1, epochs))
         return context.task.value(training.evaluate(context.model))

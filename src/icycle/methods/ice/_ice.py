@@ -220,7 +220,7 @@ class IceRun:
         """The layers that move least where a copy of the network is trained."""
         settings, probe = self.settings, copy.deepcopy(self.model)
         before = weights_of(probe, layers)
-        epochs, rate = settings.epochs * settings.data_share, settings.curve.base
+        epochs, rate = settings.epochs * settings.data_share, settings.curve.highest
         end = 0.0 if settings.decay else rate
         self._training.train_for(probe, FineTune(epochs, rate, end, "probe", 0, epochs, None, settings.data_share))
         self._count(epochs)

@@ -21,7 +21,7 @@ from icycle.methods.ice._settings import IceSettings, StepwiseSettings
 from icycle.methods.ice._space import IceSpace
 from icycle.methods.ice._trigger import require_size
 from icycle.saliency import score
-from icycle.training import SGD, Optimizer, PartSaver, Task
+from icycle.training import SGD, Optimizer, PartSaver, Task, TrainSettings
 from icycle.zoo import Data
 
 __all__ = ["IceMethod", "IcePublished", "Stepwise"]
@@ -41,10 +41,11 @@ class Stepwise(StepwiseSettings, Method):
         known_criterion(self.scored_by)
         return self
 
-    def settings(self) -> IceSettings:
+    def settings(self, train: TrainSettings) -> IceSettings:
         """The course of the run: the settings of the same names, and what the method fixes."""
         own = {name: getattr(self, name) for name in type(self).model_fields if name in IceSettings.model_fields}
-        return IceSettings(**{**own, **self.fixed()})
+        own |= self.fixed()
+        return IceSettings(**{**own, "curve": own["curve"].after(train.optimizer.learning_rate)})
 
     def fixed(self) -> dict[str, Any]:
         """The settings that make this method what it is."""
@@ -67,7 +68,7 @@ class Stepwise(StepwiseSettings, Method):
                 "Expected no train.early_stopping, as the network comes trained, but got "
                 f"{context.train.early_stopping}; leave it out: fine-tunes have lengths of their own (method.patience)"
             )
-        settings = self.settings()
+        settings = self.settings(context.train)
         structure = trace(context.model, context.example_inputs)
         settings.plan(structure, score("random", context.model, structure), context.model)
         if settings.epochs and settings.threshold is not None and settings.confidence is not None:
@@ -81,7 +82,7 @@ class Stepwise(StepwiseSettings, Method):
         cache = StoredPrefix(context.data.train, self.reuse_bytes)
         training = BuiltInTraining(context, cache=cache, fresh=self.fresh_optimizer)
         run = IceRun(
-            self.settings(),
+            self.settings(context.train),
             context.model,
             context.example_inputs,
             training,
@@ -144,7 +145,7 @@ class IcePublished(Stepwise):
 
     @property
     def fresh_optimizer(self) -> Optimizer:
-        return SGD(learning_rate=self.curve.base, momentum=0.9, weight_decay=1e-4)
+        return SGD(learning_rate=self.curve.highest, momentum=0.9, weight_decay=1e-4)
 
     def fixed(self) -> dict[str, Any]:
         return {

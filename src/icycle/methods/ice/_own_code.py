@@ -11,6 +11,7 @@ from icycle.errors import TrainingError
 from icycle.methods._run_clock import unwrapped, wrappers_of
 from icycle.methods._settings import validated
 from icycle.methods._training import Calibration, FineTune, Loss, OwnTraining
+from icycle.methods.ice._curve import Curve
 from icycle.methods.ice._ice import IceRun
 from icycle.methods.ice._result import IceResult, IceStep
 from icycle.methods.ice._settings import IceSettings
@@ -18,6 +19,8 @@ from icycle.selection import Budget
 from icycle.training import Loader
 
 __all__ = ["ice"]
+
+_CURVE = Curve(base=0.01)  # no recipe tells what the network was trained with
 
 
 def ice(
@@ -77,7 +80,7 @@ def ice(
         freeze: the share of the layers that train in no fine-tune (default 0: none).
         freezing: which: "prefix", the first ones, which saves most; or "published", those convolutions that move least
             when a copy of the network is trained as long as for a step.
-        curve: the learning rate as a function of what remains; see `Curve`.
+        curve: the learning rate as a function of what remains; see `Curve`. Default: 0.01 throughout.
         epochs, decay: of a step's fine-tune (default 1; 0: steps are never fine-tuned), and whether its rate runs to
             zero (default).
         data_share: of the training data that a step's fine-tune uses, 0..1 (default 1); `epochs` pass over that.
@@ -104,7 +107,8 @@ def ice(
 
     training = OwnTraining(train, evaluate, validation, calibration, batches, loss, optimizer)
     compensate = batches is not None if compensate is None else compensate
-    chosen = validated(IceSettings, {"ratio": ratio, "budget": budget, "compensate": compensate, **settings})
+    own = {"ratio": ratio, "budget": budget, "compensate": compensate, "curve": _CURVE}
+    chosen = validated(IceSettings, {**own, **settings})
     if optimizer is not None and chosen.freeze > 0 and chosen.freezing == "published":
         raise TrainingError(
             'Expected no optimizer with freezing="published", whose probe trains a copy of the model, but got one; '

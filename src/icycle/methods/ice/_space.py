@@ -37,6 +37,7 @@ PAPERS_GRID: dict[str, list[float]] = {
 _LOWEST = {"threshold": 2.0, "freeze": 0.0, "base": 0.003, "delta_share": 0.0, "p": 0.1, "beta": 10.0}
 _HIGHEST = {"threshold": 60.0, "freeze": 0.6, "base": 0.1, "delta_share": 0.8, "p": 0.7, "beta": 60.0}
 _LEAST_FROZEN = 0.05  # for less nothing is frozen
+_TRAINED_WITH = 0.1  # the rate that these ranges are made for, where the method has no base of its own
 _BY_FACTORS = frozenset({"threshold", "base", "beta"})
 
 
@@ -61,12 +62,12 @@ class IceSpace:
 
     def own_values(self) -> Values:
         """The method's settings as a trial's values, moved into the ranges."""
-        method, curve = self._method, self._method.curve
+        method, curve = self._method, self._method.curve.after(_TRAINED_WITH)
         values = {
             "threshold": method.threshold or _LOWEST["threshold"],
             "freeze": method.freeze,
-            "base": curve.base,
-            "delta_share": curve.delta / curve.base,
+            "base": curve.highest,
+            "delta_share": curve.delta / curve.highest,
             "p": curve.p,
             "beta": curve.beta,
         }
