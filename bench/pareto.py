@@ -9,6 +9,8 @@ count, those of steps as well. Accuracy is read on the same quarter of the test 
     one-shot     everything at once, then all epochs, at a rate that runs to zero
     ice          step by step (a layer each), fine-tuned where 10 points are lost; then all epochs, as above
     rounds       as one-shot, twice: to the square root of the target, one epoch, to the target, the other epochs
+    frozen       as one-shot, but the first half of the layers does not train
+    taught       as one-shot, but half of the loss is the distance to what the dense network makes of the same images
     iterative    step by step, the epochs in equal parts after every step, at a constant rate
     scratch      the same shape, fresh weights, as many epochs of the dense network's training
 
@@ -40,7 +42,19 @@ from icycle.methods import BudgetSettings, Curve, IceMethod, Iterative, Method, 
 from icycle.recipes import Recipe, load_recipe
 from icycle.training import evaluate
 
-METHODS = ("one-shot-", "one-shot+", "one-shot*", "ice-", "ice+", "ice*", "rounds*", "iterative+", "scratch")
+METHODS = (
+    "one-shot-",
+    "one-shot+",
+    "one-shot*",
+    "ice-",
+    "ice+",
+    "ice*",
+    "rounds*",
+    "frozen*",
+    "taught*",
+    "iterative*",
+    "scratch",
+)
 
 _REFERENCE = "one-shot*"
 _RATE = 0.02  # swept on a seed that is in no table, before consumers were refitted in turn
@@ -82,7 +96,7 @@ def run_all(arguments: argparse.Namespace) -> list[Record]:
             method = _method(name, kept, epochs, arguments)
             dense = trained(_recipe(arguments.dense_epochs), seed, arguments.cache, _TEST_SHARE)
             parts = _rounds(method) if name.startswith("rounds") else (method,)
-            recipe = _recipe(epochs if name == "scratch" else arguments.dense_epochs)
+            recipe = _recipe(epochs if name == "scratch" else arguments.dense_epochs, taught=name == "taught*")
             record = {"version": 1, **key, **_run(recipe, parts, seed, dense), "command": command()}
             results.append(record)
             print(f"{name}, {kept:g}, {epochs} epochs, seed {seed}: {record['test']:.2f} %", flush=True)
@@ -90,9 +104,13 @@ def run_all(arguments: argparse.Namespace) -> list[Record]:
     return found
 
 
-def _recipe(epochs: int) -> Recipe:
+def _recipe(epochs: int, *, taught: bool = False) -> Recipe:
     """Data, network and how it is trained, for so many epochs."""
-    setting = {"model.width": 16, "data.subset": 2000, "data.validation": 0.15, "train.epochs": epochs}
+    setting: dict[str, Any] = {
+        "model.width": 16, "data.subset": 2000, "data.validation": 0.15, "train.epochs": epochs
+    }  # fmt: skip
+    if taught:
+        setting["train.distill.weight"] = 0.5
     return load_recipe("fashion-ice-vgg", [f"{key}={value}" for key, value in setting.items()])
 
 
@@ -103,8 +121,10 @@ def _method(name: str, kept: float, epochs: int, arguments: argparse.Namespace) 
     kind, criterion = name[:-1], "reconstruction" if name[-1] == "*" else "group_norm"
     shared = {"budget": budget, "limit": 0.95, "compensate": name[-1] != "-", "criterion": criterion}
     final = {"curve": Curve(base=arguments.rate / 2, delta=0.0), "final_epochs": epochs}
-    if kind in ("one-shot", "rounds"):
+    if kind in ("one-shot", "rounds", "taught"):
         return OneShot(**shared, **final)
+    if kind == "frozen":
+        return IceMethod(**shared, **final, steps="all", epochs=0, freeze=0.5)
     shared["steps"] = "group"
     if kind == "ice":
         return IceMethod(**shared, **final)

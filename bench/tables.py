@@ -25,7 +25,6 @@ _MADE_OF = {  # table -> the module that makes it, and the file in bench/results
     "engine": ("engine", "engine"),
     "coverage": ("coverage", "engine"),
     "proof_cost": ("proof_cost", "proof_cost"),
-    "ice": ("ice", "ice"),
     "pareto": ("pareto", "pareto"),
     "compensation": ("compensation", "compensation"),
     "latency": ("latency", "latency"),

@@ -57,7 +57,13 @@ def test_a_step_that_is_done_is_never_done_again(
         run_recipe(recipe_of(), folder, listeners=[at(kind, number, cut)])
     removed: list[object] = []
     remove = icycle.methods.ice._ice.remove
-    monkeypatch.setattr("icycle.methods.ice._ice.remove", lambda *a, **k: removed.append(a) or remove(*a, **k))
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        left = remove(*arguments, **named)  # raises where the removal is declined
+        removed.append(left)
+        return left
+
+    monkeypatch.setattr("icycle.methods.ice._ice.remove", counted)
     monkeypatch.setattr(Trainer, "fit", lambda *_, **__: pytest.fail("the dense network is trained"))
     run_recipe(recipe_of(), folder, resume=True)
     assert len(removed) == again

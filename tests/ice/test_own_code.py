@@ -37,7 +37,7 @@ def test_a_run_prunes_in_place_and_tells_what_it_did(trained: nn.Module) -> None
     assert result.macs_before == macs
     assert result.structure.macs() == icycle.trace(trained, EXAMPLE).macs() == pytest.approx(0.5 * macs, rel=0.03)
     assert result.steps == seen
-    assert [step.number for step in seen] == [1, 2, 3]
+    assert seen[-1].number == result.steps_done == 3
     assert [step.weights for step in seen] == sorted((step.weights for step in seen), reverse=True)
     assert 0 < result.share_read <= 1
     assert result.accuracy == accuracy_of(trained) > 90

@@ -16,10 +16,14 @@ from icycle.surgery import prune, undoing
 from icycle.tracing import is_sharded
 from icycle.training import from_first, process_count
 
-__all__ = ["Refit", "remove"]
+__all__ = ["Declined", "Refit", "remove"]
 
 # Changes weights in place, so that they read no more what the sub-network does not keep; see `icycle.compensate`.
 Refit = Callable[[nn.Module, Structure, SubNetwork], object]
+
+
+class Declined(Exception):  # noqa: N818 - an answer
+    """A removal was not wanted, once seen what refitting can make up for; all is as it was."""
 
 
 def remove(
@@ -30,12 +34,14 @@ def remove(
     optimizer: torch.optim.Optimizer | None = None,
     averaged: Sequence[nn.Module] = (),
     refit: Refit | None = None,
+    accept: Callable[[], bool] = lambda: True,
 ) -> Structure:
     """Take out of `model`, and of `averaged` copies of it, what `subnet` does not keep; the structure of what is left.
 
-    `refit` is called on each of them right before. Under data parallelism all ranks remove what rank 0 does, and go on
-    with what `refit` made of rank 0's weights, as each may have read other data. Where anything raises, all are as they
-    were. Errors as in `icycle.prune`, those of `refit`, and TrainingError where the ranks' models differ.
+    `refit` is called on each of them right before, and then `accept`, which answers the same on all ranks. Under data
+    parallelism all ranks remove what rank 0 does, and go on with what `refit` made of rank 0's weights, as each may
+    have read other data. Where anything raises, all are as they were. Errors as in `icycle.prune`, those of `refit`,
+    `Declined` where `accept` says no, and TrainingError where the ranks' models differ.
     """
     if refit is not None and any(is_sharded(parameter) for parameter in model.parameters()):
         raise TrainingError(
@@ -50,6 +56,8 @@ def remove(
             undo.append(partial(_write, whole, {name: weight.clone() for name, weight in whole.named_parameters()}))
             refit(whole, structure, subnet)
             _take_from_rank0(whole)
+        if not accept():
+            raise Declined
         prune(model, structure, subnet, optimizer=optimizer, averaged=averaged)
     return after_removal(structure, subnet)
 

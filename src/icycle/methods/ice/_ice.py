@@ -1,8 +1,9 @@
 """ICE: iterative pruning of a trained network that fine-tunes only when it must.
 
 1. Measure the dense network; plan the steps, front to back                                       `begin`
-2. At each step remove the least important channels of its groups, whose readers are refitted       `_remove`
-   and estimate the batch-norm statistics anew                                                    `_recalibrate`
+2. Remove the least important channels of the steps that are left, all at once where the            `_stride`
+   accuracy allows it, or else of half as many, and so on; what reads them is refitted              `_remove`
+   and the batch-norm statistics are estimated anew                                               `_recalibrate`
 3. Has the validation accuracy fallen too far below the dense network's? Then, and only then,      trigger
    fine-tune, at a learning rate that follows what remains of the weights                         `_fine_tune_step`
 4. In all fine-tunes the first layers, a share of them, may be frozen                              `_choose_frozen`
@@ -28,7 +29,7 @@ from icycle.compensation import compensate
 from icycle.engine import trace
 from icycle.errors import TrainingError
 from icycle.latency import Attempt
-from icycle.methods._remove import remove
+from icycle.methods._remove import Declined, remove
 from icycle.methods._training import FineTune, Training
 from icycle.methods.ice._final import FinalFineTune
 from icycle.methods.ice._freeze import Frozen, FrozenLayers, first_layers
@@ -36,7 +37,7 @@ from icycle.methods.ice._layers import Layer, layers_of
 from icycle.methods.ice._published import least_moved, movement, weights_of
 from icycle.methods.ice._result import IceResult, IceStep
 from icycle.methods.ice._settings import IceSettings
-from icycle.methods.ice._steps import Scores, Step, channels_to_keep, first_channels
+from icycle.methods.ice._steps import Scores, Step, channels_to_keep, first_channels, together
 from icycle.methods.ice._trigger import (
     AlwaysFineTune,
     Answers,
@@ -62,8 +63,8 @@ class IceRun:
     Args:
         clock: counts the run's seconds.
         on_attempts: called with the sub-networks that were measured for a latency.
-        on_choice: called right before each removal with the scores and the sub-network that they chose.
-        on_step: called after each step.
+        on_choice: called after each removal with the scores and the sub-network that they chose.
+        on_step: called after each step, or after steps that were taken together.
         on_part: called after each part.
 
     Raises: as `icycle.ice`.
@@ -103,6 +104,7 @@ class IceRun:
         with self._clock.stage("search"):
             self.structure = trace(model, example_inputs)
         self.steps: tuple[Step, ...] = ()
+        self._dense_scores: Scores | None = None  # by which the steps were planned, and the first one chooses
         self.result = IceResult(model, self.structure, self.structure.macs(), self.structure.params())
         self._trigger: Trigger = NeverFineTune()
         self._frozen: FrozenLayers | None = None  # not chosen yet
@@ -111,9 +113,8 @@ class IceRun:
     def begin(self) -> None:
         """Plan the steps, and measure the dense network."""
         with self._clock.stage("search"):
-            self.steps = self.settings.plan(
-                self.structure, self._scores(0, self.structure), self.model, self._on_attempts
-            )
+            self._dense_scores = self._scores(0, self.structure)
+            self.steps = self.settings.plan(self.structure, self._dense_scores, self.model, self._on_attempts)
         with self._clock.stage("evaluation"):
             self.result.dense_accuracy = self._evaluate()
             self._trigger = self._make_trigger(self.result.dense_accuracy)
@@ -128,12 +129,10 @@ class IceRun:
             self._frozen = self._choose_frozen()
             if self._frozen.names:
                 self._on_part()
-        done = len(self.result.steps)
-        for number, step in enumerate(self.steps[done:], start=done + 1):
-            self._remove(step, number)
+        while self.result.steps_done < len(self.steps):
+            step, number = self._stride(self.result.steps_done)
             self._recalibrate()
-            with self._clock.stage("evaluation"):
-                decision = from_first(self._trigger(self.model))  # the others may have read other data
+            decision = self._decide()
             self._record(step, number, decision, *self._fine_tune_step(number, decision))
             self._on_part()
         self._finish()
@@ -165,15 +164,51 @@ class IceRun:
             seed=self._seed + number,
         )
 
-    def _remove(self, step: Step, number: int) -> None:
-        """Take the step's channels out, of the optimizer's state too."""
+    def _stride(self, done: int) -> tuple[Step, int]:
+        """Remove what the steps after the first `done` remove, of as many of them as can go together; returns them as
+        one, and how many are done by then.
+
+        What is removed together is refitted together, to what the network puts out that is whole still. So between two
+        fine-tunes one removal is better than many, as long as none of them would have to be fine-tuned after.
+        """
+        left = self.steps[done:]
+        count = len(left) if self.settings.compensate and self.settings.threshold is not None else 1
         with self._clock.stage("search"):
-            due = replace(self.structure, groups=tuple(self.structure[name] for name in step.counts))
-            scores = self._scores(number, due)
+            scores = self._due_scores(together(left[:count]), done)
+        while True:
+            step = together(left[:count])
+            try:
+                self._remove(step, scores, accept=self._passes if count > 1 else lambda: True)
+                return step, done + count
+            except Declined:
+                count //= 2
+
+    def _due_scores(self, step: Step, done: int) -> Scores:
+        """Those of the step's groups by now; before the first step nothing has changed since the plan."""
+        if done == 0:
+            scores = self._dense_scores or self._scores(0, self.structure)
+            return {name: scores[name] for name in step.counts}
+        due = replace(self.structure, groups=tuple(self.structure[name] for name in step.counts))
+        return self._scores(done, due)
+
+    def _remove(self, step: Step, scores: Scores, accept: Callable[[], bool]) -> None:
+        """Take the step's channels out, of the optimizer's state too, unless `accept` declines the refitted network."""
+        with self._clock.stage("search"):
             subnet = channels_to_keep(self.structure, scores, step)
-            self._on_choice(scores, SubNetwork({name: subnet.keep[name] for name in step.counts}))
             optimizer, refit = self._training.optimizer, self._refit if self.settings.compensate else None
-            self.structure = remove(self.model, self.structure, subnet, optimizer=optimizer, refit=refit)
+            self.structure = remove(self.model, self.structure, subnet, optimizer=optimizer, refit=refit, accept=accept)
+            chosen = SubNetwork({name: subnet.keep[name] for name in step.counts})
+            self._on_choice({name: scores[name] for name in step.counts}, chosen)
+
+    def _passes(self) -> bool:
+        """Would no fine-tune be due after the removal? The channels to go are there still, but nothing reads them."""
+        return not self._decide().fire
+
+    def _decide(self) -> Decision:
+        with self._clock.stage("evaluation"):
+            decision = from_first(self._trigger(self.model))  # the others may have read other data
+        self.result.examples_read += decision.examples
+        return decision
 
     def _refit(self, model: torch.nn.Module, structure: Structure, subnet: SubNetwork) -> None:
         with self._clock.stage("compensation"):
@@ -263,7 +298,6 @@ class IceRun:
         self._step_began = now
         done = IceStep(number, kept, macs, weights, decision, fine_tuned, learning_rate, seconds)
         self.result.steps.append(done)
-        self.result.examples_read += decision.examples
         self._on_step(done)
 
     def _finish(self) -> None:
@@ -282,7 +316,7 @@ class IceRun:
         while final.epochs < settings.final_epochs and not final.over:
             epoch, left = final.epochs, settings.final_epochs - final.epochs
             course = (epoch / settings.final_epochs, (epoch + 1) / settings.final_epochs)
-            self._request_training("final", len(result.steps), 1.0, rate, settings.final_decay, course, left)
+            self._request_training("final", len(self.steps), 1.0, rate, settings.final_decay, course, left)
             if left == 1 or settings.patience is not None:
                 with self._clock.stage("evaluation"):
                     result.accuracy = self._evaluate()
@@ -311,8 +345,8 @@ class IceRun:
         for name, value in state["counted"].items():
             setattr(result, name, value)
         result.steps = [IceStep(**{**step, "decision": Decision(**step["decision"])}) for step in state["steps"]]
-        for step in self.steps[: len(result.steps)]:
-            self.structure = after_removal(self.structure, first_channels(self.structure, step))
+        for done in result.steps:
+            self.structure = after_removal(self.structure, first_channels(self.structure, Step(done.kept)))
         if state["frozen"] is not None:
             result.frozen = Frozen.described(self.model, self._example_inputs, state["frozen"])
         if state["frozen names"] is not None:

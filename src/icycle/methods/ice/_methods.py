@@ -203,7 +203,7 @@ def _write(context: Context, run: IceRun, step: IceStep) -> None:
 
 
 def _effort(result: IceResult) -> Effort:
-    return Effort(result.epoch_equivalents, result.examples_read, len(result.steps))
+    return Effort(result.epoch_equivalents, result.examples_read, result.steps_done)
 
 
 def _removal(result: IceResult, task: Task) -> Removal:
@@ -222,7 +222,8 @@ def _removal(result: IceResult, task: Task) -> Removal:
 def _details(result: IceResult) -> dict[str, Any]:
     frozen = result.frozen
     return {
-        "steps": len(result.steps),
+        "steps": result.steps_done,
+        "removals": len(result.steps),
         "fine-tunes of steps": result.fine_tunes,
         "epochs of fine-tuning": round(result.epochs, 3),
         "share of the validation split read per decision": round(result.share_read, 3),

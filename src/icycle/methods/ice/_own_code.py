@@ -64,11 +64,12 @@ def ice(
         loader, loss: for the criteria that read data or gradients; see `icycle.saliency`. Without a loader the batches
             of `calibration` serve.
         optimizer: one that your code keeps throughout; loses the removed channels' state along with the weights.
-        compensate: whether what reads the removed channels is refitted at each step (see `icycle.compensate`), on
+        compensate: whether what reads the removed channels is refitted at each removal (see `icycle.compensate`), on
             `calibration_batches` of `loader` or `calibration`. Default: where there are any.
-        on_step: called after each step.
+        on_step: called after each step, or after steps that were taken together.
         groups: patterns of names; only groups that match one lose channels. Default: all.
-        steps: "group", "block" (default), "all", or lists of group names.
+        steps: "group", "block" (default), "all", or lists of group names. Where consumers are refitted as many of them
+            go together as need no fine-tune afterwards.
         scope: "group" (default), "step" or "global": among which channels those to remove are sought.
         round_to, limit: as in `icycle.select`.
         criterion, criterion_batches: the name of a criterion, and the batches it reads. Default: reconstruction, what

@@ -15,9 +15,10 @@ __all__ = ["IceResult", "IceStep"]
 
 @dataclass(frozen=True)
 class IceStep:
-    """One step: what it left, what was decided, and what was done. `weights` is the share of them that remains."""
+    """One step, or several together: what was left, what was decided, and what was done. `weights` is the share of them
+    that remains."""
 
-    number: int  # from 1
+    number: int  # of the steps that are done by then, of those that were planned
     kept: dict[str, int]  # group -> channels, of those that lost some
     macs: int
     weights: float
@@ -39,12 +40,17 @@ class IceResult:
     accuracy: float = 0.0
     accuracy_before_final: float | None = None  # where there is a final fine-tune
     steps: list[IceStep] = field(default_factory=list, repr=False)
-    fine_tunes: int = 0  # of steps; the final one and a probe do not count
+    fine_tunes: int = 0  # after steps; the final one and a probe do not count
     epochs: float = 0.0  # trained, all together
     epoch_equivalents: float = 0.0  # the same, less what frozen layers save: whole passes, forward and backward
     examples_read: int = 0  # by the trigger
     frozen: Frozen | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def steps_done(self) -> int:
+        """Of the steps that were planned; several of them may have been taken together."""
+        return self.steps[-1].number if self.steps else 0
 
     @property
     def share_read(self) -> float:

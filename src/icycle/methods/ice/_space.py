@@ -2,7 +2,8 @@
 
 Cost is counted in passes, not read off a clock, so that a rerun decides alike and a busy machine misleads nobody: a
 training example costs three (one forward, two backward; less what frozen layers save), one that is only looked at costs
-one. The baseline, which costs 1, trains for `epochs` after every step and evaluates the validation split each time.
+one. What a step is refitted and recalibrated on counts for each of them, although steps that go together share it. The
+baseline, which costs 1, trains for `epochs` after every step and evaluates the validation split each time.
 """
 
 from __future__ import annotations

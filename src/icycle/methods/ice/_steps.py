@@ -15,7 +15,7 @@ from icycle.latency import Attempt, Selector
 from icycle.selection import Budget, select_ratio
 from icycle.structure import Group, Structure, SubNetwork
 
-__all__ = ["Scope", "Scores", "Step", "Steps", "channels_to_keep", "first_channels", "plan_steps"]
+__all__ = ["Scope", "Scores", "Step", "Steps", "channels_to_keep", "first_channels", "plan_steps", "together"]
 
 Scores = dict[str, torch.Tensor]  # group -> (size,), higher is kept
 Steps = Literal["group", "block", "all"] | Sequence[Sequence[str]]
@@ -90,6 +90,11 @@ def plan_steps(
             f"{len(chosen)} groups' channels; ask for less to be kept, or lower round_to."
         )
     return result
+
+
+def together(steps: Sequence[Step]) -> Step:
+    """What they remove, in one step."""
+    return Step({name: count for step in steps for name, count in step.counts.items()})
 
 
 def channels_to_keep(structure: Structure, scores: Scores, step: Step) -> SubNetwork:
