@@ -85,7 +85,7 @@ def ice(
         epochs, decay: of a step's fine-tune (default 1; 0: steps are never fine-tuned), and whether its rate runs to
             zero (default).
         data_share: of the training data that a step's fine-tune uses, 0..1 (default 1); `epochs` pass over that.
-        final_epochs, final_decay, final_factor: of the final fine-tune: 2 epochs from twice the curve's rate to zero; 0
+        final_epochs, final_decay, final_factor: of the final fine-tune: 4 epochs from twice the curve's rate to zero; 0
             epochs: none.
         patience: end the final fine-tune after this many epochs without a better accuracy, and keep the best.
         seed: of a random criterion.

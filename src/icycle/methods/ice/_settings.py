@@ -81,7 +81,7 @@ class IceSettings(StepwiseSettings):
     calibrate: bool = True
     freeze: Share = 0.0
     freezing: Literal["prefix", "published"] = "prefix"
-    final_epochs: Annotated[int, Field(ge=0)] = 2
+    final_epochs: Annotated[int, Field(ge=0)] = 4
     final_decay: bool = True
     final_factor: Positive = 2.0
     patience: Count | None = None
