@@ -7,8 +7,8 @@ seed; every method starts from these weights and removes the same number of chan
 count, those of steps as well. Accuracy is read on the same quarter of the test images each time, when all is decided.
 
     one-shot     everything at once, then all epochs, at a rate that runs to zero
-    ice          step by step (a layer each), fine-tuned where 10 points are lost, compensated steps together where they are
-                 not; then all epochs, as above
+    ice          step by step (a layer each, or where there is compensation as many together as may), fine-tuned where
+                 10 points are lost; then all epochs, as above
     rounds       as one-shot, twice: to the square root of the target, one epoch, to the target, the other epochs
     frozen       as one-shot, but the first half of the layers does not train
     taught       as one-shot, but half of the loss is the distance to what the dense network makes of the same images
@@ -50,6 +50,7 @@ _REFERENCE = "one-shot*"
 _RATE = 0.02  # swept on a seed that is in no table, before consumers were refitted in turn
 _TEST_SHARE = 0.25
 _STEPS = 13  # layers of VGG-16
+_FEWEST = {"rounds": 2, "iterative": 1, "scratch": 1}  # epochs
 
 
 def main() -> None:
@@ -75,9 +76,10 @@ def run_all(arguments: argparse.Namespace) -> list[Record]:
     results, found = Results(arguments.out), []
     matrix = itertools.product(arguments.kept, arguments.seeds, arguments.epochs, arguments.methods)
     for kept, seed, epochs, name in matrix:
-        if name.startswith("rounds") and epochs < 2:
+        kind = name.rstrip("+-*")
+        if epochs < _FEWEST.get(kind, 0):
             continue
-        rate = {"iterative": arguments.iterative_rate, "scratch": 0.1}.get(name.rstrip("+-*"), arguments.rate)
+        rate = {"iterative": arguments.iterative_rate, "scratch": 0.1}.get(kind, arguments.rate)
         key = {
             "method": name, "kept": kept, "epochs": epochs, "seed": seed, "rate": rate, "dense": arguments.dense_epochs
         }  # fmt: skip
