@@ -20,8 +20,6 @@ __all__ = ["refresh"]
 _DOCS = Path(__file__).parent.parent / "docs"
 _PAGES = tuple(_DOCS / name for name in ("benchmarks.md", "choosing.md", "coverage.md", "export.md"))
 _MADE_OF = {  # table -> the module that makes it, and the file in bench/results with its records
-    "one_cycle": ("_training", "one_cycle"),
-    "digits": ("_training", "digits"),
     "engine": ("engine", "engine"),
     "coverage": ("coverage", "engine"),
     "proof_cost": ("proof_cost", "proof_cost"),
@@ -51,8 +49,8 @@ def refresh(page: str, results: Path) -> str:
 def _table(name: str, results: Path) -> str:
     if name.startswith("compare_"):
         return _comparison(results / f"{name}.json")
-    if name == "moments":  # of several comparisons
-        return str(importlib.import_module(name).tables(results)) + "\n"
+    if name.startswith("one_cycle_"):  # of several comparisons
+        return str(importlib.import_module("one_cycle").TABLES[name](results)) + "\n"
     module, file = _MADE_OF[name]
     records = Results(results / f"{file}.jsonl").read()
     if not records:

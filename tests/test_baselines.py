@@ -158,6 +158,12 @@ def test_equal_seconds_are_those_of_the_dense_network_too_where_a_run_started_fr
     assert len(records(tmp_path / "run", "epoch")) == 8  # of 1.5 seconds each, in 12
 
 
+def test_the_seconds_of_a_run_with_a_teacher_are_no_measure(tmp_path: Path) -> None:
+    run(tmp_path / "other", "fixed", "train.distill={weight: 0.5}")
+    with pytest.raises(TrainingError, match="a teacher takes its part"):
+        run(tmp_path / "run", "scratch", f"method.of={tmp_path / 'other'}", "method.equal=seconds")
+
+
 def test_scratch_of_what_is_no_finished_run_is_a_clear_error(tmp_path: Path) -> None:
     run(tmp_path / "other", "fixed")
     (tmp_path / "other" / "report.json").unlink()

@@ -1,8 +1,7 @@
-"""The benchmarks: results outlive a crash, tables say what was measured, and the incumbent gets a fair run."""
+"""The benchmarks: results outlive a crash, and tables say what was measured."""
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -16,21 +15,16 @@ sys.path.insert(0, str(_BENCH))
 
 import _common  # noqa: E402
 import _engines  # noqa: E402
-import _training  # noqa: E402
 import engine  # noqa: E402
 import exports  # noqa: E402
 import latency  # noqa: E402
 import loop  # noqa: E402
+import one_cycle  # noqa: E402
 import step_overhead  # noqa: E402
 import tables  # noqa: E402
-from _incumbent import TrainPruneFineTune  # noqa: E402
 
 import icycle  # noqa: E402
 from icycle.compare import Kept, Result, keep_results  # noqa: E402
-from icycle.methods import Context  # noqa: E402
-from icycle.recipes import load_recipe  # noqa: E402
-from icycle.training import Recorder  # noqa: E402
-from icycle.zoo import build_model, load_data  # noqa: E402
 
 _MACHINE = {
     "cpu": "a CPU",
@@ -41,25 +35,6 @@ _MACHINE = {
     "torch": "2",
     "python": "3",
 }
-
-
-def run_record(method: str, seed: int, wall: float, accuracy: float) -> dict[str, Any]:
-    """A record like those of `_training`, with round numbers."""
-    pruned = method != "dense"
-    removal = {"epoch": 3.0, "accuracy_before": 80.0, "accuracy_after": 70.0} if pruned else None
-    return {
-        "recipe": load_recipe("digits").model_dump(mode="json", exclude={"method", "seed"}),
-        "method": {"name": method},
-        "seed": seed,
-        "seconds": {"train": wall, "search": 0.0, "evaluation": 0.0, "recalibration": 0.0, "rest": 0.0},
-        "wall": wall,
-        "removal": removal,
-        "macs_kept": 0.5 if pruned else 1.0,
-        "test_accuracy": accuracy,
-        "latency": {size: {"dense": 4.0, "pruned": 2.0} for size in ("1", "64")} if pruned else None,
-        "machine": _MACHINE,
-        "command": "python bench/digits.py --out /tmp/digits.jsonl",
-    }
 
 
 def test_results_are_found_by_their_values_and_the_last_one_counts(tmp_path: Path) -> None:
@@ -83,96 +58,50 @@ def test_table_is_markdown() -> None:
     assert lines == ["| name |   x |", "| ---- | --: |", "| a    |   1 |", "| b    |  20 |"]
 
 
-def test_runs_are_compared_with_the_dense_run_of_their_seed() -> None:
-    walls = {("dense", 0): 100.0, ("dense", 1): 200.0, ("one-cycle", 0): 50.0, ("one-cycle", 1): 140.0}
-    records = [run_record(method, seed, wall, 90.0 + seed) for (method, seed), wall in walls.items()]
-    text = _training.tables(records)
-    assert "0.600 ± 0.141" in text  # 0.5 and 0.7
-    assert "50.0 ± 0.0 %" in text
-    assert "4.00, 2.00" in text
-    assert "4 runs of `python bench/digits.py`, on a CPU, 2 cores, 2 threads; icycle 1, torch 2, python 3." in text
-
-
-def test_a_repeated_run_takes_the_place_of_the_first() -> None:
-    text = _training.tables([run_record("dense", 0, wall, 90.0) for wall in (100.0, 300.0)])
-    assert "300.0" in text
-    assert "100.0 |" not in text.replace("100.0 %", "")
-
-
 def test_page_keeps_its_words_and_gets_its_tables(tmp_path: Path) -> None:
-    page = "before\n<!-- table: digits -->\nold\n<!-- end -->\nafter\n"
-    _common.Results(tmp_path / "digits.jsonl").append(run_record("dense", 0, 12.5, 98.0))
-    fresh = tables.refresh(page, tmp_path)
-    assert fresh.startswith("before\n<!-- table: digits -->\n**small-cnn")
-    assert fresh.endswith("\n<!-- end -->\nafter\n")
-    assert "12.5" in fresh
-    assert tables.refresh(fresh, tmp_path) == fresh
-    assert "Not measured yet" in tables.refresh(fresh, tmp_path / "empty")
-
-
-def test_a_comparison_s_table_is_made_of_what_the_command_left(tmp_path: Path) -> None:
-    page = "<!-- table: compare_small -->\nold\n<!-- end -->\n"
+    page = "before\n<!-- table: compare_small -->\nold\n<!-- end -->\nafter\n"
     assert "Not measured yet" in tables.refresh(page, tmp_path)
     result = Result("dense", 0, 98.25, 98.0, 10.0, 0.0, 12.0, 1.0, 1.0, "accuracy", None)
     keep_results(tmp_path / "compare_small.json", Kept("icycle compare digits", "dense", ("a CPU",), (result,)))
-    assert "| dense |    1 |         98.25 |" in tables.refresh(page, tmp_path)
+    fresh = tables.refresh(page, tmp_path)
+    assert fresh.startswith("before\n<!-- table: compare_small -->\n")
+    assert fresh.endswith("\n<!-- end -->\nafter\n")
+    assert "| dense |    1 |         98.25 |" in fresh
+    assert tables.refresh(fresh, tmp_path) == fresh
+
+
+def test_a_moment_is_chosen_by_the_other_seeds(tmp_path: Path) -> None:
+    # each seed has a moment that is best by chance; the others' best is the other one
+    accuracies = {"one-cycle": (90.0, 90.0), "fixed:at=0.1": (93.0, 88.0), "fixed:at=0.2": (89.0, 91.0)}
+    outcomes = tuple(
+        Result(label, seed, accuracy, accuracy, 1.0, 0.0, 1.0, 0.5, 0.5, "accuracy", None)
+        for label, values in accuracies.items()
+        for seed, accuracy in enumerate(values)
+    )
+    keep_results(tmp_path / "compare_cnn10.json", Kept("icycle compare digits", "one-cycle", (), outcomes))
+    row = one_cycle.TABLES["one_cycle_moments"](tmp_path).splitlines()[2]
+    cells = [cell.strip() for cell in row.split("|")]
+    assert cells[4] == "fixed:at=0.1"
+    assert cells[5].startswith("-0.50")  # 93 and 88 against 90 and 90
+    assert cells[6].startswith("+1.50")  # by the other seed: 0.2 (89) for the first, 0.1 (88) for the second
+
+
+def test_a_benchmark_without_records_names_its_command(tmp_path: Path) -> None:
+    page = "<!-- table: loop -->\nold\n<!-- end -->\n"
+    assert "Not measured yet: `python bench/loop.py`." in tables.refresh(page, tmp_path)
 
 
 @pytest.mark.parametrize("page", ["benchmarks.md", "choosing.md"])
 def test_tables_in_the_repository_say_what_their_records_do(page: str) -> None:
     text = (_BENCH.parent / "docs" / page).read_text(encoding="utf-8")
-    compared = re.compile(r"<!-- table: compare_\w+ -->.*?<!-- end -->", re.DOTALL)
+    compared = re.compile(r"<!-- table: (?:compare|one_cycle)_\w+ -->.*?<!-- end -->", re.DOTALL)
     for found in compared.findall(text):
         assert tables.refresh(found, _BENCH / "results") == found
 
 
 def test_page_in_the_repository_has_a_place_for_every_table() -> None:
     page = (_BENCH.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert all(
-        f"<!-- table: {name} -->" in page
-        for name in ("one_cycle", "digits", "pareto", "engine", "step_overhead", "loop")
-    )
-
-
-@pytest.mark.parametrize(("epochs", "parts"), [(2, (1, 1)), (3, (2, 1)), (12, (8, 4)), (300, (200, 100))])
-def test_incumbent_splits_its_epochs(epochs: int, parts: tuple[int, int]) -> None:
-    assert TrainPruneFineTune().split(epochs) == parts
-
-
-def test_incumbent_needs_two_epochs() -> None:
-    with pytest.raises(ValueError, match="at least 2 epochs"):
-        TrainPruneFineTune().split(1)
-
-
-def test_incumbent_trains_prunes_and_fine_tunes_within_its_epochs() -> None:
-    recipe = load_recipe("digits", ["train.epochs=3", "model.width=16"])
-    data = load_data(**recipe.data.model_dump(), batch_size=64)
-    model = build_model("small-cnn", num_classes=10, in_channels=1, width=16)
-    recorder = Recorder()
-    result = TrainPruneFineTune(macs=0.5).run(Context(model, data, recipe.train, recorder))
-    epochs = [record for record in recorder.records if record["kind"] == "epoch"]
-    (removal,) = result.removals
-    assert len(epochs) == 3
-    assert removal.epoch == 2
-    assert 0.49 <= removal.macs_after / removal.macs_before <= 0.51
-    assert icycle.trace(model, data.example()).macs() == removal.macs_after
-    assert epochs[2]["learning_rate"] < epochs[0]["learning_rate"]
-    assert data.train.epoch == 2  # not the first epochs' batches again
-    assert result.validation_accuracy > 50
-
-
-@pytest.mark.slow
-def test_training_runs_are_recorded_and_not_repeated(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser()
-    _training.add_arguments(parser, tmp_path / "digits.jsonl", ("dense", "one-cycle"))
-    arguments = parser.parse_args(["--epochs", "1", "--width", "16", "--seeds", "0"])
-    first = _training.run_all("digits", arguments)
-    assert "epoch 1" in capfd.readouterr().out
-    assert _training.run_all("digits", arguments) == first
-    assert "epoch 1" not in capfd.readouterr().out
-    records = _common.Results(arguments.out).read()
-    assert [record["method"]["name"] for record in records] == ["dense", "one-cycle"]
-    assert all(record["wall"] == pytest.approx(sum(record["seconds"].values())) for record in records)
+    assert all(f"<!-- table: {name} -->" in page for name in ("pareto", "engine", "step_overhead", "loop", "latency"))
 
 
 def test_prunable_share_counts_products_with_a_prunable_dimension() -> None:

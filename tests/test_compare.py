@@ -65,6 +65,23 @@ def test_one_setting_of_a_section_leaves_the_others_of_the_recipe_as_they_are() 
     assert run.recipe.method.phases == Phases(patience=0.1, ramp=0.1)
 
 
+def test_an_entry_may_train_by_other_settings_than_the_recipe() -> None:
+    plan = plan_of("one-cycle:train.epochs=5:train.optimizer.learning_rate=0.01", seeds=(0,))
+    dense, ours = (run.recipe for run in plan)
+    assert dense.train == load_recipe("digits", TINY).train
+    rate = dense.train.optimizer.model_copy(update={"learning_rate": 0.01})
+    assert ours.train == dense.train.model_copy(update={"epochs": 5, "optimizer": rate})
+    assert ours.method == load_recipe("digits", TINY).method
+
+
+def test_methods_with_fresh_weights_are_not_given_trained_ones(tmp_path: Path) -> None:
+    recipe = load_recipe("digits", [*TINY, f"model.weights={tmp_path / 'weights.pt'}"])
+    runs = {run.label: run.recipe.model.weights for run in plan_of("one-cycle", "scratch", "uniform", recipe=recipe)}
+    assert runs["scratch"] is None
+    assert runs["uniform"] is None
+    assert runs["dense"] == runs["one-cycle"] == tmp_path / "weights.pt"
+
+
 def test_every_method_gets_what_the_recipe_s_own_says_and_its_own_settings() -> None:
     runs = {run.label: run.recipe.method for run in plan_of("one-cycle", "fixed:at=0.1", "ice", seeds=(0,))}
     own = load_recipe("digits").method
@@ -106,6 +123,7 @@ def test_scratch_may_take_the_shape_of_another_method() -> None:
         (("one-cicle",), "one-cycle"),
         (("ice", "ice"), "once"),
         (("fixed:att=0.1",), "att"),
+        (("fixed:train.epoch=3",), "epoch"),
         (("scratch",), "prunes"),
         (("scratch:of=nothing", "ice"), "nothing"),
     ],

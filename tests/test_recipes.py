@@ -186,6 +186,12 @@ def test_impossible_one_cycle_settings_are_clear_errors(override: str, words: st
         load_recipe("digits", [override])
 
 
+def test_fresh_weights_are_no_trained_ones(tmp_path: Path) -> None:
+    settings = ["method={name: uniform, budget: {macs: 0.5}}", f"model.weights={tmp_path / 'weights.pt'}"]
+    with pytest.raises(RecipeError, match="'uniform' trains fresh ones"):
+        load_recipe("digits", settings)
+
+
 @pytest.fixture
 def tiny() -> Recipe:
     return load_recipe("digits", TINY)

@@ -85,7 +85,7 @@ def test_every_epoch_is_recorded_with_its_seconds(tmp_path: Path) -> None:
 
 def test_seconds_by_stage_add_up_to_the_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("icycle.training._clock.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(StageClock, "now", staticmethod(lambda: now[0]))
     clock = StageClock()
     now[0] = 1.0
     with clock.stage("train"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -14,24 +14,29 @@ from pydantic import BaseModel, ValidationError
 from icycle.errors import RecipeError
 from icycle.methods import Dense, Method, Scratch, get_method
 from icycle.recipes import Recipe, RunFolder
+from icycle.training import TrainSettings
 
 __all__ = ["Entry", "Run", "make_plan"]
 
 DENSE = "dense"
 
+T = TypeVar("T", bound=BaseModel)
+
 
 @dataclass(frozen=True)
 class Entry:
-    """A column of the matrix: a method's name and settings of its own. `label` is how the user wrote it."""
+    """A column of the matrix: a method's name and settings of its own, and changes of the recipe's `train`. `label` is
+    how the user wrote it."""
 
     label: str
     name: str
     settings: Mapping[str, Any]
+    train: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def parse(text: str) -> Entry:
-        """`NAME` or `NAME:KEY=VALUE:KEY=VALUE`, such as `fixed:at=0.1` or `one-cycle:phases.shrink=0`; values as in
-        YAML."""
+        """`NAME` or `NAME:KEY=VALUE:KEY=VALUE`, such as `fixed:at=0.1`, `one-cycle:phases.shrink=0` or
+        `at-init:train.epochs=40`; values as in YAML."""
         name, *pairs = text.strip().split(":")
         settings: dict[str, Any] = {}
         for pair in pairs:
@@ -43,7 +48,8 @@ class Entry:
             for part in sections:
                 section = section.setdefault(part, {})
             section[last] = _value(value, text)
-        return Entry(text.strip(), name, settings)
+        train = settings.pop("train", {})
+        return Entry(text.strip(), name, settings, train)
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,8 @@ def _depth(entry: Entry) -> int:
 def _run(recipe: Recipe, entry: Entry, entries: Sequence[Entry], seed: int, output: Path) -> Run:
     kind = get_method(entry.name)
     settings, needs, model = dict(entry.settings), [], recipe.model
+    if kind.starts_fresh:
+        model = model.model_copy(update={"weights": None})
     if issubclass(kind, Scratch):
         origin = _origin(settings.get("of"), entries)
         settings["of"] = _folder(output, origin, seed)
@@ -108,7 +116,8 @@ def _run(recipe: Recipe, entry: Entry, entries: Sequence[Entry], seed: int, outp
         needs.append(DENSE)
         model = model.model_copy(update={"weights": _folder(output, DENSE, seed) / "model"})
     method = _method(recipe.method, kind, entry, settings)
-    chosen = recipe.model_copy(update={"method": method, "seed": seed, "model": model})
+    train = _trained_as(recipe.train, entry)
+    chosen = recipe.model_copy(update={"method": method, "seed": seed, "model": model, "train": train})
     return Run(entry.label, seed, chosen, RunFolder(_folder(output, entry.label, seed)), tuple(needs))
 
 
@@ -116,8 +125,18 @@ def _method(own: Method, kind: type[Method], entry: Entry, settings: Mapping[str
     """The recipe's own method where it is the same, else one with what both know."""
     names = own.model_fields_set - {"name"} if isinstance(own, kind) else own.model_fields_set & set(kind.model_fields)
     shared = {name: getattr(own, name) for name in names if name != "name"}
+    return _built(kind, shared, settings, entry)
+
+
+def _trained_as(own: TrainSettings, entry: Entry) -> TrainSettings:
+    """The recipe's training, with what the entry changes of it."""
+    shared = {name: getattr(own, name) for name in own.model_fields_set}
+    return _built(TrainSettings, shared, entry.train, entry)
+
+
+def _built(kind: type[T], shared: Mapping[str, Any], changes: Mapping[str, Any], entry: Entry) -> T:
     try:
-        return kind(**{**shared, **{name: _within(shared.get(name), value) for name, value in settings.items()}})
+        return kind(**{**shared, **{name: _within(shared.get(name), value) for name, value in changes.items()}})
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise RecipeError(f"Expected settings of '{entry.name}' in '{entry.label}', but {faults}") from None

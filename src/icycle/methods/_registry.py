@@ -117,6 +117,7 @@ class Method(Settings, ABC):
 
     name: str
     starts_trained: ClassVar[bool] = False  # from a trained network, which it trains itself if it is given none
+    starts_fresh: ClassVar[bool] = False  # from fresh weights, whatever others start from
     has_teacher: ClassVar[bool] = False  # its run has a trained dense network to learn from, once it is pruned
 
     @property

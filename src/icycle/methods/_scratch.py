@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -29,6 +30,7 @@ class Scratch(Method):
     the weights it started from."""
 
     name: Literal["scratch"] = "scratch"
+    starts_fresh: ClassVar[bool] = True
     of: Path
     equal: Literal["epochs", "seconds"] = "epochs"
 
@@ -54,9 +56,14 @@ def _epochs_in_the_same_time(folder: Path) -> int:
     """How many epochs of the pruned network, as that run timed them after its last removal, its seconds would hold.
 
     Raises:
-        TrainingError: the run is not finished, or has no epoch after its last removal.
+        TrainingError: the run is not finished, or has no epoch after its last removal such as fresh weights would have.
     """
     seconds = _seconds_of(folder)
+    if _Finished.read(folder).taught:
+        raise TrainingError(
+            f"Expected epochs as fresh weights have them, but in those of the run in {folder} a teacher takes its "
+            "part; say by train.epochs how many its seconds would hold, and leave out equal: seconds"
+        )
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     last = max((number for number, record in enumerate(records) if record["kind"] in ("removal", "step")), default=-1)
@@ -71,11 +78,26 @@ def _epochs_in_the_same_time(folder: Path) -> int:
 
 def _seconds_of(folder: Path) -> float:
     """All that a finished run took, with the run that trained the weights that it started from."""
-    try:
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        seconds = seconds_spent(report["seconds"])
-        weights = report["settings"]["model"]["weights"]
-    except (OSError, KeyError, ValueError) as error:
-        raise TrainingError(f"Expected a finished run in {folder}, but its report cannot be read: {error}") from error
-    origin = Path(weights or "").parent
-    return seconds + (_seconds_of(origin) if weights and (origin / "report.json").is_file() else 0.0)
+    run = _Finished.read(folder)
+    origin = Path(run.weights or "").parent
+    return run.seconds + (_seconds_of(origin) if run.weights and (origin / "report.json").is_file() else 0.0)
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """What a finished run says about itself."""
+
+    seconds: float
+    weights: str | None  # that it started from
+    taught: bool  # by a teacher
+
+    @classmethod
+    def read(cls, folder: Path) -> _Finished:
+        try:
+            report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+            model, train = report["settings"]["model"], report["settings"]["train"]
+            return cls(seconds_spent(report["seconds"]), model["weights"], train["distill"] is not None)
+        except (OSError, KeyError, ValueError) as error:
+            raise TrainingError(
+                f"Expected a finished run in {folder}, but its report cannot be read: {error}"
+            ) from error

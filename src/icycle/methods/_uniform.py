@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from icycle.engine import trace
 from icycle.methods._registry import Context, Method, MethodResult, register
@@ -19,6 +19,7 @@ class Uniform(Method):
     """Remove the same share of every group, drawn by chance, before the first step; train."""
 
     name: Literal["uniform"] = "uniform"
+    starts_fresh: ClassVar[bool] = True
     budget: BudgetSettings
     round_to: Count = 1
     limit: Kept = 1.0

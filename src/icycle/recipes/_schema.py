@@ -127,6 +127,16 @@ class Recipe(Settings):
     track: Annotated[tuple[Annotated[str, _known(find_tracker)], ...], BeforeValidator(_listed)] = ()
 
     @model_validator(mode="after")
+    def _fresh(self) -> Recipe:
+        """A method that is about fresh weights is given no trained ones."""
+        if self.method.starts_fresh and self.model.weights is not None:
+            raise ValueError(
+                f"model.weights: expected none, as the method '{self.method.name}' trains fresh ones, but got "
+                f"'{self.model.weights}'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _teachable(self) -> Recipe:
         """Distillation needs a teacher, and a task that can be taught."""
         distill = self.train.distill

@@ -5,7 +5,7 @@ from icycle.zoo._batches import Augmentation, Images, SealedLoader, TensorLoader
 from icycle.zoo._data import Data, load_data
 from icycle.zoo._loaders import Batches, DatasetLoader, Examples, OwnLoader
 from icycle.zoo._models import build_model, example_shape, model, model_names, require_model
-from icycle.zoo._sources import Place, Source, dataset_names, require_dataset, source
+from icycle.zoo._sources import Place, Source, dataset_names, read_source, require_dataset, source
 from icycle.zoo._split import stratified_split
 from icycle.zoo._weights import load_weights
 
@@ -29,6 +29,7 @@ __all__ = [
     "load_weights",
     "model",
     "model_names",
+    "read_source",
     "require_dataset",
     "require_model",
     "source",

@@ -26,6 +26,7 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
     "densenet100": partial(CifarDenseNet, 100),
     "mlp": MLP,
     "mobilenet-v2": CifarMobileNetV2,
+    "resnet8": partial(CifarResNet, 8),
     "resnet20": partial(CifarResNet, 20),
     "resnet32": partial(CifarResNet, 32),
     "resnet56": partial(CifarResNet, 56),
