@@ -326,3 +326,22 @@ def test_a_removal_is_rehearsed_on_every_example() -> None:
     assert differences(before, snapshot(model)) == []
     icycle.prune(model, both, icycle.SubNetwork({"first": torch.arange(12) < 6}))
     assert model(long).shape == (5, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_may_be_cast_between_trace_and_removal(dtype: torch.dtype) -> None:
+    layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 2, 1))
+    model = nn.Sequential(*layers)
+    structure = icycle.trace(model, IMAGE)
+    icycle.prune(model.to(dtype), structure, icycle.SubNetwork.random(structure, 0.5))
+    assert model(IMAGE.to(dtype)).dtype == dtype
+
+
+def test_a_model_that_no_longer_runs_is_said_to_be_the_fault() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 2, 1))
+    structure = icycle.trace(model, IMAGE)
+    model[1] = nn.Flatten()
+    before = snapshot(model)
+    with pytest.raises(SurgeryError, match="Trace it again"):
+        icycle.prune(model, structure, icycle.SubNetwork.random(structure, 0.5))
+    assert not differences(before, snapshot(model))
