@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from icycle.structure._layout import Channels, Concat, Fixed, Layout, Outer, fingerprint, positions
+from icycle.structure._layout import Channels, Concat, Fixed, Layout, Outer, positions
 from icycle.structure._structure import Group, Structure
 from icycle.structure._subnetwork import SubNetwork
 
@@ -22,7 +22,7 @@ def after_removal(structure: Structure, subnet: SubNetwork) -> Structure:
     sizes = [int(count) for count in subnet.counts(structure)]
     layouts = {name: tuple(_resized(dim, sizes) for dim in dims) for name, dims in structure.layouts.items()}
     groups = tuple(_resized_group(group, number, sizes, layouts) for number, group in enumerate(structure.prunable))
-    return replace(structure, groups=groups, layouts=layouts, fingerprint=fingerprint(layouts))
+    return replace(structure, groups=groups, layouts=layouts)
 
 
 def _resized(layout: Layout, sizes: Sequence[int]) -> Layout:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 
 from icycle.axes import Axis, Polynomial, count, leaves
 from icycle.structure._cost import Cost
 from icycle.structure._group import Group, Slice
-from icycle.structure._layout import fingerprint, freeze, positions
+from icycle.structure._layout import freeze, positions
 from icycle.structure._memory import Peak
 from icycle.structure._operations import Operations
 from icycle.structure._structure import Attribute, Example, Rewrite, Structure
@@ -35,7 +36,6 @@ def build(trace: Trace) -> Structure:
         costs={**costs, "memory": Peak(operations, len(numbers))},
         attributes=tuple(Attribute(*key, value.renamed(numbers)) for key, value in trace.attributes().items()),
         rewrites=rewrites,
-        fingerprint=fingerprint(layouts),
         caches=trace.caches,
         operations=operations,
         example=Example(trace.inputs, trace.meta, trace.hooks, trace.output_shapes, trace.also),
@@ -73,8 +73,9 @@ def _term(factor: int, dims: Dims) -> Polynomial:
 def _slices(trace: Trace, axes: list[Axis]) -> Mapping[int, tuple[Slice, ...]]:
     numbers = {axis.created: number for number, axis in enumerate(axes)}
     found: dict[int, list[Slice]] = {axis.created: [] for axis in axes}
+    places = cache(positions)  # which are the same for most dimensions
     for name, position, dim, role in trace.channel_dims():
-        for number, index in positions(freeze(dim, numbers)).items():
+        for number, index in places(freeze(dim, numbers)).items():
             found[axes[number].created].append(Slice(name, position, index, role))
     return {created: tuple(pieces) for created, pieces in found.items()}
 

@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, lru_cache, reduce
 
 import numpy as np
 
@@ -98,12 +98,17 @@ def freeze(dim: Dim, groups: Mapping[int, int]) -> Layout:
     """`dim` with its free axes replaced by group numbers; `groups` maps an axis's `created` to its group."""
     dim = resolve(dim)
     if isinstance(dim, Axis):
-        group = groups.get(dim.created)
-        return Fixed(dim.size) if group is None else Channels(group, dim.size)
+        return _of_axis(groups.get(dim.created), dim.size)
     parts = tuple(freeze(operand, groups) for operand in dim.operands)
     if all(isinstance(part, Fixed) for part in parts):
         return Fixed(dim.size)
     return Concat(parts) if isinstance(dim, Sum) else Outer(parts)
+
+
+@lru_cache(maxsize=4096)
+def _of_axis(group: int | None, size: int) -> Layout:
+    """One for all dimensions that are alike: most of a model's are."""
+    return Fixed(size) if group is None else Channels(group, size)
 
 
 def count_of(layout: Layout) -> Polynomial:

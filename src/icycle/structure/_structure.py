@@ -14,7 +14,7 @@ from icycle.errors import StructureError
 from icycle.structure._cost import Cost
 from icycle.structure._describe import table
 from icycle.structure._group import Group
-from icycle.structure._layout import Layout
+from icycle.structure._layout import Layout, fingerprint
 from icycle.structure._memory import Peak
 from icycle.structure._operations import Operation
 from icycle.structure._subnetwork import SubNetwork
@@ -69,7 +69,6 @@ class Structure:
     layouts: Mapping[str, tuple[Layout, ...]]  # parameter or buffer -> a layout per dimension
     costs: Mapping[str, Cost | Peak]  # "macs", "params", "activation_bytes", "memory"
     attributes: tuple[Attribute, ...]
-    fingerprint: str
     notes: tuple[str, ...] = ()
     example: Example | None = None
     rewrites: tuple[Rewrite, ...] = ()
@@ -77,6 +76,16 @@ class Structure:
     operations: Sequence[Operation] = ()  # of the run in evaluation mode, in order
     proof: str = "shapes"  # "numbers" where removing was compared with zeroing on real values, too
     unknown_operations: Mapping[str, int] = field(default_factory=dict)  # name -> how often it ran without a rule
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the names and shapes of all parameters and buffers, and of what is coupled with what."""
+        return fingerprint(self.layouts)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all parameters and buffers."""
+        return {name: tuple(layout.size for layout in layouts) for name, layouts in self.layouts.items()}
 
     @cached_property
     def prunable(self) -> tuple[Group, ...]:

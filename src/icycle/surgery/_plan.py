@@ -83,7 +83,7 @@ def _index(kept: np.ndarray) -> torch.Tensor | None:
 
 def _check_shapes(model: nn.Module, structure: Structure) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
-    expected = {name: tuple(layout.size for layout in layouts) for name, layouts in structure.layouts.items()}
+    expected = structure.shapes
     if shapes == expected:
         return
     for name in sorted(shapes.keys() | expected.keys()):
