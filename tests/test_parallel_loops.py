@@ -105,6 +105,7 @@ def ice_on(rank: int) -> None:
         ratio=0.5,
         steps="group",
         criterion="mean_activation",
+        compensate=False,  # each step by itself
         loader=[batch(100 * rank + number) for number in range(2)],
         freeze=0.4,
         final_epochs=1,

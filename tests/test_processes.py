@@ -88,7 +88,8 @@ def assert_same(one: RunFolder, other: RunFolder) -> None:
     losses = [[record["loss"] for record in records(folder, "epoch")] for folder in (one, other)]
     assert losses[0] == pytest.approx(losses[1], abs=NEARLY)
     reports = [json.loads(folder.report.read_text()) for folder in (one, other)]
-    assert reports[0]["test_accuracy"] == reports[1]["test_accuracy"]
+    one_image = 100 / 359  # of a network that has hardly learned, rounding may decide one
+    assert reports[0]["test_accuracy"] == pytest.approx(reports[1]["test_accuracy"], abs=one_image + 1e-6)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
