@@ -58,8 +58,8 @@ def _epochs_in_the_same_time(folder: Path) -> int:
     Raises:
         TrainingError: the run is not finished, or has no epoch after its last removal such as fresh weights would have.
     """
-    seconds = _seconds_of(folder)
-    if _Finished.read(folder).taught:
+    run = _Finished.read(folder)
+    if run.taught:
         raise TrainingError(
             f"Expected epochs as fresh weights have them, but in those of the run in {folder} a teacher takes its "
             "part; say by train.epochs how many its seconds would hold, and leave out equal: seconds"
@@ -73,14 +73,7 @@ def _epochs_in_the_same_time(folder: Path) -> int:
     tuned = [record["seconds"] / record["epochs"] for record in after if record["kind"] == "fine-tune"]
     if not epochs and not tuned:
         raise TrainingError(f"Expected an epoch after the last removal of the run in {folder}, but it has none")
-    return max(1, int(seconds / statistics.median(epochs or tuned)))
-
-
-def _seconds_of(folder: Path) -> float:
-    """All that a finished run took, with the run that trained the weights that it started from."""
-    run = _Finished.read(folder)
-    origin = Path(run.weights or "").parent
-    return run.seconds + (_seconds_of(origin) if run.weights and (origin / "report.json").is_file() else 0.0)
+    return max(1, int(run.all_seconds / statistics.median(epochs or tuned)))
 
 
 @dataclass(frozen=True)
@@ -90,6 +83,13 @@ class _Finished:
     seconds: float
     weights: str | None  # that it started from
     taught: bool  # by a teacher
+
+    @property
+    def all_seconds(self) -> float:
+        """With those of the run that trained the weights that it started from."""
+        origin = Path(self.weights or "").parent
+        known = bool(self.weights) and (origin / "report.json").is_file()
+        return self.seconds + (_Finished.read(origin).all_seconds if known else 0.0)
 
     @classmethod
     def read(cls, folder: Path) -> _Finished:

@@ -76,4 +76,4 @@ class Curve:
 
     def flat(self) -> Curve:
         """The rate `base` whatever remains: what an ablation compares with."""
-        return Curve(self.base, 0.0, self.p, self.beta)
+        return replace(self, delta=0.0)
