@@ -74,6 +74,13 @@ def test_an_entry_may_train_by_other_settings_than_the_recipe() -> None:
     assert ours.method == load_recipe("digits", TINY).method
 
 
+def test_methods_without_a_teacher_are_taught_nothing() -> None:
+    recipe = load_recipe("digits", [*TINY, "train.ema=0.9", "train.distill.weight=0.5"])
+    trained = {run.label: run.recipe.train for run in plan_of("one-cycle", "scratch", recipe=recipe)}
+    assert trained["one-cycle"] == recipe.train
+    assert trained["dense"] == trained["scratch"] == recipe.train.model_copy(update={"distill": None})
+
+
 def test_methods_with_fresh_weights_are_not_given_trained_ones(tmp_path: Path) -> None:
     recipe = load_recipe("digits", [*TINY, f"model.weights={tmp_path / 'weights.pt'}"])
     runs = {run.label: run.recipe.model.weights for run in plan_of("one-cycle", "scratch", "uniform", recipe=recipe)}
@@ -124,6 +131,7 @@ def test_scratch_may_take_the_shape_of_another_method() -> None:
         (("ice", "ice"), "once"),
         (("fixed:att=0.1",), "att"),
         (("fixed:train.epoch=3",), "epoch"),
+        (("at-init:train.distill.weight=0.5",), "teacher"),
         (("scratch",), "prunes"),
         (("scratch:of=nothing", "ice"), "nothing"),
     ],

@@ -67,8 +67,8 @@ def make_plan(recipe: Recipe, entries: Sequence[Entry], seeds: Sequence[int], ou
     """All runs, each after those that it needs.
 
     Every method gets what the recipe's own method says and it knows, too (the budget, rounding, limits), and its own
-    settings. The dense network of each seed is trained once, and is where methods begin that start from a trained one;
-    so it is always part of the plan.
+    settings; the recipe's distillation only where there is a teacher. The dense network of each seed is trained once,
+    and is where methods begin that start from a trained one; so it is always part of the plan.
 
     Raises:
         RecipeError: an unknown method, settings that it does not take, or the same column twice.
@@ -116,8 +116,9 @@ def _run(recipe: Recipe, entry: Entry, entries: Sequence[Entry], seed: int, outp
         needs.append(DENSE)
         model = model.model_copy(update={"weights": _folder(output, DENSE, seed) / "model"})
     method = _method(recipe.method, kind, entry, settings)
-    train = _trained_as(recipe.train, entry)
-    chosen = recipe.model_copy(update={"method": method, "seed": seed, "model": model, "train": train})
+    train = _trained_as(recipe.train, kind, entry)
+    changes = {"method": method, "seed": seed, "model": model, "train": train}
+    chosen = _built(Recipe, _given(recipe), changes, entry)
     return Run(entry.label, seed, chosen, RunFolder(_folder(output, entry.label, seed)), tuple(needs))
 
 
@@ -128,10 +129,18 @@ def _method(own: Method, kind: type[Method], entry: Entry, settings: Mapping[str
     return _built(kind, shared, settings, entry)
 
 
-def _trained_as(own: TrainSettings, entry: Entry) -> TrainSettings:
-    """The recipe's training, with what the entry changes of it."""
-    shared = {name: getattr(own, name) for name in own.model_fields_set}
+def _trained_as(own: TrainSettings, kind: type[Method], entry: Entry) -> TrainSettings:
+    """The recipe's training, with what the entry changes of it; a method that has no teacher is taught nothing, unless
+    the entry says so."""
+    shared = _given(own)
+    if own.distill is not None and own.distill.teacher is None and not kind.has_teacher:
+        del shared["distill"]
     return _built(TrainSettings, shared, entry.train, entry)
+
+
+def _given(settings: BaseModel) -> dict[str, Any]:
+    """What is not left to its default."""
+    return {name: getattr(settings, name) for name in settings.model_fields_set}
 
 
 def _built(kind: type[T], shared: Mapping[str, Any], changes: Mapping[str, Any], entry: Entry) -> T:
