@@ -15,7 +15,7 @@ from cut_runs import stopped_and_resumed, weights
 from icycle.errors import RecipeError
 from icycle.recipes import RunFolder, load_recipe, run_recipe
 from icycle.tasks import LanguageModelling, MultiLabel, Regression, Segmentation, TokenClassification
-from icycle.training import Classification, Distill, Supervised, Teacher, Trainer, TrainSettings
+from icycle.training import Batch, Classification, Distill, Supervised, Task, Teacher, Trainer, TrainSettings
 
 SMALL = ("train.epochs=3", "model.width=8", "data.subset=300", "train.distill.weight=0.7")
 ONE_CYCLE = (*SMALL, "method.round_to=1", "method.phases.sparsity_end=0.5")
@@ -37,7 +37,18 @@ def test_the_loss_is_its_definition() -> None:
     soft = kl_div(log_softmax(own / 3, dim=1), softmax(wanted / 3, dim=1), reduction="batchmean") * 9
     expected = 0.75 * cross_entropy(own, labels) + 0.25 * soft
     taught = Teacher(teacher, Distill(weight=0.25, temperature=3.0), "no", trained=True)
-    assert torch.allclose(taught.loss(network(2), (inputs, labels), Classification()), expected)
+    assert torch.allclose(taught.loss(network(2), (inputs, labels), Classification(), 0.5), expected)
+
+
+def test_a_teacher_from_the_midst_of_a_run_is_listened_to_less_and_less() -> None:
+    trained = Teacher(network(1), Distill(weight=0.4), "no", trained=True)
+    assert [trained.weight(progress) for progress in (0.0, 0.5, 1.0)] == [0.4, 0.4, 0.4]
+    own = Teacher(network(1), Distill(weight=0.4), "no", trained=False)
+    own.take(network(2), since=0.2)
+    assert [own.weight(progress) for progress in (0.2, 0.6, 1.0)] == pytest.approx([0.4, 0.2, 0.0])
+    resumed = Teacher(network(1), Distill(weight=0.4), "no", trained=False)
+    resumed.load_state_dict(own.state_dict())
+    assert resumed.weight(0.6) == own.weight(0.6)
 
 
 def test_a_teacher_neither_learns_nor_moves() -> None:
@@ -135,25 +146,27 @@ def test_a_teacher_that_is_not_there_leaves_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def taught_by(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of the teacher's parameters at each step that it teaches."""
-    seen: list[int] = []
+def taught_by(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
+    """The number of the teacher's parameters, and its share of the loss, at each step that it teaches."""
+    seen: list[tuple[int, float]] = []
     loss = Teacher.loss
 
-    def watched(self: Teacher, *arguments: object) -> torch.Tensor:
-        seen.append(sum(parameter.numel() for parameter in self._network.parameters()))
-        return loss(self, *arguments)  # type: ignore[arg-type]
+    def watched(self: Teacher, model: nn.Module, batch: Batch, task: Task, progress: float) -> torch.Tensor:
+        parameters = sum(parameter.numel() for parameter in self._network.parameters())
+        seen.append((parameters, self.weight(progress)))
+        return loss(self, model, batch, task, progress)
 
     monkeypatch.setattr(Teacher, "loss", watched)
     return seen
 
 
-@pytest.mark.parametrize("method", ["one-cycle", "fixed", "gradual", "ice", "one-shot"])
+@pytest.mark.parametrize("method", ["one-cycle", "fixed", "gradual", "ice", "one-shot", "abc"])
 def test_the_dense_network_of_the_run_teaches_what_is_left_of_it(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = taught_by(monkeypatch)
-    more = ("method.threshold=null", "method.final_epochs=1") if method == "ice" else ()
+    settings = {"ice": ("threshold=null", "final_epochs=1"), "abc": ("cycles=1", "sources=2", "final_epochs=1")}
+    more = [f"method.{setting}" for setting in settings.get(method, ())]
     recipe = load_recipe(
         "digits", (*SMALL, f"method.name={method}", "method.budget.macs=0.5", "method.round_to=1", *more)
     )
@@ -161,8 +174,14 @@ def test_the_dense_network_of_the_run_teaches_what_is_left_of_it(
     assert report.pruned.params < report.dense.params
     steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     trained = 3 * (270 // 64)
-    assert set(seen) == {report.dense.params}
-    assert 0 < len(seen) < trained if method in ("one-cycle", "fixed", "gradual") else len(seen) > 0
+    assert {parameters for parameters, _ in seen} == {report.dense.params}
+    shares = [share for _, share in seen]
+    if method in ("one-cycle", "fixed", "gradual"):
+        assert 0 < len(seen) < trained
+        assert shares == sorted(set(shares), reverse=True)
+        assert shares[0] <= recipe.train.distill.weight
+    else:
+        assert set(shares) == {recipe.train.distill.weight}
     assert [record for record in steps if record["kind"] == "end"]
 
 
@@ -171,7 +190,7 @@ def test_a_path_teaches_from_the_first_step(tmp_path: Path, monkeypatch: pytest.
     seen = taught_by(monkeypatch)
     teacher = f"train.distill.teacher={tmp_path / 'dense' / 'model'}"
     report = run_recipe(load_recipe("digits", (*SMALL, "method.name=at-init", teacher)), RunFolder(tmp_path / "run"))
-    assert set(seen) == {report.dense.params} and len(seen) == 3 * (270 // 64)
+    assert set(seen) == {(report.dense.params, 0.7)} and len(seen) == 3 * (270 // 64)
 
 
 @pytest.mark.parametrize("kind", ["search", "removal", "epoch"])

@@ -86,7 +86,7 @@ class RemovalLog:
         """Call just before a removal; batch-norm statistics are estimated anew."""
         self._training.recalibrate(self._context.model, self._batches)
         self._before = self._training.evaluate(self._context.model)
-        self._training.trainer.keep_teacher()
+        self._training.trainer.keep_teacher(trained=False)
 
     def after(self, epoch: float, macs_before: int, macs_after: int) -> None:
         """Call once the removal is done and the statistics are recalibrated."""

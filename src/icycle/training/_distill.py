@@ -29,7 +29,9 @@ class Distill(Settings):
 
     The teacher is the dense network with the weights at `teacher`, from the first step on; without a path it is the
     dense network of the same run, once there is a trained one: what a method starts from, or what it had before its
-    removal. `temperature` softens the classes of both. The teacher computes in `precision`; by default as the run does.
+    removal. One from the midst of the run knows less than what is left of it may come to know, so its weight falls
+    linearly, to nothing at the end of the run. `temperature` softens the classes of both. The teacher computes in
+    `precision`; by default as the run does.
     """
 
     teacher: Path | None = None
@@ -50,19 +52,28 @@ class Teacher:
 
     def __init__(self, network: torch.nn.Module, settings: Distill, precision: Precision, *, trained: bool) -> None:
         self.teaches = trained
+        self._since: float | None = None  # the progress of the run at which it was taken, if it fades from there
         self._own = not trained
         self._settings = settings
         self._dtype = _DTYPES[settings.precision or precision]
         self._network = copy.deepcopy(network).eval().requires_grad_(False)
 
-    def take(self, network: torch.nn.Module) -> None:
-        """From now on teach what `network`, still whole, is at this moment; a teacher that teaches stays as it is."""
+    def take(self, network: torch.nn.Module, since: float | None = None) -> None:
+        """From now on teach what `network`, still whole, is at this moment; a teacher that teaches stays as it is.
+
+        `since`, the progress of the run, 0..1, is given where the network's training is not over.
+        """
         if not self.teaches:
             self._network.load_state_dict(network.state_dict())
-            self.teaches = True
+            self.teaches, self._since = True, since
 
-    def loss(self, model: torch.nn.Module, batch: Batch, task: Task) -> torch.Tensor:
-        """The loss of `model` on a batch, a scalar.
+    def weight(self, progress: float) -> float:
+        """The teacher's share of the loss at the run's progress, 0..1."""
+        left = 1.0 if self._since is None else (1 - progress) / (1 - self._since)
+        return self._settings.weight * left
+
+    def loss(self, model: torch.nn.Module, batch: Batch, task: Task, progress: float) -> torch.Tensor:
+        """The loss of `model` on a batch, a scalar, at the run's progress, 0..1.
 
         Raises:
             TrainingError: the task cannot be taught.
@@ -74,7 +85,7 @@ class Teacher:
             )
         inputs, targets = split_batch(batch)
         outputs = run_model(model, inputs)
-        share = self._settings.weight
+        share = self.weight(progress)
         taught = task.imitation_loss(outputs, self.outputs(inputs), targets, self._settings.temperature)
         return (1 - share) * task.loss_of(outputs, targets) + share * taught
 
@@ -87,13 +98,14 @@ class Teacher:
             return run_model(self._network, inputs)
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether it teaches, and its weights where only the run has them."""
+        """Whether it teaches, since when, and its weights where only the run has them."""
         kept = self._network.state_dict() if self._own and self.teaches else {}
-        return {"teaches": self.teaches, **{_NETWORK + name: value for name, value in kept.items()}}
+        weights = {_NETWORK + name: value for name, value in kept.items()}
+        return {"teaches": self.teaches, "since": self._since, **weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self.teaches = state["teaches"]
+        self.teaches, self._since = state["teaches"], state.get("since")
         kept = {key[len(_NETWORK) :]: value for key, value in state.items() if key.startswith(_NETWORK)}
         if kept:
             self._network.load_state_dict(kept)

@@ -232,12 +232,15 @@ class Trainer:
             for network in dict.fromkeys((self.model, self.judged)):
                 recalibrate(network, loader, batches=batches)
 
-    def keep_teacher(self) -> None:
-        """From now on learn from the network as it is at this moment, too; nothing where the settings ask for no
-        distillation, or there is a teacher already. The network must be whole still."""
+    def keep_teacher(self, *, trained: bool) -> None:
+        """From now on learn from the network as it is at this moment, too: less and less where it is not `trained` yet.
+
+        Nothing where the settings ask for no distillation, or there is a teacher already. The network must be whole
+        still.
+        """
         if self._teacher is not None:
             self.share_buffers()
-            self._teacher.take(self.judged)
+            self._teacher.take(self.judged, None if trained else self._progress)
 
     def anew(self, model: torch.nn.Module, optimizer: Optimizer | None = None) -> Trainer:
         """A trainer of `model`, this one's own or a copy, with a new optimizer: of other settings where some are given.
@@ -342,9 +345,14 @@ class Trainer:
         self._accelerator.backward(loss * share if share < 1 else loss)
         return loss.detach()
 
+    @property
+    def _progress(self) -> float:
+        """The share of the run that is done, 0..1."""
+        return self.step / self.steps
+
     def _loss(self, batch: Batch) -> torch.Tensor:
         if self._teacher is not None and self._teacher.teaches:
-            return self._teacher.loss(self._called(), batch, self.task)
+            return self._teacher.loss(self._called(), batch, self.task, self._progress)
         return self.task.loss(self._called(), batch)
 
     def _make_teacher(self, network: torch.nn.Module | None) -> Teacher | None:

@@ -71,6 +71,7 @@ class Abc(RemovalSettings, Method):
             structure = trace(context.model, context.example_inputs)
             memory = Memory(self._folder(context, structure), self.worker)
             subnet, details = self._search(context, training, structure, memory)
+        training.trainer.keep_teacher(trained=True)
         log = RemovalLog(context, training, self.calibration_batches)
         left = self._remove(context, training, structure, subnet, log)
         accuracy = self._fine_tune(context, training, left.params() / structure.params())

@@ -95,7 +95,7 @@ class Stepwise(StepwiseSettings, Method):
         )
         saver = PartSaver(training.trainer, context.checkpoint, _State(run, cache))
         saver.restore()
-        training.trainer.keep_teacher()
+        training.trainer.keep_teacher(trained=True)
         result = run()
         accuracy = context.task.value(result.accuracy)
         return MethodResult(accuracy, (_removal(result, context.task),), _details(result), _effort(result))

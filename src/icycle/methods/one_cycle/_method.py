@@ -114,7 +114,7 @@ class _Hooks:
             return
         self._recorded_searches = self.report.searches
         if self.report.shrink_start is not None:
-            self._trainer.keep_teacher()  # before weights fade
+            self._trainer.keep_teacher(trained=False)  # before weights fade
         self._context.recorder.write(
             "search",
             epoch=self._trainer.step / self._trainer.steps_per_epoch,
