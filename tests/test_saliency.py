@@ -381,6 +381,28 @@ def test_a_parametrised_weight_is_seen_to_read() -> None:
     torch.testing.assert_close(scores["0"], model[0](data).relu().mean(dim=0).detach())
 
 
+class Experts(nn.Module):
+    """The first two samples of a batch are for one expert, whatever else there is for another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.few, self.rest = nn.Linear(3, 8), nn.Linear(8, 2), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        return torch.cat([self.few(x[:2]), self.rest(x[2:])])
+
+
+@pytest.mark.parametrize("name", ["mean_activation", "activation_entropy", "reconstruction", "taylor"])
+@pytest.mark.parametrize("sizes", [(2,), (2, 20), (20, 2)])
+def test_an_expert_to_which_a_batch_brings_nothing_does_not_count(name: str, sizes: tuple[int, ...]) -> None:
+    model, x = Experts(), torch.randn(20, 3)
+    structure = icycle.trace(model, x[:4])
+    loader = [(x[:size], torch.zeros(size, dtype=torch.long)) for size in sizes]
+    scores = saliency.score(name, model, structure, loader=loader, loss=cross_entropy)
+    assert all(bool(values.isfinite().all()) for values in scores.values())
+
+
 def test_scales_that_are_buffers_count_too() -> None:
     frozen_norm = pytest.importorskip("torchvision.ops").FrozenBatchNorm2d(4)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), frozen_norm, nn.ReLU(), nn.Conv2d(4, 2, 1))

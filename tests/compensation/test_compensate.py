@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import icycle
+from icycle.compensation._moments import Moments
 from icycle.errors import DataError, SurgeryError
 
 
@@ -210,3 +211,42 @@ def test_positions_that_no_longer_belong_together_are_not_compared() -> None:
     plain = icycle.prune(copy.deepcopy(model), structure, subnet)(x)
     icycle.compensate(model, structure, subnet, [x])
     assert (model(x) - expected).norm() < 0.7 * (plain - expected).norm()
+
+
+class Shared(nn.Module):
+    """The first two samples are for one expert, whatever else there is for another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.few, self.rest = nn.Linear(6, 12), nn.Linear(12, 3), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x).relu()
+        return torch.cat([self.few(x[:2]), self.rest(x[2:])])
+
+
+@pytest.mark.parametrize("sizes", [(2,), (2, 300), (300, 2)])
+def test_a_consumer_to_which_a_batch_has_nothing_to_say_learns_from_the_others(sizes: tuple[int, ...]) -> None:
+    model, x = Shared(), torch.randn(300, 6)
+    structure = icycle.trace(model, x[:4])
+    subnet = icycle.SubNetwork.random(structure, 0.5)
+    expected = model(x)
+    plain = icycle.prune(copy.deepcopy(model), structure, subnet)(x)
+    icycle.compensate(model, structure, subnet, [x[:size] for size in sizes])
+    assert model(x).isfinite().all()
+    if max(sizes) == 300:
+        assert (model(x) - expected)[2:].norm() < 0.9 * (plain - expected)[2:].norm()
+
+
+def test_moments_are_those_of_all_vectors_however_far_from_zero() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, z = (1000 + torch.randn(300, size, generator=generator) for size in (3, 4))
+    moments = Moments(3, 4, torch.device("cpu"))
+    for part in zip(x.split(100), z.split(100), strict=True):
+        moments.update(*part)
+    exact = torch.cat([x, z], dim=1).double()
+    covariance, second = torch.cov(exact.T, correction=0), exact.T @ exact / 300
+    for found, whole in ((moments.covariance(), covariance), (moments.second(), second)):
+        assert torch.allclose(found[0], whole[:3, 3:], atol=1e-5)
+        assert torch.allclose(found[1], whole[3:, 3:], atol=1e-5)
+    assert torch.allclose(torch.cat(moments.means()), exact.mean(dim=0))

@@ -103,10 +103,11 @@ class Consumer:
                 f"Expected finite activations in front of {self._place.parameter}, but there are others on these "
                 "batches. The model is as it was; look for what makes them so, or leave compensation out."
             )
-        ridge = damping * own.diagonal().mean()
+        # no smaller than what rounding makes of products in float32, or the matrix might not be positive
+        ridge = max(damping, len(own) * torch.finfo(torch.float32).eps) * own.diagonal().mean()
         # where the channels are silent on all data there is nothing to fit: any ridge gives regressions of zero
         own.diagonal().add_(ridge if ridge > 0 else 1.0)
-        return torch.linalg.solve(own, cross.T).T
+        return torch.cholesky_solve(cross.T, torch.linalg.cholesky(own)).T
 
     def _part(self, weights: Weights) -> torch.Tensor:
         rows = self._place.rows

@@ -54,7 +54,8 @@ Observer = Callable[[Reading], None]
 
 @contextmanager
 def watching(model: torch.nn.Module, observe: Observer, *, computed: bool = False) -> Iterator[None]:
-    """Within the block `observe` is called with every reading, before the operation's result is used.
+    """Within the block `observe` is called with every reading, before the operation's result is used; not where there
+    is nothing to read, as by an expert to which no sample of a batch comes.
 
     With `computed` a weight under a parametrisation counts as the parameters of its own shape that it is made of.
     """
@@ -88,7 +89,8 @@ class _Watch(TorchDispatchMode):
         read = _READERS.get(func.overloadpacket)
         if read is not None:
             for reading in read(self._parameters, *args):
-                self._observe(reading)
+                if reading.inputs.numel():
+                    self._observe(reading)
         return func(*args, **(kwargs or {}))
 
 
