@@ -181,6 +181,23 @@ def test_channels_that_cost_little_one_by_one_go_together(fraction: float) -> No
     assert abs(slope(counts) / 2048 - fraction) < 0.01 and (counts < 1024).all()
 
 
+@pytest.mark.parametrize("fraction", [0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+def test_channels_of_a_cheap_group_go_one_by_one(fraction: float) -> None:
+    structure = chain([1024, 16])
+    slope = Slope([1.0, 0.2])
+    ranks = {group.name: torch.arange(group.size) / group.size for group in structure.prunable}
+    settings = {"costs": {"latency": slope}, "limit": 1.0, "limit_rate": 100, "cost_factor": False}
+    counts = select(structure, ranks, Budget(latency=fraction), **settings).counts(structure)
+    assert counts[1] / 16 == pytest.approx(counts[0] / 1024, abs=1 / 16)
+
+
+def test_a_group_that_frees_next_to_nothing_stays_whole() -> None:
+    structure = chain([1024, 16])
+    slope = Slope([1.0, 0.01])
+    subnet = select(structure, random_scores(structure), Budget(latency=0.5), costs={"latency": slope})
+    assert list(subnet.counts(structure)) == [pytest.approx(512, abs=8), 16]
+
+
 # The search
 
 

@@ -13,7 +13,8 @@ from icycle.structure import Group, Structure
 
 __all__ = ["Lattice", "Settled"]
 
-_SAME = 1e-3  # costs that differ by a smaller share are the same
+_NOTHING = 1e-3  # of the whole cost: a group that can free no more is not worth cutting
+_LEVEL = 0.1  # of what a group's channels free on average: where fewer is freed the cost stands still
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,11 +107,16 @@ class Settled(Lattice):
 
 
 def _falling(counts: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Of rising `counts` the last, and every one that costs less than the next larger of those that are taken: where
-    single channels are worth next to nothing, some of them together are."""
+    """Of rising `counts` the last, and every one from which on the cost falls below that at the next larger of those
+    that are taken. By how much is judged by the group's own channels: those of a cheap group free little each."""
+    freed = costs[-1] - costs.min()
     taken = [len(counts) - 1]
+    if freed < _NOTHING * costs[-1]:
+        return counts[taken]
+    each = freed / (counts[-1] - counts[0])
     for place in range(len(counts) - 2, -1, -1):
-        if costs[place] < costs[taken[-1]] * (1 - _SAME):
+        gone = counts[taken[-1]] - counts[place]
+        if costs[taken[-1]] - costs[place] > _LEVEL * each * gone:
             taken.append(place)
     return counts[taken[::-1]]
 
