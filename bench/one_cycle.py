@@ -22,10 +22,11 @@ from pathlib import Path
 from _common import RESULTS, table
 
 from icycle.compare import Result, interval, kept_results
+from icycle.recipes import load_recipe
 
 __all__ = ["TABLES"]
 
-Accuracies = Mapping[str, Mapping[int, float]]  # method -> seed -> test accuracy
+Runs = Mapping[str, Mapping[int, Result]]  # method -> seed -> what came of it
 
 _BENCH = Path(__file__).parent
 _RUNS = Path("runs")  # where turned-pretrained.yaml looks for the weights that it starts from
@@ -34,63 +35,99 @@ _PRETRAINING = "turned-pretraining"
 
 @dataclass(frozen=True)
 class Setting:
-    """A recipe, of icycle or in bench/recipes, with other values; `words` say in a table what it is."""
+    """A recipe, of icycle or in bench/recipes, with other values; `words` say in a table what it is, and `methods` are
+    tried here beside those that are tried everywhere.
+
+    `in_seconds` is training from scratch for at least one-cycle's seconds; in so many epochs where those are told by no
+    run, since one-cycle has a teacher.
+    """
 
     words: str
     recipe: str
     overrides: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    in_seconds: str = "scratch:equal=seconds"
 
 
-_DIGITS = ("model.width=16", "method.budget.macs=0.25", "method.round_to=4")
-_SETTINGS = {
-    "cnn10": Setting("small-cnn, digits, 10 epochs, 25 %", "digits", (*_DIGITS, "train.epochs=10")),
-    "cnn30": Setting("small-cnn, digits, 30 epochs, 25 %", "digits", (*_DIGITS, "train.epochs=30")),
-    "resnet10": Setting(
-        "ResNet-20, digits, 10 epochs, 40 %",
-        "digits",
-        ("model.name=resnet20", "model.width=8", "train.epochs=10", "method.budget.macs=0.4", "method.round_to=2"),
-    ),
-    "fashion10": Setting(
-        "small-cnn, 1,500 of Fashion-MNIST, 25 %",
-        "digits",
-        ("data.name=fashion-mnist", "data.subset=1500", *_DIGITS, "train.epochs=10"),
-    ),
-    "turned_25": Setting("ResNet-8, 40 classes, 25 %", "turned-resnet"),
-    "turned_12": Setting(
-        "ResNet-8, 40 classes, 12 %", "turned-resnet", ("method.budget.macs=0.12", "method.limit=0.9")
-    ),
-    "pretrained_50": Setting("ResNet-8, pretrained, 50 %", "turned-pretrained"),
-    "pretrained_25": Setting("ResNet-8, pretrained, 25 %", "turned-pretrained", ("method.budget.macs=0.25",)),
-}
+_DENSE = "dense"
 _OURS = "one-cycle"
+_TAUGHT = "one-cycle:train.distill.weight=0.5:train.ema=0.98"
+_UNTAUGHT = "one-cycle:train.distill=null:train.ema=null"
+_EARLY = "one-cycle:phases.sparsity_end=0.15"
+_BY_THE_MANNER = (  # of the removal
+    "one-cycle:phases.shrink=0:compensate=true",
+    "one-cycle:phases.shrink=0:compensate=true:criterion=reconstruction",
+)
+_MORE_SECONDS = "scratch:train.epochs=52"  # than one-cycle takes with its teacher
+_DIGITS = ("imports=[clothes]", "model.width=16", "method.budget.macs=0.25", "method.round_to=4")
+_SETTINGS = {
+    "digits_10": Setting("small-cnn, digits, 10 epochs, 25 %", "digits", (*_DIGITS, "train.epochs=10"), (_TAUGHT,)),
+    "digits_30": Setting("small-cnn, digits, 30 epochs, 25 %", "digits", (*_DIGITS, "train.epochs=30"), (_TAUGHT,)),
+    "clothes_resnet": Setting("ResNet-8, 10 classes, 25 %", "clothes-resnet", (), (_TAUGHT,)),
+    "clothes_all": Setting(
+        "ResNet-8, 60,000 images, 25 %",
+        "clothes-resnet",
+        ("data.subset=null", "data.validation=0.02", "train.epochs=4"),
+    ),
+    "clothes_vgg": Setting("VGG-16, 10 classes, 25 %", "clothes-vgg", (), (_TAUGHT,)),
+    "clothes_vgg_50": Setting("VGG-16, 10 classes, 50 %", "clothes-vgg", ("method.budget.macs=0.5",)),
+    "clothes_wide_50": Setting(  # for its seconds: 1,000 images are too few for it
+        "VGG-16, width 64, 50 %",
+        "clothes-vgg",
+        ("model.width=64", "data.subset=1000", "method.budget.macs=0.5"),
+        (_EARLY,),
+    ),
+    "turned_25": Setting("ResNet-8, 40 classes, 25 %", "turned-resnet", (), (_UNTAUGHT,), _MORE_SECONDS),
+    "turned_12": Setting(
+        "ResNet-8, 40 classes, 12 %",
+        "turned-resnet",
+        ("method.budget.macs=0.12", "method.limit=0.9"),
+        (_UNTAUGHT, *_BY_THE_MANNER),
+        _MORE_SECONDS,
+    ),
+    "pretrained_50": Setting(
+        "ResNet-8, pretrained, 50 %", "turned-pretrained", (), ("at-init:compensate=true", _TAUGHT, _BY_THE_MANNER[0])
+    ),
+    "pretrained_25": Setting(
+        "ResNet-8, pretrained, 25 %",
+        "turned-pretrained",
+        ("method.budget.macs=0.25",),
+        ("at-init:compensate=true", _TAUGHT, _BY_THE_MANNER[0]),
+    ),
+}
 _BASELINES = {  # method -> its column
-    "dense": "dense",
+    _DENSE: "dense",
     "scratch": "scratch, epochs",
-    "scratch:equal=seconds": "scratch, seconds",
     "uniform": "uniform",
     "at-init": "at-init",
     "at-init:compensate=true": "at-init, compensated",
 }
 _CHANGES = {  # method -> its column
     "one-cycle:phases.shrink=0": "no shrink",
-    "one-cycle:compensate=true": "compensated",
-    "one-cycle:phases.shrink=0:compensate=true": "compensated, no shrink",
-    "one-cycle:phases.shrink=0:compensate=true:criterion=reconstruction": "by reconstruction, no shrink",
     "one-cycle:cost_factor=false": "no cost factor",
-    "one-cycle:phases.sparsity_end=0.6:phases.patience=0.1": "later deadline",
-    "gradual": "gradual",
-    "one-cycle:train.distill.weight=0.5": "taught",
-    "one-cycle:train.distill.weight=0.5:train.ema=0.98": "taught by the average",
+    _BY_THE_MANNER[0]: "compensated, no shrink",
+    _BY_THE_MANNER[1]: "by reconstruction, no shrink",
+    _TAUGHT: "taught by the average",
+    _UNTAUGHT: "untaught",
 }
-_FIXED = ("fixed", "at-init")
-_MOMENTS = tuple(f"fixed:at={at}" for at in (0.1, 0.2, 0.35, 0.5))
+_MOMENTS = ("at-init", *(f"fixed:at={at}:shrink=8" for at in (0.1, 0.2, 0.35, 0.5)))
+_EVERYWHERE = (
+    _OURS,
+    _DENSE,
+    "scratch",
+    "uniform",
+    *_MOMENTS,
+    "one-cycle:phases.shrink=0",
+    "one-cycle:cost_factor=false",
+)
+_LONGER = f"{_DENSE}:train.epochs="  # the dense network, half as long again
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", nargs="*", default=[], choices=_SETTINGS)
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2", "3", "4"])
-    parser.add_argument("--methods", nargs="+", default=[_OURS, *_BASELINES, *_CHANGES, *_MOMENTS])
+    parser.add_argument("--methods", nargs="+", help="others than those that a setting is there for")
     arguments = parser.parse_args()
     for name in arguments.settings:
         _compare(name, arguments.methods, arguments.seeds)
@@ -98,8 +135,9 @@ def main() -> None:
         print(make(RESULTS) + "\n")
 
 
-def _compare(name: str, methods: Sequence[str], seeds: Sequence[str]) -> None:
+def _compare(name: str, methods: Sequence[str] | None, seeds: Sequence[str]) -> None:
     setting, output = _SETTINGS[name], _RUNS / "one-cycle" / name
+    methods = methods or (*_EVERYWHERE, *setting.methods, setting.in_seconds, _longer(setting))
     if setting.recipe == "turned-pretrained" and not (_RUNS / _PRETRAINING / "model").is_dir():
         _icycle("run", _path(_PRETRAINING), "--output", str(_RUNS / _PRETRAINING))
     changes = [word for override in setting.overrides for word in ("--set", override)]
@@ -108,9 +146,14 @@ def _compare(name: str, methods: Sequence[str], seeds: Sequence[str]) -> None:
     shutil.copy(output / "results.json", RESULTS / f"compare_{name}.json")
 
 
+def _longer(setting: Setting) -> str:
+    epochs = load_recipe(_path(setting.recipe), setting.overrides).train.epochs
+    return f"{_LONGER}{round(1.5 * epochs)}"
+
+
 def _path(recipe: str) -> str:
     own = _BENCH / "recipes" / f"{recipe}.yaml"
-    return str(own) if own.is_file() else recipe
+    return os.path.relpath(own) if own.is_file() else recipe
 
 
 def _icycle(*arguments: str) -> None:
@@ -120,46 +163,60 @@ def _icycle(*arguments: str) -> None:
 
 
 def against_scratch(results: Path) -> str:
-    """A row for each setting: how far one-cycle is above each baseline."""
+    """A row for each setting: how far one-cycle is above each baseline, how much more is to be had of the dense network
+    in half as many epochs again, and one-cycle's seconds; and what was run."""
     rows = []
-    for words, accuracies in _measured(results):
-        differences = [_above(accuracies, _OURS, label) for label in _BASELINES]
-        rows.append((words, len(accuracies[_OURS]), *map(_difference, differences)))
-    return table(("one-cycle above", "seeds", *_BASELINES.values()), rows)
+    for setting, runs in _measured(results):
+        differences = [_above(runs, _OURS, label) for label in (*_BASELINES, setting.in_seconds)]
+        longer = next((label for label in runs if label.startswith(_LONGER)), "")
+        differences.append(_above(runs, longer, _DENSE))
+        seconds = [runs[_OURS][seed].seconds / run.seconds for seed, run in runs[_DENSE].items()]
+        rows.append(
+            (setting.words, len(runs[_OURS]), *map(_difference, differences), f"{statistics.median(seconds):.2f}")
+        )
+    columns = (*_BASELINES.values(), "scratch, seconds", "dense, longer, above dense", "seconds / dense")
+    return f"{table(('one-cycle above', 'seeds', *columns), rows)}\n\n{_provenance(results)}"
 
 
 def moments(results: Path) -> str:
-    """A row for each setting, and the mean over them: one-cycle above the best of the fixed moments.
+    """A row for each setting, and the mean over them: when one-cycle removes, and how far it is above the best of the
+    fixed moments.
 
     The best of some moments is favoured by chance where it is chosen by the very runs that it is compared in. So of
     every seed the moment counts, too, that is best in the mean over the other seeds.
     """
     rows, behind, ahead = [], [], []
-    for words, accuracies in _measured(results):
-        fixed = [label for label in accuracies if label.startswith(_FIXED)]
-        seeds = list(accuracies[_OURS])
-        if len(fixed) < 2 or len(seeds) < 2:
+    for setting, runs in _measured(results):
+        fixed = [label for label in runs if label in _MOMENTS]
+        ours = runs[_OURS]
+        if len(fixed) < 2:
             continue
-        best = _best(accuracies, fixed, seeds)
-        by_all = _above(accuracies, _OURS, best)
+        best = _best(runs, fixed, list(ours))
+        by_all = _above(runs, _OURS, best)
         by_others = [
-            accuracies[_OURS][seed] - accuracies[_best(accuracies, fixed, [s for s in seeds if s != seed])][seed]
-            for seed in seeds
+            run.test_accuracy - runs[_best(runs, fixed, [s for s in ours if s != seed])][seed].test_accuracy
+            for seed, run in ours.items()
         ]
         behind.append(statistics.fmean(by_all))
         ahead.append(statistics.fmean(by_others))
-        rows.append((words, len(seeds), len(fixed), best, _difference(by_all), _difference(by_others)))
-    rows.append(("mean of the settings", "", "", "", _difference(behind), _difference(ahead)))
-    return table(("setting", "seeds", "moments", "best of all", "above it", "above the best of the other seeds"), rows)
+        removed = statistics.fmean((run.removal_epoch or 0.0) / run.epochs for run in ours.values())
+        cells = (f"{removed:.0%}", len(ours), len(fixed), best, _difference(by_all), _difference(by_others))
+        rows.append((setting.words, *cells))
+    rows.append(("mean of the settings", "", "", "", "", _difference(behind), _difference(ahead)))
+    columns = ("removed at", "seeds", "moments", "best of all", "above it", "above the best of the other seeds")
+    return table(("setting", *columns), rows)
 
 
 def parts(results: Path) -> str:
-    """A row for each setting: how far each change of one-cycle, or method beside it, is above one-cycle."""
-    rows = []
-    for words, accuracies in _measured(results):
-        differences = [_above(accuracies, label, _OURS) for label in _CHANGES]
-        if any(differences):
-            rows.append((words, *map(_difference, differences)))
+    """A row for each setting, and one for the pairs of all of them: how far each change of one-cycle is above it."""
+    rows, together = [], [[] for _ in _CHANGES]
+    for setting, runs in _measured(results):
+        differences = [_above(runs, label, _OURS) for label in _CHANGES]
+        if any(len(pairs) > 1 for pairs in differences):
+            rows.append((setting.words, *map(_difference, differences)))
+        for pairs, more in zip(together, differences, strict=True):
+            pairs += more
+    rows.append(("all pairs", *map(_difference, together)))
     return table(("above one-cycle", *_CHANGES.values()), rows)
 
 
@@ -170,30 +227,42 @@ TABLES: Mapping[str, Callable[[Path], str]] = {
 }
 
 
-def _measured(results: Path) -> list[tuple[str, Accuracies]]:
-    """What the settings are, and the accuracies in those that have been run."""
-    paths = {setting.words: results / f"compare_{name}.json" for name, setting in _SETTINGS.items()}
-    return [(words, _accuracies(path)) for words, path in paths.items() if path.is_file()]
+def _files(results: Path) -> list[tuple[str, Path]]:
+    """The names of the settings that have been run, and where their results are."""
+    paths = [(name, results / f"compare_{name}.json") for name in _SETTINGS]
+    return [(name, path) for name, path in paths if path.is_file()]
 
 
-def _accuracies(path: Path) -> Accuracies:
-    found: dict[str, dict[int, float]] = {}
+def _measured(results: Path) -> list[tuple[Setting, Runs]]:
+    return [(_SETTINGS[name], _runs(path)) for name, path in _files(results)]
+
+
+def _runs(path: Path) -> Runs:
+    found: dict[str, dict[int, Result]] = {}
     for outcome in kept_results(path).outcomes:
         if isinstance(outcome, Result):
             label = outcome.label.replace(f":of={_OURS}", "")  # which is the default, where one-cycle comes first
-            found.setdefault(label, {})[outcome.seed] = outcome.test_accuracy
+            found.setdefault(label, {})[outcome.seed] = outcome
     return found
 
 
-def _above(accuracies: Accuracies, label: str, other: str) -> list[float]:
-    """By how much one is above another, for every seed that both have."""
-    ours, theirs = accuracies.get(label, {}), accuracies.get(other, {})
-    return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+def _provenance(results: Path) -> str:
+    names, paths = zip(*_files(results), strict=True)
+    kept = [kept_results(path) for path in paths]
+    runs = sum(isinstance(outcome, Result) for each in kept for outcome in each.outcomes)
+    places = dict.fromkeys(place for each in kept for place in each.environments)
+    return f"{runs} runs of `python bench/one_cycle.py --settings {' '.join(names)}`, on {'; '.join(places)}."
 
 
-def _best(accuracies: Accuracies, fixed: Sequence[str], seeds: Sequence[int]) -> str:
+def _above(runs: Runs, label: str, other: str) -> list[float]:
+    """By how many points one is above another, for every seed that both have."""
+    ours, theirs = runs.get(label, {}), runs.get(other, {})
+    return [ours[seed].test_accuracy - theirs[seed].test_accuracy for seed in ours if seed in theirs]
+
+
+def _best(runs: Runs, fixed: Sequence[str], seeds: Sequence[int]) -> str:
     """The fixed moment with the best mean over these seeds."""
-    return max(fixed, key=lambda label: statistics.fmean(accuracies[label][seed] for seed in seeds))
+    return max(fixed, key=lambda label: statistics.fmean(runs[label][seed].test_accuracy for seed in seeds))
 
 
 def _difference(values: Sequence[float]) -> str:

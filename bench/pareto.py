@@ -46,7 +46,7 @@ from icycle.training import evaluate
 _STEPWISE = ("one-shot-", "one-shot+", "one-shot*", "ice-", "ice+", "ice*", "iterative-", "iterative*")
 METHODS = (*_STEPWISE, "rounds*", "frozen*", "taught*", "scratch")
 
-_REFERENCE = "one-shot*"
+_REFERENCES = ("one-shot*", "one-shot-")
 _RATE = 0.02  # swept on a seed that is in no table, before consumers were refitted in turn
 _TEST_SHARE = 0.25
 _STEPS = 13  # layers of VGG-16
@@ -89,7 +89,7 @@ def run_all(arguments: argparse.Namespace) -> list[Record]:
             dense = trained(_recipe(arguments.dense_epochs), seed, arguments.cache, _TEST_SHARE)
             parts = _rounds(method) if name.startswith("rounds") else (method,)
             recipe = _recipe(epochs if name == "scratch" else arguments.dense_epochs, taught=name == "taught*")
-            record = {"version": 1, **key, **_run(recipe, parts, seed, dense), "command": command()}
+            record = {"version": 1, **key, **measured(recipe, parts, seed, dense), "command": command()}
             results.append(record)
             print(f"{name}, {kept:g}, {epochs} epochs, seed {seed}: {record['test']:.2f} %", flush=True)
         found.append(record)
@@ -131,7 +131,7 @@ def _rounds(method: OneShot) -> tuple[OneShot, ...]:
     return first, second
 
 
-def _run(recipe: Recipe, methods: Sequence[Method], seed: int, dense: Path) -> dict[str, Any]:
+def measured(recipe: Recipe, methods: Sequence[Method], seed: int, dense: Path) -> dict[str, Any]:
     """Run `methods`, one after the other, on one network."""
     context = context_of(recipe, seed, weights=dense if methods[0].starts_trained else None)
     macs = trace(context.model, context.example_inputs).macs()
@@ -159,11 +159,11 @@ def tables(records: Sequence[Record]) -> str:
 
 
 def _table(records: Sequence[Record]) -> str:
-    """Accuracy and seconds of each method by its epochs, and the difference from the reference in the same seconds."""
-    columns = ("method", "epochs", "rate", "runs", "seconds", "test accuracy", f"against {_REFERENCE}, equal seconds")
+    """Accuracy and seconds of each method by its epochs, and the difference from the references in the same seconds."""
+    against = [f"against {name}, equal seconds" for name in _REFERENCES]
+    columns = ("method", "epochs", "rate", "runs", "seconds", "test accuracy", *against)
     rows = []
     for runs in by_setting(records, ["method", "rate", "epochs"]):
-        differences = [run["test"] - at for run in runs if (at := _reference(records, run)) is not None]
         rows.append(
             (
                 runs[0]["method"],
@@ -172,18 +172,21 @@ def _table(records: Sequence[Record]) -> str:
                 len(runs),
                 mean_and_deviation([run["seconds"] for run in runs]),
                 mean_and_deviation([run["test"] for run in runs]),
-                _with_interval(differences),
+                *(_with_interval(_above(records, runs, reference)) for reference in _REFERENCES),
             )
         )
-    return table(columns, sorted(rows, key=lambda row: (METHODS.index(row[0]), row[1])))
+    return table(columns, sorted(rows, key=lambda row: (METHODS.index(row[0]), row[1], float(row[2]))))
 
 
-def _reference(records: Sequence[Record], run: Record) -> float | None:
+def _above(records: Sequence[Record], runs: Sequence[Record], reference: str) -> list[float]:
+    """By how much each of the runs is above the reference with its seed after as many seconds."""
+    return [run["test"] - at for run in runs if (at := _in_the_time(records, run, reference)) is not None]
+
+
+def _in_the_time(records: Sequence[Record], run: Record, reference: str) -> float | None:
     """What the reference has with this run's seed after as many seconds: between its runs on a straight line over
     the logarithm of the seconds, and beyond them as the first or the last of them."""
-    runs = [
-        each for each in records if (each["method"], each["rate"], each["seed"]) == (_REFERENCE, _RATE, run["seed"])
-    ]
+    runs = [each for each in records if (each["method"], each["rate"], each["seed"]) == (reference, _RATE, run["seed"])]
     if not runs:
         return None
     points = sorted((math.log(each["seconds"]), each["test"]) for each in runs)

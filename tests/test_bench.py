@@ -72,18 +72,20 @@ def test_page_keeps_its_words_and_gets_its_tables(tmp_path: Path) -> None:
 
 def test_a_moment_is_chosen_by_the_other_seeds(tmp_path: Path) -> None:
     # each seed has a moment that is best by chance; the others' best is the other one
-    accuracies = {"one-cycle": (90.0, 90.0), "fixed:at=0.1": (93.0, 88.0), "fixed:at=0.2": (89.0, 91.0)}
+    early, late = (f"fixed:at={at}:shrink=8" for at in (0.1, 0.2))
+    accuracies = {"one-cycle": (90.0, 90.0), early: (93.0, 88.0), late: (89.0, 91.0)}
     outcomes = tuple(
-        Result(label, seed, accuracy, accuracy, 1.0, 0.0, 1.0, 0.5, 0.5, "accuracy", None)
+        Result(label, seed, accuracy, accuracy, 1.0, 0.0, 10.0, 0.5, 0.5, "accuracy", 2.0)
         for label, values in accuracies.items()
         for seed, accuracy in enumerate(values)
     )
-    keep_results(tmp_path / "compare_cnn10.json", Kept("icycle compare digits", "one-cycle", (), outcomes))
+    keep_results(tmp_path / "compare_digits_10.json", Kept("icycle compare digits", "one-cycle", (), outcomes))
     row = one_cycle.TABLES["one_cycle_moments"](tmp_path).splitlines()[2]
     cells = [cell.strip() for cell in row.split("|")]
-    assert cells[4] == "fixed:at=0.1"
-    assert cells[5].startswith("-0.50")  # 93 and 88 against 90 and 90
-    assert cells[6].startswith("+1.50")  # by the other seed: 0.2 (89) for the first, 0.1 (88) for the second
+    assert cells[2] == "20%"
+    assert cells[5] == early
+    assert cells[6].startswith("-0.50")  # 93 and 88 against 90 and 90
+    assert cells[7].startswith("+1.50")  # by the other seed: 0.2 (89) for the first, 0.1 (88) for the second
 
 
 def test_a_benchmark_without_records_names_its_command(tmp_path: Path) -> None:
@@ -101,7 +103,10 @@ def test_tables_in_the_repository_say_what_their_records_do(page: str) -> None:
 
 def test_page_in_the_repository_has_a_place_for_every_table() -> None:
     page = (_BENCH.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert all(f"<!-- table: {name} -->" in page for name in ("pareto", "engine", "step_overhead", "loop", "latency"))
+    assert all(
+        f"<!-- table: {name} -->" in page
+        for name in ("pareto", "ice_parts", "engine", "step_overhead", "loop", "latency", "speed_up")
+    )
 
 
 def test_prunable_share_counts_products_with_a_prunable_dimension() -> None:
