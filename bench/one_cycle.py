@@ -208,15 +208,15 @@ def moments(results: Path) -> str:
 
 
 def parts(results: Path) -> str:
-    """A row for each setting, and one for the pairs of all of them: how far each change of one-cycle is above it."""
-    rows, together = [], [[] for _ in _CHANGES]
+    """A row for each setting, and the mean over them: how far each change of one-cycle is above one-cycle."""
+    rows, means = [], [[] for _ in _CHANGES]
     for setting, runs in _measured(results):
         differences = [_above(runs, label, _OURS) for label in _CHANGES]
         if any(len(pairs) > 1 for pairs in differences):
             rows.append((setting.words, *map(_difference, differences)))
-        for pairs, more in zip(together, differences, strict=True):
-            pairs += more
-    rows.append(("all pairs", *map(_difference, together)))
+            for mean, pairs in zip(means, differences, strict=True):
+                mean += [statistics.fmean(pairs)] if pairs else []
+    rows.append(("mean of the settings", *map(_difference, means)))
     return table(("above one-cycle", *_CHANGES.values()), rows)
 
 
