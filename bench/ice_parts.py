@@ -13,26 +13,24 @@ import argparse
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from _common import RESULTS, Record, Results, by_setting, command, mean_and_deviation, provenance, table
 from _start import trained
-from pareto import measured
+from pareto import TEST_SHARE, measured, recipe_of
 
 from icycle.methods import Curve, IceMethod
-from icycle.recipes import Recipe, load_recipe
 
 __all__ = ["tables"]
 
 _KEPT = 0.12  # of the MACs
+_EPOCHS = 20  # of the dense network
 _THRESHOLDS = (5.0, 10.0, 20.0)  # points that may be lost
 _FROZEN = (0.0, 0.3, 0.6)  # of the layers
 _CURVES = {
     "flat": Curve(base=0.007),
     "falling": Curve(base=0.007, delta=7e-4, p=0.15, beta=50),  # within the ranges of arXiv 2505.07411
 }
-_TEST_SHARE = 0.25
 
 
 def main() -> None:
@@ -41,21 +39,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/bench-parts"), help="where trained networks are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results, recipe = Results(RESULTS / "ice_parts.jsonl"), _recipe()
+    results, recipe = Results(RESULTS / "ice_parts.jsonl"), recipe_of(_EPOCHS, augment=False)
     for seed, curve, freeze, threshold in itertools.product(arguments.seeds, _CURVES, _FROZEN, _THRESHOLDS):
         key = {"threshold": threshold, "freeze": freeze, "curve": curve, "seed": seed}
         if results.find(**key) is None:
-            dense = trained(recipe, seed, arguments.cache, _TEST_SHARE)
+            dense = trained(recipe, seed, arguments.cache, TEST_SHARE)
             method = _method(threshold, freeze, _CURVES[curve])
             results.append({**key, **measured(recipe, [method], seed, dense), "command": command()})
     print(tables(results.read()))
-
-
-def _recipe() -> Recipe:
-    setting: dict[str, Any] = {
-        "model.width": 16, "data.subset": 2000, "data.validation": 0.15, "data.augment": False, "train.epochs": 20
-    }  # fmt: skip
-    return load_recipe("fashion-ice-vgg", [f"{key}={value}" for key, value in setting.items()])
 
 
 def _method(threshold: float, freeze: float, curve: Curve) -> IceMethod:

@@ -108,9 +108,8 @@ def _ratio(model: nn.Module, dense: nn.Module, example: torch.Tensor) -> float:
     target, setting = find_target("torch"), Setting(threads=1)
     images = example[:1].expand(_BATCH, *example.shape[1:]).contiguous()
     with target.running(setting):
-        alike = [
-            each.eval().to(memory_format=torch.channels_last) for each in (dense, model)
-        ]  # as training leaves them
+        # as training leaves them
+        alike = [each.eval().to(memory_format=torch.channels_last) for each in (dense, model)]
         runs = [target.network(each, images, setting) for each in alike]
         whole, own = interleaved(runs, target.clock, target.disturbances, seconds=_SECONDS)
     return own.ratio_to(whole)

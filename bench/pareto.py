@@ -48,7 +48,7 @@ METHODS = (*_STEPWISE, "rounds*", "frozen*", "taught*", "scratch")
 
 _REFERENCES = ("one-shot*", "one-shot-")
 _RATE = 0.02  # swept on a seed that is in no table, before consumers were refitted in turn
-_TEST_SHARE = 0.25
+TEST_SHARE = 0.25
 _STEPS = 13  # layers of VGG-16
 _FEWEST = {"rounds": 2, "iterative": 1, "scratch": 1}  # epochs
 
@@ -86,9 +86,9 @@ def run_all(arguments: argparse.Namespace) -> list[Record]:
         record = results.find(**key)
         if record is None:
             method = _method(name, kept, epochs, arguments)
-            dense = trained(_recipe(arguments.dense_epochs), seed, arguments.cache, _TEST_SHARE)
+            dense = trained(recipe_of(arguments.dense_epochs), seed, arguments.cache, TEST_SHARE)
             parts = _rounds(method) if name.startswith("rounds") else (method,)
-            recipe = _recipe(epochs if name == "scratch" else arguments.dense_epochs, taught=name == "taught*")
+            recipe = recipe_of(epochs if name == "scratch" else arguments.dense_epochs, taught=name == "taught*")
             record = {"version": 1, **key, **measured(recipe, parts, seed, dense), "command": command()}
             results.append(record)
             print(f"{name}, {kept:g}, {epochs} epochs, seed {seed}: {record['test']:.2f} %", flush=True)
@@ -96,10 +96,10 @@ def run_all(arguments: argparse.Namespace) -> list[Record]:
     return found
 
 
-def _recipe(epochs: int, *, taught: bool = False) -> Recipe:
+def recipe_of(epochs: int, *, taught: bool = False, augment: bool = True) -> Recipe:
     """Data, network and how it is trained, for so many epochs."""
     setting: dict[str, Any] = {
-        "model.width": 16, "data.subset": 2000, "data.validation": 0.15, "train.epochs": epochs
+        "model.width": 16, "data.subset": 2000, "data.validation": 0.15, "data.augment": augment, "train.epochs": epochs
     }  # fmt: skip
     if taught:
         setting["train.distill.weight"] = 0.5
@@ -143,7 +143,7 @@ def measured(recipe: Recipe, methods: Sequence[Method], seed: int, dense: Path) 
         "details": dict(results[-1].details),
         "validation": results[-1].validation_accuracy,
         "after_removal": [removal.accuracy_after for result in results for removal in result.removals],
-        "test": evaluate(context.model, test_batches(context, _TEST_SHARE)),
+        "test": evaluate(context.model, test_batches(context, TEST_SHARE)),
         "macs": trace(context.model, context.example_inputs).macs() / macs,
         "machine": machine(),
     }
