@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/bench-parts"), help="where trained networks are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results, recipe = Results(RESULTS / "ice_parts.jsonl"), recipe_of(_EPOCHS, augment=False)
+    results, recipe = Results(RESULTS / "ice_parts.jsonl"), recipe_of("vgg16-bn", _EPOCHS, augment=False)
     for seed, curve, freeze, threshold in itertools.product(arguments.seeds, _CURVES, _FROZEN, _THRESHOLDS):
         key = {"threshold": threshold, "freeze": freeze, "curve": curve, "seed": seed}
         if results.find(**key) is None:

@@ -2,9 +2,10 @@
 
     python bench/pareto.py
 
-VGG-16 of width 16 on 2,000 images of Fashion-MNIST, 300 of them for validation, is trained to its plateau, once per
-seed; every method starts from these weights and removes the same number of channels of every group. All trained epochs
-count, those of steps as well. Accuracy is read on the same quarter of the test images each time, when all is decided.
+VGG-16 of width 16 or ResNet-56 of width 8 is trained to its plateau on 2,000 images of Fashion-MNIST, 300 of them for
+validation, once per seed; every method starts from these weights and removes the same number of channels of every
+group. All trained epochs count, those of steps as well. Accuracy is read on the same quarter of the test images each
+time, when all is decided.
 
     one-shot     everything at once, then all epochs, at a rate that runs to zero
     ice          step by step (a layer each, or where there is compensation as many together as may), fine-tuned where
@@ -29,6 +30,7 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +49,15 @@ _STEPWISE = ("one-shot-", "one-shot+", "one-shot*", "ice-", "ice+", "ice*", "ite
 METHODS = (*_STEPWISE, "rounds*", "frozen*", "taught*", "scratch")
 
 _REFERENCES = ("one-shot*", "one-shot-")
-_RATE = 0.02  # swept on a seed that is in no table, before consumers were refitted in turn
+_WIDTHS = {"vgg16-bn": 16, "resnet56": 8}
+_RATE = 0.02  # swept for each network on a seed that is in no table
 TEST_SHARE = 0.25
-_STEPS = 13  # layers of VGG-16
 _FEWEST = {"rounds": 2, "iterative": 1, "scratch": 1}  # epochs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=list(_WIDTHS), choices=list(_WIDTHS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD", help=", ".join(METHODS))
     parser.add_argument("--epochs", nargs="+", type=int, default=[0, 1, 4])
     parser.add_argument("--kept", nargs="+", type=float, default=[0.5, 0.25, 0.12], help="shares of the MACs")
@@ -74,39 +77,42 @@ def main() -> None:
 def run_all(arguments: argparse.Namespace) -> list[Record]:
     """Run what is not in `arguments.out` yet; the records of what was asked for."""
     results, found = Results(arguments.out), []
-    matrix = itertools.product(arguments.kept, arguments.seeds, arguments.epochs, arguments.methods)
-    for kept, seed, epochs, name in matrix:
+    asked = (arguments.networks, arguments.kept, arguments.seeds, arguments.epochs, arguments.methods)
+    for network, kept, seed, epochs, name in itertools.product(*asked):
         kind = name.rstrip("+-*")
         if epochs < _FEWEST.get(kind, 0):
             continue
         rate = {"iterative": arguments.iterative_rate, "scratch": 0.1}.get(kind, arguments.rate)
         key = {
-            "method": name, "kept": kept, "epochs": epochs, "seed": seed, "rate": rate, "dense": arguments.dense_epochs
+            "network": network, "method": name, "kept": kept, "epochs": epochs, "seed": seed, "rate": rate,
+            "dense": arguments.dense_epochs,
         }  # fmt: skip
         record = results.find(**key)
         if record is None:
-            method = _method(name, kept, epochs, arguments)
-            dense = trained(recipe_of(arguments.dense_epochs), seed, arguments.cache, TEST_SHARE)
+            method = _method(network, name, kept, epochs, arguments)
+            dense = trained(recipe_of(network, arguments.dense_epochs), seed, arguments.cache, TEST_SHARE)
             parts = _rounds(method) if name.startswith("rounds") else (method,)
-            recipe = recipe_of(epochs if name == "scratch" else arguments.dense_epochs, taught=name == "taught*")
+            trains = epochs if name == "scratch" else arguments.dense_epochs
+            recipe = recipe_of(network, trains, taught=name == "taught*")
             record = {"version": 1, **key, **measured(recipe, parts, seed, dense), "command": command()}
             results.append(record)
-            print(f"{name}, {kept:g}, {epochs} epochs, seed {seed}: {record['test']:.2f} %", flush=True)
+            print(f"{network}, {name}, {kept:g}, {epochs} epochs, seed {seed}: {record['test']:.2f} %", flush=True)
         found.append(record)
     return found
 
 
-def recipe_of(epochs: int, *, taught: bool = False, augment: bool = True) -> Recipe:
+def recipe_of(network: str, epochs: int, *, taught: bool = False, augment: bool = True) -> Recipe:
     """Data, network and how it is trained, for so many epochs."""
     setting: dict[str, Any] = {
-        "model.width": 16, "data.subset": 2000, "data.validation": 0.15, "data.augment": augment, "train.epochs": epochs
+        "model.name": network, "model.width": _WIDTHS[network], "data.subset": 2000, "data.validation": 0.15,
+        "data.augment": augment, "train.epochs": epochs,
     }  # fmt: skip
     if taught:
         setting["train.distill.weight"] = 0.5
     return load_recipe("fashion-ice-vgg", [f"{key}={value}" for key, value in setting.items()])
 
 
-def _method(name: str, kept: float, epochs: int, arguments: argparse.Namespace) -> Method:
+def _method(network: str, name: str, kept: float, epochs: int, arguments: argparse.Namespace) -> Method:
     budget = {"macs": kept}
     if name == "scratch":
         return Uniform(budget=budget)
@@ -120,7 +126,14 @@ def _method(name: str, kept: float, epochs: int, arguments: argparse.Namespace) 
     shared["steps"] = "group"
     if kind == "ice":
         return IceMethod(**shared, **final)
-    return Iterative(**shared, curve=Curve(base=arguments.iterative_rate, delta=0.0), epochs=epochs / _STEPS)
+    return Iterative(**shared, curve=Curve(base=arguments.iterative_rate, delta=0.0), epochs=epochs / _steps(network))
+
+
+@lru_cache
+def _steps(network: str) -> int:
+    """How many there are, with one for each group."""
+    context = context_of(recipe_of(network, 1), 0)
+    return len(trace(context.model, context.example_inputs, proof="shapes").prunable)
 
 
 def _rounds(method: OneShot) -> tuple[OneShot, ...]:
@@ -153,8 +166,10 @@ def measured(recipe: Recipe, methods: Sequence[Method], seed: int, dense: Path) 
 
 
 def tables(records: Sequence[Record]) -> str:
-    """A table for each share of the MACs, and where they come from."""
-    shown = [f"{group[0]['kept']:.0%} of the MACs\n\n{_table(group)}" for group in by_setting(records, ["kept"])]
+    """A table for each network and share of the MACs, and where they come from."""
+    shown = []
+    for group in by_setting(records, ["network", "kept"]):
+        shown.append(f"{group[0]['network']}, {group[0]['kept']:.0%} of the MACs\n\n{_table(group)}")
     return "\n\n".join([*shown, provenance(records)])
 
 
