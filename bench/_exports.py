@@ -43,8 +43,8 @@ def main() -> None:
 
 
 def differences(model: nn.Module, example: torch.Tensor) -> dict[str, Any]:
-    """Runtime -> {"difference": float, "batches": how many sizes}, or {"error": words}; and "torch", how far torch itself
-    is from double precision, as numbers are rounded otherwise in every runtime.
+    """Runtime -> {"difference": float, "batches": how many sizes}, or {"error": words}; and "torch": how far torch
+    itself is from double precision, as every runtime rounds in its own way.
 
     The ONNX file is written once, and read by both runtimes.
     """

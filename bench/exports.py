@@ -103,9 +103,8 @@ def _failures(latest: Mapping[tuple[str, str], Record]) -> list[str]:
         for runtime in RUNTIMES:
             if not _agrees(record, runtime):
                 found = record.get(runtime) or {"error": f"{record.get('status')}: {record.get('detail', '')}"}
-                words = found.get("error") or (
-                    f"differs by {found['difference']:.1e}; torch itself, from double precision, by {record['torch']:.1e}"
-                )
+                words = found.get("error") or f"differs by {found['difference']:.1e}"
+                words += f"; torch itself, from double precision, by {record['torch']:.1e}" if "torch" in record else ""
                 lines.append(f"- {model}, {form}, {runtime}: {' '.join(words.split())}")
     return ["Not in agreement:\n\n" + "\n".join(lines)] if lines else []
 
