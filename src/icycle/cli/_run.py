@@ -26,6 +26,7 @@ def run(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value, e.g. train.epochs=3.")
     ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of weights and data; the same as --set seed=N.")] = None,
     output: Annotated[Path | None, typer.Option(help="The run folder; runs/RECIPE-N when omitted.")] = None,
     resume: Annotated[
         Path | None,
@@ -49,13 +50,14 @@ def run(
 
     join_processes()
     console = Console(quiet=not is_first())
+    changes = [*(overrides or ()), *([] if seed is None else [f"seed={seed}"])]
     if resume is not None:
         folder = RunFolder(resume)
-        loaded = _resumed(folder, recipe, overrides or (), output, context.obj)
+        loaded = _resumed(folder, recipe, changes, output, context.obj)
     else:
         if recipe is None:
             raise RecipeError("Expected a RECIPE (see `icycle recipes`), or --resume FOLDER, but got neither")
-        loaded = load_recipe(recipe, overrides or (), imports=context.obj)
+        loaded = load_recipe(recipe, changes, imports=context.obj)
         folder = on_first(lambda: next_run(loaded.name, Path("runs"))) if output is None else RunFolder(output)
     with resumable(console, folder), Progress(console) as progress:
         report = run_recipe(loaded, folder, listeners=[progress.show], resume=resume is not None)

@@ -42,7 +42,7 @@ def _warnings(runs: Sequence[RunRecord], series: Sequence[Series]) -> Iterator[s
     if len(data) > 1:
         yield "These runs were not made on the same data."
     if all(len(one.runs) == 1 for one in series):
-        yield "One run each is no spread: repeat them with --set seed=1 before trusting a difference."
+        yield "One run each is no spread: repeat them with --seed 1 before trusting a difference."
 
 
 def _cards(series: Sequence[Series]) -> Iterator[Card]:
