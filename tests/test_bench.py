@@ -19,11 +19,11 @@ import engine  # noqa: E402
 import exports  # noqa: E402
 import latency  # noqa: E402
 import loop  # noqa: E402
-import one_cycle  # noqa: E402
 import step_overhead  # noqa: E402
 import tables  # noqa: E402
 
 import icycle  # noqa: E402
+import one_cycle  # noqa: E402
 from icycle.compare import Kept, Result, keep_results  # noqa: E402
 
 _MACHINE = {
