@@ -58,8 +58,8 @@ def _place() -> dict[str, str]:
 
 def tables(records: Sequence[Record]) -> str:
     """Markdown: how many agree, a row per model, and in words what does not."""
-    listed = zoo()
-    latest = {(record["model"], record["form"]): record for record in records if record["model"] in listed}
+    found = {(record["model"], record["form"]): record for record in records}
+    latest = {(model, form): found[model, form] for model in zoo() for form in _FORMS if (model, form) in found}
     models = list(dict.fromkeys(model for model, _ in latest))
     columns = ["model", *(f"{runtime}, {form}" for form in _FORMS for runtime in RUNTIMES)]
     rows = [[model, *(cell for form in _FORMS for cell in _cells(latest.get((model, form))))] for model in models]
