@@ -36,8 +36,12 @@ def loss_without(read: torch.Tensor, weight: torch.Tensor, channels: list[int], 
 
 
 @pytest.mark.parametrize("elements", [1, 4])
-def test_scores_are_the_losses_of_backward_elimination(elements: int) -> None:
+@pytest.mark.parametrize("together", [1, 3, 32])
+def test_scores_are_the_losses_of_backward_elimination(
+    elements: int, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each step against least squares from scratch, over all channels that could go next."""
+    monkeypatch.setattr("icycle.saliency._reconstruction._TOGETHER", together)
     if elements == 1:
         model, data = mlp(), batches(5)
         read = torch.cat([torch.relu(model[0](x)) for x, _ in data]).detach()
