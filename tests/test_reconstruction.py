@@ -60,6 +60,20 @@ def test_scores_are_the_losses_of_backward_elimination(
     assert float(scores.max()) == pytest.approx(1.0, abs=0.02)
 
 
+def test_of_too_many_elements_those_of_a_channel_count_as_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A linear layer behind a flattening is then scored like the convolution that it is."""
+    data = batches(1, 2, 2)
+    flat = nn.Sequential(nn.Conv2d(1, 7, 1), nn.ReLU(), nn.Flatten(), nn.Linear(28, 4))
+    like = nn.Sequential(flat[0], flat[1], nn.Conv2d(7, 4, 2), nn.Flatten())
+    with torch.no_grad():
+        like[2].weight.copy_(flat[3].weight.view(4, 7, 2, 2))  # type: ignore[operator, union-attr]
+    apart = next(iter(scores_of(flat, data).values()))
+    monkeypatch.setattr("icycle.saliency._reconstruction._LARGEST", 27)
+    together = next(iter(scores_of(flat, data).values()))
+    assert not torch.allclose(apart, together, rtol=0.05)
+    torch.testing.assert_close(together, next(iter(scores_of(like, data).values())))
+
+
 def test_of_two_channels_that_say_the_same_one_is_needed() -> None:
     model, data = mlp(), batches(5)
     with torch.no_grad():

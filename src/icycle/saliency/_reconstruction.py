@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from icycle.errors import CriterionError
@@ -14,11 +16,12 @@ from icycle.probing import Reading, forward, in_eval_mode, watching
 from icycle.saliency._data import first_batches
 from icycle.saliency._registry import Scores, criterion
 from icycle.saliency._slices import Place, consumers, place
-from icycle.structure import Group, Structure
+from icycle.structure import Group, Slice, Structure
 
 __all__ = ["reconstruction"]
 
 _DAMPING = 1e-3  # as in compensation: of the mean variance of what is read
+_LARGEST = 4096  # elements of what is read whose products are gathered
 _TOGETHER = 32  # channels that go before the matrices are told
 
 Part = tuple[str, int, int]  # a place, and the first row of the weight that takes part
@@ -34,7 +37,9 @@ def reconstruction(
     Of each group the channels go one after the other, always the one whose loss on top is least, when all that went
     before has been made up for as well as can be; the score is the loss by then, 0..1, in the mean over the consumers.
     So two channels that say the same do not both score low, and scores of different groups can be compared. One pass
-    gathers the moments of what is read, position by position; the rest takes some n^3 operations for n channels.
+    gathers the moments of what is read, position by position; the rest takes some n^3 operations for n channels. Where
+    a weight reads many elements of each channel (a linear layer behind a flattening), and more than 4,096 in all, they
+    count as so many positions.
     Groups that no weight is seen to read score +inf.
 
     Raises:
@@ -43,8 +48,8 @@ def reconstruction(
     Source: backward elimination by the formula of the Optimal Brain Surgeon (Hassibi and Stork, 1993), with second
     moments of activations in the place of the Hessian, as in layer-wise least squares (He and others, ICCV 2017).
     """
-    wanted = {place(piece) for group in structure.prunable for piece in consumers(group)}
-    moments = _gather(model, wanted, first_batches(loader, batches, "reconstruction"))
+    pieces = [piece for group in structure.prunable for piece in consumers(group)]
+    moments = _gather(model, _taps(pieces), first_batches(loader, batches, "reconstruction"))
     parameters = dict(model.named_parameters())
     scores = {group.name: _losses(group, parameters, moments) for group in structure.prunable}
     if scores and all(bool(values.isinf().all()) for values in scores.values()):
@@ -58,19 +63,20 @@ def reconstruction(
 @dataclass
 class _Moments:
     """Sums over what a part of a weight reads, x (n,): of x and x x^T, around a `shift` close to the mean, so that
-    little precision is lost where the two are subtracted."""
+    little precision is lost where the two are subtracted. Of what is read, `taps` neighbours are so many x."""
 
     reading: Reading
+    taps: int
     shift: torch.Tensor
     count: int
     total: torch.Tensor
     products: torch.Tensor
 
     @classmethod
-    def of(cls, reading: Reading, x: torch.Tensor) -> _Moments:
+    def of(cls, reading: Reading, taps: int, x: torch.Tensor) -> _Moments:
         """Still empty; `x` (positions, n) are the first to come."""
         zero = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-        return cls(reading, x.mean(dim=0), 0, zero, torch.outer(zero, zero))
+        return cls(reading, taps, x.mean(dim=0), 0, zero, torch.outer(zero, zero))
 
     def update(self, x: torch.Tensor) -> None:
         """Take in x (positions, n)."""
@@ -85,16 +91,29 @@ class _Moments:
         return self.products / self.count - torch.outer(mean, mean)
 
 
-def _gather(model: torch.nn.Module, wanted: set[Place], data: Iterable[Any]) -> dict[Place, list[_Moments]]:
+def _taps(pieces: Iterable[Slice]) -> dict[Place, int]:
+    """For every place how many neighbours belong to the same channel throughout, and can be taken for positions."""
+    found: dict[Place, int] = {}
+    for piece in pieces:
+        first, taps = piece.index[:, :1], piece.index.shape[1]
+        aligned = bool((piece.index == first + np.arange(taps)).all() and (first % taps == 0).all())
+        found[place(piece)] = math.gcd(found.get(place(piece), 0), taps if aligned else 1)
+    return found
+
+
+def _gather(model: torch.nn.Module, taps: Mapping[Place, int], data: Iterable[Any]) -> dict[Place, list[_Moments]]:
+    """The moments of what is read at these places."""
     found: dict[Part, _Moments] = {}
 
     def observe(reading: Reading) -> None:
-        if (reading.parameter, reading.dim) not in wanted:
+        if (reading.parameter, reading.dim) not in taps:
             return
         x = reading.inputs.detach().movedim(1, -1).flatten(0, -2).float()
+        own = taps[reading.parameter, reading.dim] if x.shape[1] > _LARGEST else 1
+        x = x.unflatten(1, (-1, own)).movedim(2, 1).flatten(0, 1)
         key = (reading.parameter, reading.dim, reading.rows.start)
         if key not in found:
-            found[key] = _Moments.of(reading, x)
+            found[key] = _Moments.of(reading, own, x)
         found[key].update(x)
 
     with in_eval_mode(model), watching(model, observe, computed=True):
@@ -153,6 +172,8 @@ class _Reader:
         reading = moments.reading
         rows = weight.narrow(reading.row_dim, reading.rows.start, len(reading.rows))
         matrix = rows.movedim(reading.dim, -1).flatten(0, -2).double()
+        matrix = matrix.unflatten(1, (-1, moments.taps)).movedim(2, 1).flatten(0, 1)
+        index = index[:, :: moments.taps] // moments.taps
         covariance = moments.covariance()
         if not (covariance.isfinite().all() and matrix.isfinite().all()):
             raise CriterionError(
