@@ -47,7 +47,7 @@ def test_scores_are_the_losses_of_backward_elimination(
         read = torch.cat([torch.relu(model[0](x)) for x, _ in data]).detach()
     else:
         model = nn.Sequential(nn.Conv2d(1, 7, 1), nn.ReLU(), nn.Flatten(), nn.Linear(28, 4))
-        data = batches(1, 2, 2)
+        data = batches(1, 2, 2, count=60)
         read = torch.cat([model[:3](x) for x, _ in data]).detach()
     weight = model[-1].weight.detach()
     (scores,) = (values for values in scores_of(model, data).values())

@@ -21,23 +21,42 @@ def removing(structure: icycle.Structure, **channels: list[int]) -> icycle.SubNe
     return icycle.SubNetwork(keep)
 
 
-def test_a_linear_consumer_gets_the_ridge_solution() -> None:
+@pytest.mark.parametrize(
+    ("rows", "outputs", "damping", "expected_damping"),
+    [(200, 5, 0.05, 0.05), (200, 12, 0.05, 0.05), (10, 5, 1e-3, 0.1 * 5 / 10)],  # few rows are not trusted
+)
+def test_a_linear_consumer_gets_the_ridge_solution(
+    rows: int, outputs: int, damping: float, expected_damping: float
+) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5)).double()
-    x = torch.randn(200, 6, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, outputs)).double()
+    x = torch.randn(rows, 6, dtype=torch.float64)
     structure = icycle.trace(model, x[:2])
-    hidden, kept, damping = model[1](model[0](x)).detach(), [0, 2, 3, 5, 7], 0.05
+    hidden, kept = model[1](model[0](x)).detach(), [0, 2, 3, 5, 7]
     old = copy.deepcopy(model[2])
     icycle.compensate(model, structure, removing(structure, **{"0": [1, 4, 6]}), [x], damping=damping)
     centered = hidden - hidden.mean(dim=0)
-    ridge = damping * centered[:, kept].square().mean()
-    # minimise the mean of |target - W' x|^2 + ridge |W'|^2 by stacking sqrt(ridge) I under the data
-    data = torch.cat((centered[:, kept], (ridge * len(x)).sqrt() * torch.eye(5, dtype=torch.float64)))
-    targets = torch.cat((centered @ old.weight.T, torch.zeros(5, 5, dtype=torch.float64)))
+    ridge = expected_damping * centered[:, kept].square().mean()
+    # minimise the mean of |target - W' x|^2 + ridge |W' - W|^2 by stacking sqrt(ridge) I under the data
+    root = (ridge * len(x)).sqrt()
+    data = torch.cat((centered[:, kept], root * torch.eye(5, dtype=torch.float64)))
+    targets = torch.cat((centered @ old.weight.T, root * old.weight[:, kept].T))
     expected = torch.linalg.lstsq(data, targets).solution.T
     torch.testing.assert_close(model[2].weight[:, kept], expected, rtol=1e-4, atol=1e-5)
     assert (model[2].weight[:, [1, 4, 6]] == 0).all()
     torch.testing.assert_close(model(x).mean(dim=0), old(hidden).mean(dim=0), rtol=1e-5, atol=1e-6)
+
+
+def test_where_nothing_is_lost_weights_stay_however_little_was_seen() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5)).double()
+    with torch.no_grad():
+        model[0].bias[3] = -100.0  # always silent
+    x = torch.randn(3, 6, dtype=torch.float64)
+    structure = icycle.trace(model, x)
+    old = model[2].weight.detach().clone()
+    icycle.compensate(model, structure, removing(structure, **{"0": [3]}), [x])
+    kept = [0, 1, 2, 4, 5, 6, 7]
+    torch.testing.assert_close(model[2].weight[:, kept], old[:, kept])
 
 
 class Attention(nn.Module):
@@ -169,8 +188,9 @@ def test_a_consumer_is_refitted_to_what_the_refitted_ones_before_it_put_out() ->
     assert (before[:, kept] - now).norm() > 0.05 * now.norm(), "what the consumer reads is no longer what it was"
     centered, target = now - now.mean(dim=0), old[4](before) - old[4](before).mean(dim=0)
     gram = centered.T @ centered / len(x)
-    ridge = damping * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    expected = torch.linalg.solve(gram + ridge, centered.T @ target / len(x)).T
+    ridge = damping * gram.diagonal().mean()
+    cross = centered.T @ target / len(x) + ridge * old[4].weight[:, kept].T
+    expected = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=torch.float64), cross).T
     torch.testing.assert_close(model[4].weight[:, kept], expected, rtol=1e-4, atol=1e-5)
 
 

@@ -3,12 +3,13 @@
 A consumer computes W x. Once channels are gone it reads z in the place of x: fewer channels, which are no longer what
 they were, either, as consumers before it were refitted already. The best that it can do is
 
-    W' = argmin E ||W x - W' z||^2 = W E[x z^T] (E[z z^T] + lambda I)^-1
+    W' = argmin E ||W x - W' z||^2 + lambda ||W' - W_k||^2 = (W E[x z^T] + lambda W_k) (E[z z^T] + lambda I)^-1
 
-over the data. So the consumers are refitted in turn, in the order in which they run, and each makes up for what is
-missing of its own input and for what those before it could not. Of a convolution x is all that its window sees; where
-that is too large, the channels at one position, and each tap is refitted alike. Where the consumer adds a bias, the
-moments are those about the means, and the bias takes what the means differ by.
+over the data, W_k being what stays of W: where the data tell nothing, weights are what they were. So the consumers are
+refitted in turn, in the order in which they run, and each makes up for what is missing of its own input and for what
+those before it could not. Of a convolution x is all that its window sees; where that is too large, the channels at one
+position, and each tap is refitted alike. Where the consumer adds a bias, the moments are those about the means, and the
+bias takes what the means differ by.
 
 One pass does it, in which the network sees every batch twice, with its weights as they were and as they are refitted:
 when a batch comes to a consumer its moments are added to those of the batches before, and the consumer is refitted
@@ -63,7 +64,7 @@ def compensate(
         batches: of training data: tensors, (inputs..., targets) or mappings of keyword arguments.
         max_batches: as many of them are read; two forward passes each, in evaluation mode.
         damping: lambda as a share of the mean second moment of the kept channels, > 0: how far correlations in the data
-            are distrusted.
+            are distrusted. Where few positions are seen it is more: a tenth of k channels over the positions.
 
     Raises:
         SubNetworkError: `subnet` is not of `structure`.

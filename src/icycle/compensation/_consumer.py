@@ -11,7 +11,7 @@ import torch
 from icycle.compensation._moments import Moments
 from icycle.compensation._vectors import taps_of, vectors
 from icycle.errors import DataError
-from icycle.probing import Reading
+from icycle.probing import Reading, damped
 
 __all__ = ["Consumer", "Place", "Seen", "Weights"]
 
@@ -47,7 +47,7 @@ class Consumer:
 
     It is refitted in place, among `parameters`; `before` is a copy of them as they were.
 
-    What it put out, y = W x, stands for x where it has fewer elements: W' = E[y z^T] (E[z z^T] + lambda I)^-1.
+    What it put out, y = W x, stands for x where it has fewer elements; then W_k, what stays of W, for I_k.
     """
 
     def __init__(self, place: Place, parameters: Weights, before: Weights, kept: torch.Tensor) -> None:
@@ -95,19 +95,22 @@ class Consumer:
         return old @ target if self._outputs is None else target.reshape(*old.shape[:-1], *target.shape[1:])
 
     def _regression(self, damping: float) -> torch.Tensor:
-        """E[x z^T] (E[z z^T] + lambda I)^-1, with y for x where that is the target: how it follows from what is read
-        now."""
+        """(E[x z^T] + lambda I_k) (E[z z^T] + lambda I)^-1, where I_k picks what stays, with y for x where that is the
+        target: how it follows from what is read now."""
         cross, own = self._moments.second() if self._bias is None else self._moments.covariance()
         if not (cross.isfinite().all() and own.isfinite().all()):
             raise DataError(
                 f"Expected finite activations in front of {self._place.parameter}, but there are others on these "
                 "batches. The model is as it was; look for what makes them so, or leave compensation out."
             )
-        # no smaller than what rounding makes of products in float32, or the matrix might not be positive
-        ridge = max(damping, len(own) * torch.finfo(torch.float32).eps) * own.diagonal().mean()
-        # where the channels are silent on all data there is nothing to fit: any ridge gives regressions of zero
-        own.diagonal().add_(ridge if ridge > 0 else 1.0)
-        return torch.cholesky_solve(cross.T, torch.linalg.cholesky(own)).T
+        own, ridge = damped(own, self._moments.count, damping)
+        return torch.cholesky_solve((cross + ridge * self._unchanged()).T, torch.linalg.cholesky(own)).T
+
+    def _unchanged(self) -> torch.Tensor:
+        """(n or y, k): the regression by which the weights that stay are what they were."""
+        if self._outputs is not None:
+            return self._outputs[:, self._kept].double()
+        return torch.eye(len(self._kept), dtype=torch.float64, device=self._kept.device)[:, self._kept]
 
     def _part(self, weights: Weights) -> torch.Tensor:
         rows = self._place.rows

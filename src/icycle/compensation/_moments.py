@@ -14,7 +14,7 @@ class Moments:
     """
 
     def __init__(self, n: int, k: int, device: torch.device) -> None:
-        self._count = 0
+        self.count = 0
         self._shifts: tuple[torch.Tensor, torch.Tensor] | None = None  # of x and of z
         self._x, self._z = (torch.zeros(size, dtype=torch.float64, device=device) for size in (n, k))
         self._xz, self._zz = (torch.zeros(size, k, dtype=torch.float64, device=device) for size in (n, k))
@@ -25,7 +25,7 @@ class Moments:
         if self._shifts is None:
             self._shifts = x.mean(dim=0), z.mean(dim=0)
         x, z = (each - shift for each, shift in zip((x, z), self._shifts, strict=True))
-        self._count += len(x)
+        self.count += len(x)
         self._x += x.sum(dim=0, dtype=torch.float64)
         self._z += z.sum(dim=0, dtype=torch.float64)
         self._xz += (x.T @ z).double()
@@ -35,7 +35,7 @@ class Moments:
         """(n,) and (k,): E[x] and E[z]."""
         assert self._shifts is not None
         x, z = self._shifts
-        return x + self._x / self._count, z + self._z / self._count
+        return x + self._x / self.count, z + self._z / self.count
 
     def second(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(n, k) and (k, k): E[x z^T] and E[z z^T]."""
@@ -44,5 +44,5 @@ class Moments:
 
     def covariance(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(n, k) and (k, k): the same of x and z less their means."""
-        x, z = self._x / self._count, self._z / self._count
-        return self._xz / self._count - torch.outer(x, z), self._zz / self._count - torch.outer(z, z)
+        x, z = self._x / self.count, self._z / self.count
+        return self._xz / self.count - torch.outer(x, z), self._zz / self.count - torch.outer(z, z)

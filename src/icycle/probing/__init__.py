@@ -1,6 +1,7 @@
 """Running a model on a few batches without leaving a trace in it, and seeing what its weights read meanwhile."""
 
+from icycle.probing._damping import damped
 from icycle.probing._forward import forward, in_eval_mode
 from icycle.probing._readings import Reading, Window, watching
 
-__all__ = ["Reading", "Window", "forward", "in_eval_mode", "watching"]
+__all__ = ["Reading", "Window", "damped", "forward", "in_eval_mode", "watching"]

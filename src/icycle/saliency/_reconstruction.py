@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from icycle.errors import CriterionError
-from icycle.probing import Reading, forward, in_eval_mode, watching
+from icycle.probing import Reading, damped, forward, in_eval_mode, watching
 from icycle.saliency._data import first_batches
 from icycle.saliency._registry import Scores, criterion
 from icycle.saliency._slices import Place, consumers, place
@@ -181,9 +181,7 @@ class _Reader:
                 "criterion that reads weights alone, or look for what makes them so."
             )
         self.energy = float((matrix @ covariance * matrix).sum())
-        ridge = _DAMPING * covariance.diagonal().mean()
-        # where all channels are silent there is nothing to lose, whatever the inverse is
-        covariance.diagonal().add_(ridge if ridge > 0 else 1.0)
+        covariance, _ = damped(covariance, moments.count, _DAMPING)
         own = index.to(matrix.device).flatten()
         self._elements = index.shape[1]
         self._inverse = torch.linalg.inv(covariance)[own[:, None], own]
