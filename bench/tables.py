@@ -15,10 +15,10 @@ from pathlib import Path
 
 from _common import RESULTS, Results
 
-__all__ = ["refresh"]
+__all__ = ["PAGES", "refresh"]
 
 _DOCS = Path(__file__).parent.parent / "docs"
-_PAGES = tuple(_DOCS / name for name in ("benchmarks.md", "choosing.md", "coverage.md", "export.md"))
+PAGES = tuple(_DOCS / name for name in ("benchmarks.md", "choosing.md", "coverage.md", "export.md"))
 _MADE_OF = {  # table -> the module that makes it, and the file in bench/results with its records
     "engine": ("engine", "engine"),
     "coverage": ("coverage", "engine"),
@@ -39,7 +39,7 @@ _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    for page in _PAGES:
+    for page in PAGES:
         page.write_text(refresh(page.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
 
 
