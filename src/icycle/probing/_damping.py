@@ -6,7 +6,7 @@ import torch
 
 __all__ = ["damped"]
 
-_FOR_EACH = 0.1  # unknown that is told by one vector
+_FOR_EACH = 0.1  # times unknowns per vector is the least share; between 0.03 and 0.3 little changes
 
 
 def damped(moments: torch.Tensor, count: int, least: float) -> tuple[torch.Tensor, torch.Tensor]:
