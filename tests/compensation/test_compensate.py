@@ -23,10 +23,16 @@ def removing(structure: icycle.Structure, **channels: list[int]) -> icycle.SubNe
 
 @pytest.mark.parametrize(
     ("rows", "outputs", "damping", "expected_damping"),
-    [(200, 5, 0.05, 0.05), (200, 12, 0.05, 0.05), (10, 5, 1e-3, 0.1 * 5 / 10)],  # few rows are not trusted
+    [
+        (200, 5, 0.05, 0.05),
+        (200, 12, 0.05, 0.05),
+        (10, 5, 1e-3, 1e-3),  # what is asked for is what is taken
+        (10, 5, None, 0.1 * 5 / 10),  # few rows are not trusted
+        (1000, 5, None, 1e-3),
+    ],
 )
 def test_a_linear_consumer_gets_the_ridge_solution(
-    rows: int, outputs: int, damping: float, expected_damping: float
+    rows: int, outputs: int, damping: float | None, expected_damping: float
 ) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, outputs)).double()

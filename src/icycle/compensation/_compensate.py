@@ -50,7 +50,7 @@ def compensate(
     batches: Iterable[Any],
     *,
     max_batches: int = 8,
-    damping: float = 1e-3,
+    damping: float | None = None,
 ) -> nn.Module:
     """Refit, in place, what reads channels that `subnet` removes, and let it read them no longer; returns the model.
 
@@ -64,7 +64,7 @@ def compensate(
         batches: of training data: tensors, (inputs..., targets) or mappings of keyword arguments.
         max_batches: as many of them are read; two forward passes each, in evaluation mode.
         damping: lambda as a share of the mean second moment of the kept channels, > 0: how far correlations in the data
-            are distrusted. Where few positions are seen it is more: a tenth of k channels over the positions.
+            are distrusted. None: 0.001, or a tenth of k channels over the positions that are seen, where that is more.
 
     Raises:
         SubNetworkError: `subnet` is not of `structure`.
@@ -72,7 +72,7 @@ def compensate(
             out of range.
         DataError: there are no batches, or activations on them are not finite. The model is as it was.
     """
-    if damping <= 0 or max_batches < 1:
+    if (damping is not None and damping <= 0) or max_batches < 1:
         raise SurgeryError(f"Expected damping > 0 and max_batches >= 1, but got {damping} and {max_batches}.")
     kept = _kept(model, structure, subnet)
     if not kept:
@@ -117,7 +117,7 @@ def _kept(model: nn.Module, structure: Structure, subnet: SubNetwork) -> Kept:
 class _RefitInTurn:
     """Refits the consumers of `model` to what they put out with the weights of `before`."""
 
-    def __init__(self, model: nn.Module, before: Weights, kept: Kept, damping: float) -> None:
+    def __init__(self, model: nn.Module, before: Weights, kept: Kept, damping: float | None) -> None:
         self._model = model
         self._parameters = dict(model.named_parameters())
         self._before = before

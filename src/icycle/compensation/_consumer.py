@@ -72,7 +72,7 @@ class Consumer:
         x = vectors(reading, self._place.taps)
         return Seen(x if self._outputs is None else x @ self._outputs.T, x[:, self._kept])
 
-    def refit(self, before: Seen, reading: Reading, damping: float) -> None:
+    def refit(self, before: Seen, reading: Reading, damping: float | None) -> None:
         """To all that was seen, with what is read now, and what was read there before."""
         z = vectors(reading, self._place.taps)[:, self._kept]
         self._moments.update(before.target, z if _belong(before.kept, z) else before.kept)
@@ -94,7 +94,7 @@ class Consumer:
         old = self._old.double()
         return old @ target if self._outputs is None else target.reshape(*old.shape[:-1], *target.shape[1:])
 
-    def _regression(self, damping: float) -> torch.Tensor:
+    def _regression(self, damping: float | None) -> torch.Tensor:
         """(E[x z^T] + lambda I_k) (E[z z^T] + lambda I)^-1, where I_k picks what stays, with y for x where that is the
         target: how it follows from what is read now."""
         cross, own = self._moments.second() if self._bias is None else self._moments.covariance()

@@ -6,20 +6,22 @@ import torch
 
 __all__ = ["damped"]
 
-_FOR_EACH = 0.1  # times unknowns per vector is the least share; between 0.03 and 0.3 little changes
+_LEAST = 1e-3
+_FOR_EACH = 0.1  # times unknowns per vector is the least share, too; between 0.03 and 0.3 little changes
 
 
-def damped(moments: torch.Tensor, count: int, least: float) -> tuple[torch.Tensor, torch.Tensor]:
+def damped(moments: torch.Tensor, count: int, share: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Second moments (k, k) of `count` vectors, plus lambda on the diagonal, in place; and lambda, which is positive.
 
-    As a share of the mean second moment lambda is at least `least`, and no less than a tenth of k / `count`: a few
-    vectors tell little of many unknowns, and least squares would take their chance for law. Nor is it less than what
-    rounding makes of products in float32, or the result might not be positive.
+    Lambda is `share` times the mean second moment; where that is not given, a thousandth of it, but no less than a
+    tenth of k / `count`: a few vectors tell little of many unknowns, and least squares would take their chance for law.
+    Nor is it ever less than what rounding makes of products in float32, or the result might not be positive.
     """
     size = len(moments)
-    share = max(least, _FOR_EACH * size / count, size * torch.finfo(torch.float32).eps)
+    if share is None:
+        share = max(_LEAST, _FOR_EACH * size / count)
     mean = moments.diagonal().mean()
     # where all is silent there is nothing to fit, whatever is added
-    ridge = share * mean if mean > 0 else torch.ones_like(mean)
+    ridge = max(share, size * torch.finfo(torch.float32).eps) * mean if mean > 0 else torch.ones_like(mean)
     moments.diagonal().add_(ridge)
     return moments, ridge

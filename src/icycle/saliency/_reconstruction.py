@@ -20,7 +20,6 @@ from icycle.structure import Group, Slice, Structure
 
 __all__ = ["reconstruction"]
 
-_DAMPING = 1e-3  # as in compensation: of the mean variance of what is read
 _LARGEST = 4096  # elements of what is read whose products are gathered
 _TOGETHER = 32  # channels that go before the matrices are told
 
@@ -106,12 +105,13 @@ def _gather(model: torch.nn.Module, taps: Mapping[Place, int], data: Iterable[An
     found: dict[Part, _Moments] = {}
 
     def observe(reading: Reading) -> None:
-        if (reading.parameter, reading.dim) not in taps:
+        here = reading.parameter, reading.dim
+        if here not in taps:
             return
         x = reading.inputs.detach().movedim(1, -1).flatten(0, -2).float()
-        own = taps[reading.parameter, reading.dim] if x.shape[1] > _LARGEST else 1
+        own = taps[here] if x.shape[1] > _LARGEST else 1
         x = x.unflatten(1, (-1, own)).movedim(2, 1).flatten(0, 1)
-        key = (reading.parameter, reading.dim, reading.rows.start)
+        key = (*here, reading.rows.start)
         if key not in found:
             found[key] = _Moments.of(reading, own, x)
         found[key].update(x)
@@ -181,7 +181,7 @@ class _Reader:
                 "criterion that reads weights alone, or look for what makes them so."
             )
         self.energy = float((matrix @ covariance * matrix).sum())
-        covariance, _ = damped(covariance, moments.count, _DAMPING)
+        covariance, _ = damped(covariance, moments.count)  # as compensation does
         own = index.to(matrix.device).flatten()
         self._elements = index.shape[1]
         self._inverse = torch.linalg.inv(covariance)[own[:, None], own]
@@ -202,7 +202,7 @@ class _Reader:
 
     def on_top(self) -> torch.Tensor:
         """(channels,) on the CPU: what would be lost with each of them, as a share of all that is put out."""
-        if self._elements == 1:
+        if self._elements == 1:  # thousands of equations in one unknown are divisions
             return (self._own_gram / self._own_inverse).flatten().cpu()
         own = torch.linalg.solve(self._own_inverse, self._own_gram)
         return own.diagonal(dim1=1, dim2=2).sum(dim=1).cpu()
