@@ -62,13 +62,10 @@ def _recipe(name: str) -> Recipe:
 def _measured(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = _recipe(name)
     start = _Start(recipe, seed, trained(recipe, seed, arguments.cache))
-    found: dict[str, Any] = {"dense": evaluate(start.dense.model, test_batches(start.dense, 1.0))}
-    share = 0.0
-    for moment, epochs in _EPOCHS.items():
-        by_latency = start.judged(start.pruned({"latency": arguments.kept, "batch": _BATCH}, epochs))
-        share = share or _share_of_macs(start, by_latency["latency"])
-        found[moment] = {"latency": by_latency, "MACs": start.judged(start.pruned({"macs": share}, epochs))}
-    return found
+    dense = evaluate(start.dense.model, test_batches(start.dense, 1.0))
+    by_latency = start.judged_after({"latency": arguments.kept, "batch": _BATCH})
+    by_macs = start.judged_after({"macs": _share_of_macs(start, by_latency["right after"]["latency"])})
+    return {"dense": dense, **{moment: {"latency": by_latency[moment], "MACs": by_macs[moment]} for moment in _EPOCHS}}
 
 
 def _share_of_macs(start: _Start, wanted: float) -> float:
@@ -99,8 +96,11 @@ class _Start:
         OneShot(budget=budget, limit=_LIMIT, final_epochs=epochs).run(context)
         return context
 
-    def judged(self, context: Context) -> dict[str, float]:
-        """Test accuracy, and the shares of latency and MACs that are left."""
+    def judged_after(self, budget: dict[str, float]) -> dict[str, dict[str, float]]:
+        """For every moment of `_EPOCHS` test accuracy, and the shares of latency and MACs that are left."""
+        return {moment: self._judged(self.pruned(budget, epochs)) for moment, epochs in _EPOCHS.items()}
+
+    def _judged(self, context: Context) -> dict[str, float]:
         test = evaluate(context.model, test_batches(context, 1.0))
         return {"test": test, "latency": self.latency_of(context), "macs": self._macs_of(context) / self._macs}
 

@@ -38,8 +38,8 @@ import numpy as np
 import torch
 from _common import RESULTS, Record, Results, by_setting, command, machine, mean_and_deviation, provenance, table
 from _start import context_of, test_batches, trained
-from scipy.stats import t
 
+from icycle.compare import interval
 from icycle.engine import trace
 from icycle.methods import BudgetSettings, Curve, IceMethod, Iterative, Method, OneShot, Uniform
 from icycle.recipes import Recipe, load_recipe
@@ -214,8 +214,7 @@ def _with_interval(differences: Sequence[float]) -> str:
     """Mean and half the width of the 95 % interval."""
     if len(differences) < 2:
         return "-" if not differences else f"{differences[0]:+.2f}"
-    half = t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
-    return f"{statistics.fmean(differences):+.2f} ± {half:.2f}"
+    return f"{statistics.fmean(differences):+.2f} ± {interval(differences):.2f}"
 
 
 if __name__ == "__main__":

@@ -9,23 +9,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import icycle
+from bright_rows import bright_rows
 from icycle.methods import FineTune, IceResult
 from icycle.training import evaluate
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 
 
-def make_batches(count: int = 12, size: int = 16, seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Which of three rows is bright."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(3, (count, size), generator=generator)
-    inputs = torch.randn(count, size, 1, 8, 8, generator=generator)
-    inputs[..., 0, 0, :] += 3.0 * (labels == 0)[..., None]
-    inputs[..., 0, 3, :] += 3.0 * (labels == 1)[..., None]
-    return list(zip(inputs, labels, strict=True))
-
-
-BATCHES, VALIDATION = make_batches(), make_batches(seed=1)
+BATCHES, VALIDATION = bright_rows(12), bright_rows(12, seed=1)
 
 
 def train(model: nn.Module, rates: list[float], optimizer: torch.optim.Optimizer | None = None) -> None:

@@ -13,19 +13,7 @@ from icycle.structure import SubNetwork
 
 HALF = Budget(macs=0.5)
 NEVER_STABLE = Phases(monitor_start=0, sparsity_start=0, sparsity_end=0.5, lag=0.9)
-
-
 EXAMPLE = torch.zeros(1, 1, 8, 8)
-
-
-def make_batches(count: int = 10, size: int = 16) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Which of three rows is bright."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(3, (count, size), generator=generator)
-    inputs = torch.randn(count, size, 1, 8, 8, generator=generator)
-    inputs[..., 0, 0, :] += 3.0 * (labels == 0)[..., None]
-    inputs[..., 0, 3, :] += 3.0 * (labels == 1)[..., None]
-    return list(zip(inputs, labels, strict=True))
 
 
 def train(model: nn.Module, pruner: OneCycle, optimizer: torch.optim.Optimizer, epochs: range, batches: list) -> None:

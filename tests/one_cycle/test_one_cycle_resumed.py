@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from bright_rows import bright_rows
 from icycle.errors import TrainingError
 from icycle.methods import OneCycle, Phases
 from networks import residual_network as make_model
-from one_cycle_toy import EXAMPLE, HALF, make_batches, train, weights
+from one_cycle_toy import EXAMPLE, HALF, train, weights
 
 
 def saved_and_read(state: dict, folder: Path) -> dict:
@@ -28,7 +29,7 @@ def saved_and_read(state: dict, folder: Path) -> dict:
 @pytest.mark.parametrize("sparsity_start", [None, 0.1])
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
 def test_a_resumed_run_ends_like_an_uninterrupted_one(stop: int, sparsity_start: float | None, tmp_path: Path) -> None:
-    batches, epochs = make_batches(), 8
+    batches, epochs = bright_rows(10), 8
     phases = Phases(sparsity_end=0.5, sparsity_start=sparsity_start)
 
     def begin() -> tuple[nn.Module, torch.optim.Optimizer, OneCycle]:

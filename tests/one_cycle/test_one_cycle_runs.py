@@ -11,17 +11,18 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import icycle
+from bright_rows import bright_rows
 from icycle.errors import BudgetError, StructureError, TrainingError
 from icycle.methods import OneCycle, Phases
 from icycle.methods.one_cycle._shrink import Shrink
 from icycle.selection import Budget
 from icycle.structure import SubNetwork
 from networks import residual_network as make_model
-from one_cycle_toy import EXAMPLE, HALF, NEVER_STABLE, gone, idle, make_batches, train, weights
+from one_cycle_toy import EXAMPLE, HALF, NEVER_STABLE, gone, idle, train, weights
 
 
 def test_two_calls_prune_a_network_within_its_training() -> None:
-    model, batches = make_model(), make_batches()
+    model, batches = make_model(), bright_rows(10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     dense = icycle.trace(model, EXAMPLE).macs()
     moments = []
@@ -160,7 +161,7 @@ def test_the_steps_of_an_epoch_are_learnt_in_the_first() -> None:
 
 
 def test_the_optimizer_keeps_its_state_and_its_learning_rate() -> None:
-    model, batches = make_model(), make_batches()
+    model, batches = make_model(), bright_rows(10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
     kept_momentum = {}
@@ -196,7 +197,7 @@ def test_the_optimizer_keeps_its_state_and_its_learning_rate() -> None:
 
 
 def test_batch_norm_is_recalibrated_after_the_removal() -> None:
-    batches = make_batches()
+    batches = bright_rows(10)
     seen = []
     for recalibrate in (batches, lambda model: seen.append(model), None):
         model = make_model()
@@ -215,7 +216,7 @@ def test_averaged_copies_lose_the_same_channels_and_are_recalibrated() -> None:
     average = copy.deepcopy(model)
     pruner = OneCycle(
         model, EXAMPLE, budget=HALF, epochs=2, steps_per_epoch=4, phases=NEVER_STABLE, averaged=[average],
-        recalibrate=make_batches(),
+        recalibrate=bright_rows(10),
     )  # fmt: skip
     idle(pruner, 2, 4)
     assert average[1].running_mean.any()  # type: ignore[union-attr, operator]
