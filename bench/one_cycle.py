@@ -71,6 +71,9 @@ _SETTINGS = {
         ("data.subset=null", "data.validation=0.02", "train.epochs=4"),
     ),
     "clothes_vgg": Setting("VGG-16, 10 classes, 25 %", "clothes-vgg", (), (_TAUGHT,)),
+    "clothes_vgg_all": Setting(
+        "VGG-16, 60,000 images, 25 %", "clothes-vgg", ("data.subset=null", "data.validation=0.02", "train.epochs=4")
+    ),
     "clothes_vgg_50": Setting("VGG-16, 10 classes, 50 %", "clothes-vgg", ("method.budget.macs=0.5",)),
     "clothes_wide_50": Setting(  # where half of the MACs are half of the time
         "VGG-16, width 32, 50 %",

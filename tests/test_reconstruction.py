@@ -68,7 +68,7 @@ def test_of_too_many_elements_those_of_a_channel_count_as_positions(monkeypatch:
     with torch.no_grad():
         like[2].weight.copy_(flat[3].weight.view(4, 7, 2, 2))  # type: ignore[operator, union-attr]
     apart = next(iter(scores_of(flat, data).values()))
-    monkeypatch.setattr("icycle.saliency._reconstruction._LARGEST", 27)
+    monkeypatch.setattr("icycle.probing._channels._WIDE", 27)
     together = next(iter(scores_of(flat, data).values()))
     assert not torch.allclose(apart, together, rtol=0.05)
     torch.testing.assert_close(together, next(iter(scores_of(like, data).values())))

@@ -130,6 +130,21 @@ def test_a_copy_of_a_channel_that_stays_is_removed_for_nothing(
     torch.testing.assert_close(model(x), before, rtol=1e-3, atol=1e-3)
 
 
+def test_behind_a_wide_flattening_the_positions_of_a_channel_are_refitted_alike() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 20 * 20, 5)).eval()
+    copy_rows(model, {"0.weight": {4: 1, 7: 2}, "0.bias": {4: 1, 7: 2}})
+    x = torch.randn(4, 3, 22, 22)  # as equations, fewer than channels: only the positions make them enough
+    before, head = model(x), model[3].weight.detach().clone().view(5, 12, 400)
+    structure = icycle.trace(model, x)
+    icycle.compensate(model, structure, removing(structure, **{"0": [4, 7]}), [x], damping=1e-6)
+    torch.testing.assert_close(model(x), before, rtol=1e-3, atol=1e-3)
+    expected = head.clone()
+    expected[:, [1, 2]] += head[:, [4, 7]]
+    expected[:, [4, 7]] = 0
+    torch.testing.assert_close(model[3].weight.view(5, 12, 400), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_the_output_no_longer_depends_on_what_will_be_removed() -> None:
     torch.manual_seed(0)
     model, x = two_layers().eval(), torch.randn(4, 3, 9, 9)

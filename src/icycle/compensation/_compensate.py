@@ -8,7 +8,8 @@ they were, either, as consumers before it were refitted already. The best that i
 over the data, W_k being what stays of W: where the data tell nothing, weights are what they were. So the consumers are
 refitted in turn, in the order in which they run, and each makes up for what is missing of its own input and for what
 those before it could not. Of a convolution x is all that its window sees; where that is too large, the channels at one
-position, and each tap is refitted alike. Where the consumer adds a bias, the moments are those about the means, and the
+position, and each tap is refitted alike; so are the elements of a channel that a linear layer reads behind a
+flattening, where there are many of them. Where the consumer adds a bias, the moments are those about the means, and the
 bias takes what the means differ by.
 
 One pass does it, in which the network sees every batch twice, with its weights as they were and as they are refitted:
@@ -32,14 +33,15 @@ from torch import nn
 
 from icycle.compensation._consumer import Consumer, Place, Seen, Weights
 from icycle.errors import DataError, SurgeryError
-from icycle.probing import Reading, forward, in_eval_mode, watching
+from icycle.probing import Reading, channel_elements, forward, in_eval_mode, watching
 from icycle.structure import Structure, SubNetwork
 from icycle.surgery import undoing
 from icycle.tracing import undisturbed
 
 __all__ = ["compensate"]
 
-Kept = Mapping[tuple[str, int], torch.Tensor]  # a parameter and a dimension that shrinks -> (elements,) bool
+Axis = tuple[str, int]  # a parameter and one of its dimensions
+Kept = Mapping[Axis, torch.Tensor]  # one that shrinks -> (elements,) bool
 
 
 @torch.no_grad()
@@ -78,7 +80,7 @@ def compensate(
     if not kept:
         return model
     before, batch = _weights_of(model), None
-    refit = _RefitInTurn(model, before, kept, damping)
+    refit = _RefitInTurn(model, before, kept, channel_elements(structure), damping)
     with undoing() as undo, in_eval_mode(model):
         undo.append(partial(_write, model, before))
         for batch in islice(batches, max_batches):
@@ -117,11 +119,14 @@ def _kept(model: nn.Module, structure: Structure, subnet: SubNetwork) -> Kept:
 class _RefitInTurn:
     """Refits the consumers of `model` to what they put out with the weights of `before`."""
 
-    def __init__(self, model: nn.Module, before: Weights, kept: Kept, damping: float | None) -> None:
+    def __init__(
+        self, model: nn.Module, before: Weights, kept: Kept, elements: Mapping[Axis, int], damping: float | None
+    ) -> None:
         self._model = model
         self._parameters = dict(model.named_parameters())
         self._before = before
         self._kept = kept
+        self._elements = elements
         self._damping = damping
         self._consumers: dict[Place, Consumer] = {}
 
@@ -147,10 +152,11 @@ class _RefitInTurn:
 
     def _known(self, reading: Reading) -> Place | None:
         """Where the reading is, which is remembered; None where nothing goes from what is read."""
-        kept = self._kept.get((reading.parameter, reading.dim))
+        axis = reading.parameter, reading.dim
+        kept = self._kept.get(axis)
         if kept is None:
             return None
-        place = Place.of(reading, kept)
+        place = Place.of(reading, kept, self._elements.get(axis, 1))
         if place not in self._consumers:
             self._consumers[place] = Consumer(place, self._parameters, self._before, kept)
         self._consumers[place].biases.add(reading.bias)

@@ -21,18 +21,24 @@ Weights = Mapping[str, torch.Tensor]  # parameters by name
 @dataclass(frozen=True)
 class Place:
     """The part of a parameter that reads one input: its rows along `row_dim`, contracted along `dim`. `taps` elements
-    of the input's window belong to each channel."""
+    of the input's window belong to each channel; or so many neighbouring `elements` along `dim` do, and are refitted
+    alike."""
 
     parameter: str
     dim: int
     row_dim: int
     rows: range
     taps: int
+    elements: int
 
     @classmethod
-    def of(cls, reading: Reading, kept: torch.Tensor) -> Place:
+    def of(cls, reading: Reading, kept: torch.Tensor, elements: int) -> Place:
         taps = taps_of(reading, int(kept.sum()))
-        return cls(reading.parameter, reading.dim, reading.row_dim, reading.rows, taps)
+        return cls(reading.parameter, reading.dim, reading.row_dim, reading.rows, taps, elements)
+
+    def vectors(self, reading: Reading) -> torch.Tensor:
+        """(count, n): what is read there."""
+        return vectors(reading, self.taps, self.elements)
 
 
 class Seen(NamedTuple):
@@ -54,7 +60,7 @@ class Consumer:
         self._place = place
         self._parameters = parameters
         self._before = before
-        self._kept = kept.repeat_interleave(place.taps)
+        self._kept = kept[:: place.elements].repeat_interleave(place.taps)
         self._old = self._as_matrix(self._part(before))  # (rows, ..., n)
         self._outputs = self._old.flatten(0, -2) if self._old[..., 0].numel() < len(self._kept) else None  # (y, n)
         targets = len(self._kept) if self._outputs is None else len(self._outputs)
@@ -69,12 +75,12 @@ class Consumer:
 
     def seen(self, reading: Reading) -> Seen:
         """What `refit` needs of what was read before: x, or y = W x, and those of x that stay."""
-        x = vectors(reading, self._place.taps)
+        x = self._place.vectors(reading)
         return Seen(x if self._outputs is None else x @ self._outputs.T, x[:, self._kept])
 
     def refit(self, before: Seen, reading: Reading, damping: float | None) -> None:
         """To all that was seen, with what is read now, and what was read there before."""
-        z = vectors(reading, self._place.taps)[:, self._kept]
+        z = self._place.vectors(reading)[:, self._kept]
         self._moments.update(before.target, z if _belong(before.kept, z) else before.kept)
         regression = self._regression(damping)
         new = self._put_out(regression)
@@ -120,12 +126,14 @@ class Consumer:
         """(rows, ..., n): rows first, and last what is contracted, the window's elements with their channel."""
         if self._place.taps > 1:
             return weight.flatten(1)
-        return weight.movedim((self._place.row_dim, self._place.dim), (0, -1))
+        matrix = weight.movedim((self._place.row_dim, self._place.dim), (0, -1))
+        return matrix.unflatten(-1, (-1, self._place.elements)).movedim(-1, -2)
 
     def _as_weight(self, matrix: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """The inverse of `_as_matrix`."""
         if self._place.taps > 1:
             return matrix.reshape(weight.shape)
+        matrix = matrix.movedim(-1, -2).flatten(-2)
         return matrix.movedim((0, -1), (self._place.row_dim, self._place.dim))
 
 

@@ -24,9 +24,10 @@ def taps_of(reading: Reading, kept: int) -> int:
     return taps if taps * kept <= _LARGEST else 1
 
 
-def vectors(reading: Reading, taps: int) -> torch.Tensor:
-    """(count, channels * taps): at positions with equal distances, what a convolution sees there, or the channels."""
-    x = reading.inputs.flatten(2) if reading.inputs.dim() > 2 else reading.inputs.unsqueeze(-1)
+def vectors(reading: Reading, taps: int, elements: int) -> torch.Tensor:
+    """(count, channels * taps): at positions with equal distances, what a convolution sees there, or the channels; so
+    many neighbouring `elements` of a channel are as many positions."""
+    x = reading.inputs.unflatten(1, (-1, elements)).flatten(2)
     every = -(-len(x) * x.shape[2] // _SAMPLES)
     if taps > 1:
         x, every = _unfolded(reading, every), 1

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from icycle.errors import CriterionError
-from icycle.probing import Reading, damped, forward, in_eval_mode, watching
+from icycle.probing import Reading, channel_elements, damped, forward, in_eval_mode, watching
 from icycle.saliency._data import first_batches
 from icycle.saliency._registry import Scores, criterion
 from icycle.saliency._slices import Place, consumers, place
-from icycle.structure import Group, Slice, Structure
+from icycle.structure import Group, Structure
 
 __all__ = ["reconstruction"]
 
-_LARGEST = 4096  # elements of what is read whose products are gathered
 _TOGETHER = 32  # channels that go before the matrices are told
 
 Part = tuple[str, int, int]  # a place, and the first row of the weight that takes part
@@ -47,8 +44,7 @@ def reconstruction(
     Source: backward elimination by the formula of the Optimal Brain Surgeon (Hassibi and Stork, 1993), with second
     moments of activations in the place of the Hessian, as in layer-wise least squares (He and others, ICCV 2017).
     """
-    pieces = [piece for group in structure.prunable for piece in consumers(group)]
-    moments = _gather(model, _taps(pieces), first_batches(loader, batches, "reconstruction"))
+    moments = _gather(model, channel_elements(structure), first_batches(loader, batches, "reconstruction"))
     parameters = dict(model.named_parameters())
     scores = {group.name: _losses(group, parameters, moments) for group in structure.prunable}
     if scores and all(bool(values.isinf().all()) for values in scores.values()):
@@ -90,30 +86,19 @@ class _Moments:
         return self.products / self.count - torch.outer(mean, mean)
 
 
-def _taps(pieces: Iterable[Slice]) -> dict[Place, int]:
-    """For every place how many neighbours belong to the same channel throughout, and can be taken for positions."""
-    found: dict[Place, int] = {}
-    for piece in pieces:
-        first, taps = piece.index[:, :1], piece.index.shape[1]
-        aligned = bool((piece.index == first + np.arange(taps)).all() and (first % taps == 0).all())
-        found[place(piece)] = math.gcd(found.get(place(piece), 0), taps if aligned else 1)
-    return found
-
-
-def _gather(model: torch.nn.Module, taps: Mapping[Place, int], data: Iterable[Any]) -> dict[Place, list[_Moments]]:
+def _gather(model: torch.nn.Module, elements: Mapping[Place, int], data: Iterable[Any]) -> dict[Place, list[_Moments]]:
     """The moments of what is read at these places."""
     found: dict[Part, _Moments] = {}
 
     def observe(reading: Reading) -> None:
         here = reading.parameter, reading.dim
-        if here not in taps:
+        if here not in elements:
             return
         x = reading.inputs.detach().movedim(1, -1).flatten(0, -2).float()
-        own = taps[here] if x.shape[1] > _LARGEST else 1
-        x = x.unflatten(1, (-1, own)).movedim(2, 1).flatten(0, 1)
+        x = x.unflatten(1, (-1, elements[here])).movedim(2, 1).flatten(0, 1)
         key = (*here, reading.rows.start)
         if key not in found:
-            found[key] = _Moments.of(reading, own, x)
+            found[key] = _Moments.of(reading, elements[here], x)
         found[key].update(x)
 
     with in_eval_mode(model), watching(model, observe, computed=True):
