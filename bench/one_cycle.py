@@ -81,6 +81,18 @@ _SETTINGS = {
         ("model.width=32", "method.budget.macs=0.5", "method.round_to=16"),
         (_EARLY,),
     ),
+    "clothes_wide_long": Setting(  # and an early removal is not too early
+        "VGG-16, width 32, 50 %, 24 epochs, by 15 %",
+        "clothes-vgg",
+        (
+            "model.width=32",
+            "method.budget.macs=0.5",
+            "method.round_to=16",
+            "method.cost_factor=false",
+            "method.phases.sparsity_end=0.15",
+            "train.epochs=24",
+        ),
+    ),
     "turned_25": Setting("ResNet-8, 40 classes, 25 %", "turned-resnet", (), (_UNTAUGHT,), _MORE_SECONDS),
     "turned_12": Setting(
         "ResNet-8, 40 classes, 12 %",

@@ -20,20 +20,21 @@ from icycle.latency import Latency
 __all__ = ["tables"]
 
 _NETWORKS = ("VGG-16", "ResNet-50 at 224")
-_TARGETS = ("torch", "onnxruntime")
+_TARGETS = ("torch", "torch.compile", "onnxruntime")
 _BATCH = 64
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(_NETWORKS))
+    parser.add_argument("--targets", nargs="+", default=list(_TARGETS), metavar="TARGET")
     parser.add_argument("--kept", type=float, default=0.5, help="share of the MACs")
     parser.add_argument("--round-to", type=int, nargs="+", default=[1, 16], help="widths are multiples of it")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     results = Results(RESULTS / "speed_up.jsonl")
     for name in options.networks:
-        for target in _TARGETS:
+        for target in options.targets:
             for round_to in options.round_to:
                 case = {"network": name, "target": target, "kept": options.kept, "round_to": round_to}
                 case |= {"threads": options.threads}

@@ -236,6 +236,7 @@ def test_a_search_that_was_cut_goes_on_and_ends_alike(tmp_path: Path) -> None:
     assert resumed.details["shapes tried"] == whole.details["shapes tried"] - known
 
     (removal,) = whole.removals
+    assert removal.epoch == 2
     assert removal.macs_after / removal.macs_before == pytest.approx(0.5, abs=0.02)
     best = whole.details["validation before the fine-tune"]
     assert best >= max(whole.details["of the uniform shape"], whole.details["of the shape by one threshold"])

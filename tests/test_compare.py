@@ -32,9 +32,10 @@ from icycle.compare import (
     text,
 )
 from icycle.compare._pictures import front
+from icycle.compare._results import read_result
 from icycle.errors import RecipeError
 from icycle.methods import Fixed, IceMethod, OneCycleMethod, Phases, Scratch
-from icycle.recipes import Recipe, load_recipe
+from icycle.recipes import Recipe, RunFolder, load_recipe
 
 TINY = ["train.epochs=2", "model.width=16", "data.subset=600", "data.validation=0.2"]
 
@@ -144,8 +145,16 @@ def test_a_plan_that_cannot_be_is_a_clear_error(methods: tuple[str, ...], words:
 # The table
 
 
-def result(label: str, seed: int, accuracy: float, seconds: float = 10.0, dense_seconds: float = 0.0) -> Result:
-    return Result(label, seed, accuracy, accuracy, seconds, dense_seconds, 4, 0.5, 0.6, "accuracy", removal_epoch=None)
+def result(
+    label: str,
+    seed: int,
+    accuracy: float,
+    seconds: float = 10.0,
+    dense_seconds: float = 0.0,
+    latency: float | None = 0.6,
+) -> Result:
+    costs = (seconds, dense_seconds, 4, 0.5, latency)
+    return Result(label, seed, accuracy, accuracy, *costs, "accuracy", removal_epoch=None)
 
 
 def test_the_interval_is_student_s() -> None:
@@ -182,6 +191,25 @@ def test_where_nothing_can_be_compared_there_is_a_dash() -> None:
     (uniform,) = rows(outcomes)
     assert (uniform.difference, uniform.half_width, uniform.seconds_ratio) == (None, None, None)
     assert [cell.strip() for cell in markdown(outcomes).splitlines()[2].strip("|").split("|")][3] == "-"
+
+
+def test_no_latency_where_most_runs_do_not_tell_it_from_the_dense_network_s(tmp_path: Path) -> None:
+    outcomes = [result("dense", seed, 90.0, latency=own) for seed, own in enumerate([None, 0.571])]
+    outcomes += [result("ice", seed, 90.0, latency=own) for seed, own in enumerate([0.5, None, 0.6])]
+    table = rows(outcomes)
+    assert [row.cells[-1] for row in table] == ["no clear change", "55.0%"]
+    assert draw(table, tmp_path)
+
+
+@pytest.mark.parametrize(("lower", "latency"), [(5.9, 0.6), (1.0, None)])
+def test_a_latency_that_noise_hides_is_none(lower: float, latency: float | None, tmp_path: Path) -> None:
+    run = Run("ice", 0, load_recipe("digits"), RunFolder(tmp_path))
+    dense = {"macs": 2, "latency": {"64": {"median": 10.0, "lower": 9.0, "upper": 11.0, "runs": 40}}}
+    pruned = {"macs": 1, "latency": {"64": {"median": 6.0, "lower": lower, "upper": 6.1, "runs": 40}}}
+    report = {"dense": dense, "pruned": pruned, "seconds": {}, "metric": "accuracy"}
+    run.folder.report.write_text(json.dumps({**report, "test_accuracy": 90.0, "validation_accuracy": 90.0}))
+    run.folder.metrics.touch()
+    assert read_result(run, {}).latency == latency
 
 
 def test_the_table_is_markdown_with_a_line_for_each_run_that_failed() -> None:

@@ -436,7 +436,7 @@ def test_a_function_returns_loaders(own: None) -> None:
     ("name", "words"),
     [
         ("own_data:nothing", "a mapping with 'train'.*but got int"),
-        ("own_data:floats", r"data\.classes"),
+        ("own_data:floats", r"classes \(or labels, words, numbers to predict\).*set data\.classes"),
         ("own_data:only_train", "validation part"),
         ("own_data:missing", "Expected 'missing' in own_data"),
     ],

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import icycle
 from icycle.errors import DataError, TrainingError
 from icycle.training import evaluate, logits_of, recalibrate
 from small_training import Batches, assert_equal, batches, network, tensors
@@ -104,6 +105,43 @@ def test_statistics_are_as_they_were_where_recalibration_fails(fault: str) -> No
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_buffers())
     assert model[1].momentum == 0.1
     assert all(module.training for module in model.modules())
+
+
+class Added(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        out: torch.Tensor = self.net(x if y is None else x + y)
+        return out
+
+
+(X, Y), *_ = batches()
+BATCHES = {
+    "a tensor": X,
+    "a tuple of one": (X,),
+    "a pair": [X, Y],
+    "two inputs": (X, X, Y),
+    "two inputs in one": ([X, X], Y),
+    "keywords": {"x": X},
+    "keywords of two": {"x": X, "y": X},
+    "keywords and labels": {"x": X, "labels": Y},
+    "a pair with keywords": ({"x": X, "labels": Y}, Y),
+}
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+def test_compensation_and_recalibration_read_the_same_batches(batch: object) -> None:
+    model = Added()
+    structure = icycle.trace(model, X)
+    before = model.net[3].weight.clone()
+    icycle.compensate(model, structure, icycle.SubNetwork.random(structure, 0.5), [batch])
+    assert not torch.equal(model.net[3].weight, before)
+    for each in (torch.optim.swa_utils.AveragedModel(model), model):
+        recalibrate(each, [batch])
+        norm = next(module for module in each.modules() if isinstance(module, nn.BatchNorm2d))
+        assert norm.running_mean.all()
 
 
 def test_a_model_without_batch_norm_reads_no_data() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +27,12 @@ from icycle.recipes import (
     dump_recipe,
     load_recipe,
     next_run,
+    open_run,
     run_recipe,
 )
 from icycle.report import Latency, NetworkFacts, Report, file_bytes, render
-from icycle.training import SGD, AdamW, evaluate
+from icycle.tasks import Regression
+from icycle.training import SGD, AdamW, Classification, Cosine, evaluate
 from icycle.zoo import SealedLoader, TensorLoader, build_model, load_data
 
 SMALL = ("train.epochs=2", "model.width=8", "data.subset=300")
@@ -155,6 +159,24 @@ def test_another_optimizer_does_not_inherit_the_old_ones_values() -> None:
     assert isinstance(same.train.optimizer, SGD)
 
 
+def test_a_value_of_a_section_that_the_file_leaves_out_is_the_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path, "{data: {name: digits}, model: {name: small-cnn}, method: {name: dense}}")
+    values = ["train.optimizer.learning_rate=0.01", "train.schedule.warmup=0.1", "task.label_smoothing=0.2"]
+    recipe = load_recipe(path, values)
+    assert recipe.train.optimizer == SGD(learning_rate=0.01)
+    assert recipe.train.schedule == Cosine(warmup=0.1)
+    assert recipe.task == Classification(label_smoothing=0.2)
+    assert load_recipe(path, ["train.optimizer.name=adamw"]).train.optimizer == AdamW()
+    with pytest.raises(RecipeError, match=r"train\.optimizer\.lr: unknown key; known are: learning_rate, momentum"):
+        load_recipe(path, ["train.optimizer.lr=3"])
+
+
+def test_another_task_does_not_inherit_the_old_ones_values(tmp_path: Path) -> None:
+    text = "{data: {name: digits}, model: {name: small-cnn}, method: {name: dense}, task: {name: classification, "
+    path = write(tmp_path, text + "label_smoothing: 0.2}}")
+    assert load_recipe(path, ["task.name=regression"]).task == Regression()
+
+
 def test_a_faulty_override_is_a_clear_error() -> None:
     with pytest.raises(RecipeError, match="did you mean 'epochs'"):
         load_recipe("digits", ["train.epoch=3"])
@@ -260,6 +282,14 @@ def test_a_run_folder_is_never_overwritten(tiny: Recipe, tmp_path: Path) -> None
     with pytest.raises(RecipeError, match=r"never overwritten; choose another$"):
         run_recipe(tiny, RunFolder(tmp_path / "run"))
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
+
+
+def test_the_command_that_goes_on_is_one_for_a_shell(tiny: Recipe, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "läufe" / "s 1")
+    folder.create(tiny)
+    assert shlex.split(folder.command) == ["icycle", "run", "--resume", str(folder.path)]
+    with pytest.raises(RecipeError, match=re.escape(folder.command)):
+        open_run(folder.path)
 
 
 def test_run_folders_are_counted(tmp_path: Path) -> None:
@@ -413,6 +443,12 @@ def test_no_ratio_where_the_machine_does_not_tell_the_two_apart() -> None:
     quiet = replace(facts(100, 1.0), latency={1: Latency(1.0, 1.0, 1.0, 5)})
     text = shown(quiet, noisy)
     assert "SLOWER" not in text and "no clear change" in text
+
+
+def test_no_ratio_where_one_of_the_two_is_too_noisy() -> None:
+    dense, pruned = Latency(11.56, 11.32, 12.85, 40), Latency(10.27, 2.17, 10.96, 40)
+    assert not pruned.told_apart(dense) and not dense.told_apart(pruned)
+    assert replace(pruned, lower=10.0).told_apart(dense)
 
 
 def test_a_slower_network_is_said_to_be_slower() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -319,6 +321,20 @@ def test_what_is_missing_is_said_before_anything_runs() -> None:
     with pytest.raises(CriterionError, match="did you mean 'group_norm'"):
         saliency.check("groupnorm")
     assert saliency.check("l1").name == "l1"
+
+
+@pytest.mark.parametrize(
+    ("made", "words"), [("None", "a mapping .* got NoneType"), ("{}['x']", "it gave KeyError: 'x'")]
+)
+def test_a_criterion_of_ones_own_that_gives_no_scores_is_named(
+    made: str, words: str, model: nn.Module, structure: Structure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "acme_scores.py").write_text(f"def none(model, structure):\n    return {made}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "acme_scores", raising=False)
+    with pytest.raises(CriterionError, match=f"Expected 'acme_scores:none' to return .*{words}"):
+        saliency.score("acme_scores:none", model, structure)
 
 
 def test_the_functions_say_what_is_missing_themselves(model: nn.Module, structure: Structure, batches: list) -> None:

@@ -387,6 +387,21 @@ def test_an_unreachable_budget_names_the_smallest() -> None:
     assert structure.macs(select(structure, random_scores(structure), Budget(macs=smallest))) == smallest
 
 
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({}, "ask for at least that, or raise limit."),
+        ({"limit": 1.0, "round_to": 4}, "ask for at least that, or lower round_to."),
+        ({"limit": 1.0}, "ask for at least that."),
+    ],
+)
+def test_only_what_helps_an_unreachable_budget_is_named(settings: dict, advice: str) -> None:
+    structure = chain([16, 16])
+    with pytest.raises(BudgetError, match="Expected macs=1e-05 to be within reach") as error:
+        select(structure, random_scores(structure), Budget(macs=0.00001), **settings)
+    assert str(error.value).endswith(f"; {advice}")
+
+
 def test_no_prunable_group_is_an_error() -> None:
     pinned = Group("g0", 4, (), pinned_by=Reason(Kind.ALL_TAKE_PART, "", "aten::_softmax", "head"))
     structure = Structure((pinned,), {}, {"macs": Cost([Polynomial.constant(5)], {}, 0)}, (), "made by hand")
@@ -403,10 +418,23 @@ def test_scores_must_fit() -> None:
         select(structure, {**scores, "g1": torch.rand(9)}, Budget(macs=0.5))
     with pytest.raises(CriterionError, match="NaN"):
         select(structure, {**scores, "g1": torch.full((8,), math.nan)}, Budget(macs=0.5))
+    for own, kind in (([1.0] * 8, "list"), (np.ones(8), "ndarray"), (torch.ones(8) + 1j, "complex64")):
+        with pytest.raises(CriterionError, match=rf"'g1' has a (torch\.)?{kind}; pass torch\.as_tensor"):
+            select(structure, {**scores, "g1": own}, Budget(macs=0.5))
 
 
 @pytest.mark.parametrize(
-    "setting", [{"limit": 0.0}, {"limit": 1.1}, {"limit_rate": 0}, {"round_to": 0}, {"min_keep": 0}]
+    "setting",
+    [
+        {"limit": 0.0},
+        {"limit": 1.1},
+        {"limit_rate": 0},
+        {"limit_rate": math.nan},
+        {"tolerance": math.nan},
+        {"round_to": 0},
+        {"round_to": 1.5},
+        {"min_keep": 0},
+    ],
 )
 def test_settings_out_of_range_are_errors(setting: dict) -> None:
     structure = chain([8, 8])

@@ -12,9 +12,12 @@ import torch
 from torch import nn
 
 from icycle.errors import DataError, RecipeError, TrainingError
+from icycle.methods._built_in import BuiltInTraining
+from icycle.methods._removal import RemovalLog
 from icycle.recipes import RunFolder, load_recipe, run_recipe
+from icycle.recipes._run import _context
 from icycle.tasks import Classification, LanguageModelling, MultiLabel, Regression, Segmentation, TokenClassification
-from icycle.training import Supervised, Task, measure
+from icycle.training import Recorder, Supervised, Task, measure
 
 RECIPES = ["multi-label", "regression", "segmentation", "language-modelling", "token-classification"]
 
@@ -76,6 +79,25 @@ def test_points_rise_as_an_error_falls_and_lead_back_to_it() -> None:
     assert Regression().points(1.0) - Regression().points(1.01) == pytest.approx(1, abs=0.01)
     with pytest.raises(TrainingError, match="above 0"):
         Regression().points(0.0)
+
+
+def test_a_removal_is_told_in_the_metric_and_not_in_points() -> None:
+    context = _context(load_recipe("regression", ["data.subset=150"]), Recorder(), None)
+    log = RemovalLog(context, BuiltInTraining(context), batches=2)
+    log.before()
+    log.after(0.0, 2, 1)
+    (removal,) = log.removals
+    error = measure(context.model, context.data.validation, context.task)["mean squared error"]
+    assert removal.accuracy_before == removal.accuracy_after == pytest.approx(error)
+
+
+def test_a_task_whose_measures_cannot_be_imported_is_refused_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    with pytest.raises(TrainingError, match=r"pip install 'icycle\[tasks\]'"):
+        run_recipe(load_recipe("regression", ["train.epochs=1"]), RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", RECIPES)

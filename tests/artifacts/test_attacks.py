@@ -27,7 +27,7 @@ FILES = ("structure.json", "model.safetensors")
 
 class Heads(nn.Module):
     """An edit (the last reshape), an attribute that follows, a flag, a number of rounds and a calculation that must not
-    change."""
+    change, a buffer that is not there at first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,6 +35,7 @@ class Heads(nn.Module):
         self.rounds, self.kernel = 4, (4, 4)
         self.qkv, self.out = nn.Linear(12, 36), nn.Linear(12, 12)
         self.calls = 0
+        self.register_buffer("cache", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, c = x.shape
@@ -53,6 +54,7 @@ def saved(tmp_path: Path) -> Path:
     structure = icycle.trace(model, EXAMPLE)
     icycle.prune(model, structure, icycle.SubNetwork.random(structure, 0.5))
     assert model.heads == 2
+    model.cache = torch.ones(7)
     return icycle.save(model, tmp_path / "saved")
 
 

@@ -76,6 +76,40 @@ def test_non_persistent_buffers_and_ties_come_back(tmp_path: Path) -> None:
     assert loaded.out.weight is loaded.table.weight
 
 
+class Positions(nn.Module):
+    """Makes its non-persistent buffer, in which are channels that can go, as it runs."""
+
+    def __init__(self, first: Tensor | None) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.register_buffer("places", first, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.places is None or len(self.places) != x.shape[1]:
+            self.places = torch.rand(x.shape[1], self.inner.out_features)
+        return self.out(torch.relu(self.inner(x) + self.places))
+
+
+@pytest.mark.parametrize("first", [None, torch.zeros(1), torch.zeros(1, 16)], ids=["none", "empty", "short"])
+def test_buffers_that_the_model_makes_as_it_runs_come_back(tmp_path: Path, first: Tensor | None) -> None:
+    model, x = Positions(first), torch.randn(2, 5, 6)
+    model(x)
+    structure = icycle.trace(model, x)
+    icycle.prune(model, structure, icycle.SubNetwork.random(structure, 0.5))
+    expected = model(x)
+    assert torch.equal(icycle.load(icycle.save(model, tmp_path / "saved"), Positions(first))(x), expected)
+
+
+def test_such_buffers_say_nothing_of_attributes(tmp_path: Path) -> None:
+    (model, tokens), fresh = pruned("words"), Words()
+    model.register_buffer("places", torch.arange(3), persistent=False)
+    fresh.register_buffer("places", torch.zeros(1), persistent=False)
+    icycle.load(icycle.save(model, tmp_path / "saved"), fresh)
+    assert fresh.heads == model.heads < 4
+    assert torch.equal(fresh.get_buffer("places"), torch.arange(3))
+    assert torch.equal(fresh.eval()(tokens)["logits"], model(tokens)["logits"])
+
+
 def test_a_loaded_model_is_traced_pruned_and_trained_on(tmp_path: Path) -> None:
     model, inputs = pruned("words")
     fresh = icycle.load(icycle.save(model, tmp_path / "saved"), Words())

@@ -187,6 +187,14 @@ def test_after_the_removal_it_is_too_late() -> None:
         icycle.compensate(model, structure, subnet, [x])
 
 
+@pytest.mark.parametrize("damping", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_damping_out_of_range_is_refused(damping: float) -> None:
+    model, x = two_layers(), torch.randn(4, 3, 9, 9)
+    structure = icycle.trace(model, x)
+    with pytest.raises(SurgeryError, match=f"0 < damping < inf.*{damping}"):
+        icycle.compensate(model, structure, icycle.SubNetwork.random(structure, 0.5), [x], damping=damping)
+
+
 # Consumers behind each other
 
 

@@ -34,6 +34,7 @@ def test_the_recipe_runs_end_to_end(tmp_path: Path) -> None:
     assert chosen == [list(step["kept"]) for step in steps]
     assert report.details["steps"] == 4
     assert report.details["removals"] == len(steps)
+    assert report.removals[0].epoch == 2 + sum(step["fine_tuned"] for step in steps)
     assert report.details["share of the layers frozen"] > 0
     assert json.loads(folder.report.read_text())["details"] == json.loads(json.dumps(dict(report.details)))
 

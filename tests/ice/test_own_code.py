@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 import icycle
 from ice_toy import BATCHES, EXAMPLE, VALIDATION, Asked, accuracy_of, prune, train
-from icycle.errors import CriterionError, DataError, TrainingError
+from icycle.errors import CriterionError, DataError, SurgeryError, TrainingError
 from icycle.methods import Curve, FineTune
 from icycle.selection import Budget
 
@@ -45,6 +45,11 @@ def test_a_run_prunes_in_place_and_tells_what_it_did(trained: nn.Module) -> None
     assert [request.kind for request in asked.requests][-2:] == ["final", "final"]
     assert result.epochs == result.epoch_equivalents == len(asked.requests)
     assert set(result.seconds) >= {"search", "recalibration", "evaluation", "fine-tuning"}
+
+
+def test_batches_without_targets_are_enough_to_compensate_and_calibrate_on(trained: nn.Module) -> None:
+    result = prune(trained, calibration=[inputs for inputs, _ in BATCHES], final_epochs=0)
+    assert result.structure.macs() < result.macs_before
 
 
 def test_without_a_trigger_every_step_is_followed_by_a_fine_tune(trained: nn.Module) -> None:
@@ -182,6 +187,9 @@ def test_every_criterion_can_choose(trained: nn.Module, criterion: str) -> None:
         ({"evaluate": lambda _: torch.tensor(90.0)}, TrainingError, "float"),
         ({"evaluate": lambda _: 0.93}, TrainingError, "share"),
         ({"validation": VALIDATION[:2], "threshold": 1.0}, DataError, "at least"),
+        ({"calibration": iter(BATCHES)}, DataError, "more than once"),
+        ({"calibration": [torch.zeros(1, 2, 8, 8)]}, DataError, "calibration as batches that Sequential runs on"),
+        ({"optimizer": torch.optim.SGD(nn.Linear(3, 3).parameters())}, SurgeryError, "this SGD holds none"),
     ],
 )
 def test_what_cannot_work_is_said_before_any_training(

@@ -71,3 +71,8 @@ def test_a_state_that_does_not_fit_is_an_error() -> None:
         OneCycle(make_model(24), EXAMPLE, budget=HALF, epochs=2).load_state_dict(state)
     with pytest.raises(TrainingError, match="version"):
         OneCycle(make_model(), EXAMPLE, budget=HALF, epochs=2).load_state_dict({**state, "version": 0})
+    del state["removal_due"]
+    pruner = OneCycle(make_model(), EXAMPLE, budget=HALF, epochs=2)
+    with pytest.raises(TrainingError, match="lacks removal_due"):
+        pruner.load_state_dict({**state, "removed": True})
+    assert not pruner.removed

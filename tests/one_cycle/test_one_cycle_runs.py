@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 import icycle
 from bright_rows import bright_rows
-from icycle.errors import BudgetError, StructureError, TrainingError
+from icycle.errors import BudgetError, DataError, StructureError, SurgeryError, TrainingError
 from icycle.methods import OneCycle, Phases
 from icycle.methods.one_cycle._shrink import Shrink
 from icycle.selection import Budget
@@ -223,6 +223,19 @@ def test_averaged_copies_lose_the_same_channels_and_are_recalibrated() -> None:
     assert [value.shape for value in average.state_dict().values()] == [v.shape for v in model.state_dict().values()]
 
 
+def test_a_recalibration_that_fails_leaves_a_pruner_that_knows_of_its_removal() -> None:
+    model = make_model()
+
+    def fail(model: nn.Module) -> None:
+        raise DataError
+
+    pruner = OneCycle(model, EXAMPLE, budget=HALF, epochs=2, steps_per_epoch=4, phases=NEVER_STABLE, recalibrate=fail)
+    with pytest.raises(DataError):
+        idle(pruner, 2, 4)
+    assert pruner.removed
+    assert (pruner.removal_epoch, pruner.removal_progress) == (0, 0.5)
+
+
 def test_a_budget_of_everything_prunes_nothing() -> None:
     model = make_model()
     before = weights(model)
@@ -250,3 +263,36 @@ def test_what_cannot_work_is_said_before_any_training() -> None:
     with pytest.raises(TrainingError, match="one epoch"):
         OneCycle(model, EXAMPLE, budget=HALF, epochs=1)
     assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "words"),
+    [
+        ({"budget": 0.5}, BudgetError, r"Budget\(macs=0.5\)"),
+        ({"phases": 3}, TrainingError, "Phases"),
+        ({"epochs": "3"}, TrainingError, "epochs"),
+        ({"epochs": 2.5}, TrainingError, "epochs"),
+        ({"steps_per_epoch": 2.5}, TrainingError, "steps_per_epoch"),
+        ({"optimizer": "x"}, SurgeryError, "this str holds none"),
+        ({"optimizer": torch.optim.SGD(nn.Linear(3, 3).parameters())}, SurgeryError, "this SGD holds none"),
+        ({"averaged": [3]}, SurgeryError, "this int is of another model"),
+        ({"averaged": [nn.Linear(3, 3)]}, SurgeryError, "this Linear is of another model"),
+        ({"compensate": 5}, DataError, "compensate as batches that Sequential runs on, but the first of this int"),
+        ({"recalibrate": []}, DataError, "at least one batch as recalibrate"),
+        ({"recalibrate": [torch.zeros(1, 2, 8, 8)]}, DataError, "recalibrate.* 2 channels"),
+    ],
+)
+def test_what_must_fail_at_the_removal_is_said_before_any_training(
+    setting: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        OneCycle(make_model(), EXAMPLE, **{"budget": HALF, "epochs": 2, **setting})
+
+
+def test_the_first_batch_is_tried_unless_it_can_be_read_only_once() -> None:
+    model, read = make_model().train(), iter(bright_rows(1))
+    expected = torch.get_rng_state()
+    OneCycle(model, EXAMPLE, budget=HALF, epochs=2, compensate=bright_rows(1), recalibrate=read)
+    assert len(list(read)) == 1
+    assert torch.equal(torch.get_rng_state(), expected)
+    assert all(module.training for module in model.modules())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from made_runs import DENSE_EPOCH, PRUNED_EPOCH, make_run
 from plotly.graph_objects import Figure
 
+from command import command
 from icycle.errors import RecipeError
 from icycle.methods import OneCycleReport
 from icycle.report import GroupFacts, Latency, NetworkFacts, Report, figures, write_page
@@ -136,9 +138,16 @@ def test_runs_that_cannot_be_compared_are_called_so(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="resume"):
-        write_page([tmp_path], tmp_path / "report.html")
+    unfinished = tmp_path / "my run"
+    with pytest.raises(RecipeError, match=re.escape(f"icycle run --resume '{unfinished}', or")):
+        write_page([unfinished], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_the_folder_of_a_page_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "ü b" / "c.html"
+    assert command(monkeypatch, "report", str(make_run(tmp_path / "run")), "--output", str(page)) == 0
+    assert page.is_file()
 
 
 @pytest.mark.parametrize("name", ["report.json", "metrics.jsonl", "recipe.yaml"])

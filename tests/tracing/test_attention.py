@@ -73,6 +73,18 @@ def test_grouped_queries_go_by_key_value_head() -> None:
     assert list(sizes(structure).values()) == [2]
 
 
+@pytest.mark.parametrize("enable_gqa", [True, False])
+def test_queries_that_all_share_one_key_go_by_head(enable_gqa: bool) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        batch, n, _ = x.shape
+        q, k, v = (layer(x).view(batch, n, -1, 3).transpose(1, 2) for layer in (net.q, net.k, net.v))
+        mixed = F.scaled_dot_product_attention(q, k, v, enable_gqa=enable_gqa)
+        return net.out(mixed.transpose(1, 2).reshape(batch, n, -1))
+
+    layers = {"q": nn.Linear(12, 12), "k": nn.Linear(12, 3), "v": nn.Linear(12, 3), "out": nn.Linear(12, 12)}
+    assert sizes(prove(Net(forward, **layers), WORDS))["q"] == 4
+
+
 def test_cross_attention() -> None:
     structure = prove(Attention(packed=False), {"x": WORDS, "context": torch.randn(2, 7, 12)})
     assert list(sizes(structure).values()) == [4]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import icycle
 from cases import ROW, Net
+from icycle.errors import TraceError
 from proof import prove, reasons, sizes
 
 
@@ -177,3 +178,60 @@ def test_an_auxiliary_head_of_training_mode_loses_channels_with_the_others() -> 
 
     net = Net(forward, a=nn.Linear(6, 10), out=nn.Linear(10, 2), extra=nn.Linear(10, 3))
     assert sizes(prove(net, ROW)) == {"a": 10}
+
+
+@pytest.mark.parametrize(
+    "in_training",
+    [
+        lambda net, x: net.mean.mul_(0.9).add_(x.detach().mean(0), alpha=0.1),
+        lambda net, x: x + torch.randn_like(x) * net.mean,
+        lambda net, x: x.add_(net.mean),
+    ],
+    ids=["a mean that runs along", "noise", "in place"],
+)
+def test_buffers_that_only_training_reads_lose_channels_with_the_others(in_training: Any) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        hidden = net.a(x).sin()
+        if net.training:
+            in_training(net, hidden)
+        return net.out(hidden)
+
+    net = Net(forward, a=nn.Linear(6, 10), out=nn.Linear(10, 2))
+    net.register_buffer("mean", torch.zeros(10))
+    structure = prove(net, ROW)
+    assert sizes(structure) == {"a": 10}
+    assert "mean" in {piece.parameter for piece in structure["a"].slices}
+
+
+def test_sizes_written_into_what_only_training_runs_stay() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        hidden = net.a(x).relu()
+        if net.training:
+            hidden = (hidden.view(-1, 5, 2) * torch.rand(len(x), 5, 1)).view(-1, 10)
+        return net.out(hidden)
+
+    assert sizes(prove(Net(forward, a=nn.Linear(6, 10), out=nn.Linear(10, 2)), ROW)) == {}
+
+
+def test_what_does_not_run_in_training_mode_is_noted() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        if net.training:
+            raise ValueError("no targets")
+        return net.out(net.a(x).relu())
+
+    structure = icycle.trace(Net(forward, a=nn.Linear(6, 10), out=nn.Linear(10, 2)), ROW)
+    assert sizes(structure) == {"a": 10}
+    assert "training mode" in " ".join(structure.notes) and "no targets" in " ".join(structure.notes)
+
+
+def test_an_example_without_elements_is_refused() -> None:
+    with pytest.raises(TraceError, match="at least one element"):
+        icycle.trace(nn.Sequential(nn.Linear(6, 10), nn.Linear(10, 2)), torch.randn(0, 6))
+
+
+@pytest.mark.parametrize("made", [torch.jit.script, lambda module: torch.jit.trace(module, torch.randn(2, 10))])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_a_module_compiled_to_torchscript_is_refused_by_its_path(made: Any) -> None:
+    inner = made(nn.Sequential(nn.Linear(10, 10), nn.ReLU()))
+    with pytest.raises(TraceError, match=r"but 1 \(.*TorchScript"):
+        icycle.trace(nn.Sequential(nn.Linear(6, 10), inner, nn.Linear(10, 2)), ROW)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from icycle.surgery import (
     remember_inputs,
     remembered_inputs,
     successor,
+    undoing,
 )
 from icycle.tracing import is_sharded, named_tensors
 
@@ -140,7 +143,8 @@ def load(path: str | Path, model: nn.Module, *, example_inputs: Any = None) -> n
     Only sizes become smaller, and only the kinds of edit that a removal makes are made in code. Where integer
     attributes of modules have to follow, the fresh model is traced first, and they must be those that a removal which
     gives the saved shapes sets. That is done on inputs shaped like those that the saved model was traced on, or on
-    `example_inputs` (as for `icycle.trace`), for code that needs real ones.
+    `example_inputs` (as for `icycle.trace`), for code that needs real ones. Buffers that are not persistent come back
+    in whatever shape they were saved: the model's code may have made them anew as it ran.
 
     Raises ArtifactError where the folder is missing, damaged, of another version, or of another architecture; the model
     is then as it was.
@@ -150,21 +154,24 @@ def load(path: str | Path, model: nn.Module, *, example_inputs: Any = None) -> n
     tensors = _read_tensors(folder, description, model)
     _check_architecture(folder, description, tensors, model)
     old = dict(named_tensors(model))
-    attributes = _changes(description, tensors, model)
+    shapes = {name: _left(tensor.shape, tensors.get(name, tensor).shape) for name, tensor in old.items()}
+    attributes = _changes(description, shapes, model)
     edits = read_edits(description.edits, model)
     if attributes:
-        shapes = {name: tensor.shape for name, tensor in tensors.items()}
         check_attributes(model, _inputs(folder, description, example_inputs), shapes, attributes, str(folder))
     try:
-        new = {
-            name: successor(name, old[name], _laid_out(tensor, old[name], name in description.channels_last))
-            for name, tensor in tensors.items()
-        }
-        draft = Draft(model)
-        draft.exchange(old, new, attributes)
-        draft.rewrite(edits)
-        remember_inputs(draft.model, description.inputs)
-        commit(list(draft.swaps()))
+        with undoing() as undo:
+            _make(tensors, model, undo)
+            old = dict(named_tensors(model))
+            new = {
+                name: successor(name, old[name], _laid_out(tensor, old[name], name in description.channels_last))
+                for name, tensor in tensors.items()
+            }
+            draft = Draft(model)
+            draft.exchange(old, new, attributes)
+            draft.rewrite(edits)
+            remember_inputs(draft.model, description.inputs)
+            commit(list(draft.swaps()))
     except SurgeryError as error:
         raise ArtifactError(f"{error} (Loading {folder}; the model is as it was.)") from error
     return model
@@ -199,7 +206,10 @@ def _read_tensors(folder: Path, description: Description, model: nn.Module) -> d
     file = _file(folder, _TENSORS)
     largest = _HEADER + _WIDEST * sum(tensor.numel() for _, tensor in named_tensors(model))
     if file.stat().st_size > largest:
-        raise ArtifactError(f"Expected {file} to be no larger than the unpruned model can be, but it is.")
+        raise ArtifactError(
+            f"Expected {file} to be no larger than the unpruned model can be, but it is. If it makes buffers as "
+            "it runs, run the unpruned one before loading."
+        )
     if checksum(file) != description.sha256:
         raise ArtifactError(f"Expected {file} to have the checksum in {_STRUCTURE}, but it was damaged or exchanged.")
     try:
@@ -211,16 +221,19 @@ def _read_tensors(folder: Path, description: Description, model: nn.Module) -> d
 def _check_architecture(
     folder: Path, description: Description, tensors: Mapping[str, torch.Tensor], model: nn.Module
 ) -> None:
-    """A fresh model has the same tensors, of the same kinds of numbers, none smaller in any dimension."""
-    whole = dict(named_tensors(model))
+    """A fresh model has the same tensors, of the same kinds of numbers, none smaller in any dimension; but for buffers
+    that are not persistent."""
+    whole, own = dict(named_tensors(model)), _not_persistent(model)
     hint = f"Build the unpruned {description.model} as it was before pruning, and load into that."
-    if whole.keys() != tensors.keys():
-        odd = sorted(whole.keys() ^ tensors.keys())
+    odd = sorted((whole.keys() ^ tensors.keys()) - own)
+    if odd:
         raise ArtifactError(
             f"Expected the tensors of {description.model} saved in {folder}, but {type(model).__name__} differs in "
             f"{len(odd)} names (first: {odd[0]!r}). {hint}"
         )
     for name, tensor in whole.items():
+        if name in own:
+            continue
         shape, saved = tensor.shape, tensors[name].shape
         if len(saved) != len(shape) or any(not 0 < a <= b for a, b in zip(saved, shape, strict=True) if b):
             raise ArtifactError(
@@ -230,9 +243,18 @@ def _check_architecture(
             raise ArtifactError(
                 f"Expected {name} in {folder} to be like {tensor.dtype}, but it is {tensors[name].dtype}. {hint}"
             )
-    odd = [name for name in description.channels_last if name not in whole or whole[name].dim() != 4]
+    odd = [name for name in description.channels_last if name not in tensors or tensors[name].dim() != 4]
     if odd:
         raise ArtifactError(f"Expected images' weights to have channels last, but {odd[0][:80]!r} is none. {hint}")
+
+
+def _not_persistent(model: nn.Module) -> set[str]:
+    """The buffers, made or not, that no state dict has: code may make them, or make them anew, whenever it runs."""
+    return {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
 
 
 def _kind(tensor: torch.Tensor) -> Any:
@@ -243,10 +265,15 @@ def _kind(tensor: torch.Tensor) -> Any:
     )
 
 
-def _changes(description: Description, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[Place, int]:
+def _left(shape: torch.Size, saved: torch.Size) -> torch.Size:
+    """What a removal has left of a shape; what grew, or has other dimensions, the model's own code made anew."""
+    return torch.Size(map(min, shape, saved)) if len(shape) == len(saved) else shape
+
+
+def _changes(description: Description, shapes: Mapping[str, torch.Size], model: nn.Module) -> dict[Place, int]:
     """The attributes to set. They must be there, be ints, and become smaller, in a model whose tensors do."""
     modules = dict(model.named_modules())
-    smaller = any(tensor.shape != tensors[name].shape for name, tensor in named_tensors(model))
+    smaller = any(tensor.shape != shapes[name] for name, tensor in named_tensors(model))
     changes: dict[Place, int] = {}
     for path, attributes in description.attributes.items():
         for name, value in attributes.items():
@@ -268,6 +295,16 @@ def _changes(description: Description, tensors: Mapping[str, torch.Tensor], mode
                 )
             changes.update({(path, name, place if listed else None): b for place, b in enumerate(new) if b is not None})
     return changes
+
+
+def _make(tensors: Mapping[str, torch.Tensor], model: nn.Module, undo: list[Callable[[], None]]) -> None:
+    """Give the fresh model those buffers that its code has not made yet."""
+    whole = dict(named_tensors(model))
+    for name in tensors.keys() - whole.keys():
+        path, _, key = name.rpartition(".")
+        buffers = model.get_submodule(path)._buffers
+        undo.append(partial(operator.setitem, buffers, key, buffers[key]))
+        buffers[key] = tensors[name].to(next(iter(whole.values()), tensors[name]).device)
 
 
 def _laid_out(saved: torch.Tensor, old: torch.Tensor, channels_last: bool) -> torch.Tensor:

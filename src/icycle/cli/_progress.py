@@ -31,7 +31,7 @@ class Progress:
         )
         self._task = self._bar.add_task("reading the data", total=None)
         self._search = ""
-        self._metric = "accuracy"
+        self._metric = ""
         self._estimated = False  # has this run been told how long it will take?
 
     def __enter__(self) -> Progress:
@@ -54,6 +54,7 @@ class Progress:
         if not self._console.is_terminal:
             self._print(description)
         self._bar.update(self._task, description=description, total=record["epochs"], completed=0)
+        self._metric = record["metric"]
         self._estimated = False
 
     def _show_weights(self, record: Record) -> None:
@@ -69,7 +70,6 @@ class Progress:
 
     def _show_epoch(self, record: Record) -> None:
         self._bar.update(self._task, completed=record["epoch"], total=record["epochs"])
-        self._metric = record["metric"]
         self._print(
             f"epoch {record['epoch']:>3}/{record['epochs']}  loss {record['loss']:.4f}  "
             f"validation {self._shown(record['validation_accuracy'])}{self._search}"
@@ -84,7 +84,7 @@ class Progress:
         kept = record["macs_after"] / record["macs_before"]
         self._print(
             f"removed channels after {record['epoch']:.2f} epochs: {kept:.1%} of the MACs left, "
-            f"validation {record['accuracy_before']:.2f} -> {self._shown(record['accuracy_after'])}"
+            f"validation {self._shown(record['accuracy_before'], record['accuracy_after'])}"
         )
 
     def _show_step(self, record: Record) -> None:
@@ -106,9 +106,10 @@ class Progress:
     def _show_end(self, record: Record) -> None:
         self._bar.update(self._task, description="measured")
 
-    def _shown(self, value: float) -> str:
-        """A value of the metric that decides; an accuracy is in percent."""
-        return f"{value:.2f} %" if self._metric == "accuracy" else f"{self._metric} {value:.2f}"
+    def _shown(self, *values: float) -> str:
+        """Values of the metric that decides, one after the other; an accuracy is in percent."""
+        numbers = " -> ".join(f"{value:.2f}" for value in values)
+        return f"{numbers} %" if self._metric == "accuracy" else f"{self._metric} {numbers}"
 
     def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, highlight=False)

@@ -22,4 +22,6 @@ def report(
     from icycle.report import write_page
 
     page = output or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html"))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
     typer.echo(f"The page is {write_page(runs, page)}")

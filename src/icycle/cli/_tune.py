@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -82,4 +83,4 @@ def tune(
     with resumable(console, place), Progress(console) as progress:
         outcome = tune_recipe(loaded, settings, place, path, listeners=[progress.show], resume=resume is not None)
     console.print(outcome.summary(), soft_wrap=True, highlight=False)
-    console.print(f"To use them: icycle run {path}", soft_wrap=True)
+    console.print(f"To use them: {shlex.join(['icycle', 'run', str(path)])}", soft_wrap=True)

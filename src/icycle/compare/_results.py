@@ -10,6 +10,7 @@ from pathlib import Path
 from icycle.compare._plan import DENSE, Run
 from icycle.errors import RecipeError
 from icycle.files import write_whole
+from icycle.report import Latency
 from icycle.training import seconds_spent
 
 __all__ = ["Failure", "Kept", "Outcome", "Result", "environments", "keep_results", "kept_results", "read_result"]
@@ -22,8 +23,8 @@ _VERSION = 1
 class Result:
     """One run. `seconds` are those that the method spent: training, searching, removing, judging; not those of reading
     data and writing files. They and `epochs` include the dense network's that it started from; `dense_seconds` are that
-    network's alone. `macs` and `latency` (at batch 64) are shares of the dense network's; `removal_epoch` is that of
-    the last removal within a training run."""
+    network's alone. `macs` and `latency` (at batch 64) are shares of the dense network's, the latter None where
+    the machine does not tell the two apart; `removal_epoch` is that of the last removal within a training run."""
 
     label: str
     seed: int
@@ -33,7 +34,7 @@ class Result:
     dense_seconds: float
     epochs: float
     macs: float
-    latency: float
+    latency: float | None
     metric: str
     removal_epoch: float | None
 
@@ -71,7 +72,7 @@ def read_result(run: Run, done: Mapping[tuple[str, int], Outcome]) -> Result:
             dense_seconds=began.seconds if began else 0.0,
             epochs=sum(map(_epochs, records)) + (began.epochs if began else 0.0),
             macs=pruned["macs"] / dense["macs"],
-            latency=pruned["latency"][_BATCH]["median"] / dense["latency"][_BATCH]["median"],
+            latency=_share(*(Latency(**network["latency"][_BATCH]) for network in (pruned, dense))),
             metric=report["metric"],
             removal_epoch=max((record["epoch"] for record in records if record["kind"] == "removal"), default=None),
         )
@@ -80,6 +81,10 @@ def read_result(run: Run, done: Mapping[tuple[str, int], Outcome]) -> Result:
             f"Expected a finished run in {run.folder.path}, but what it left is damaged ({type(error).__name__}: "
             f"{error}); remove the folder, and it is run again"
         ) from error
+
+
+def _share(pruned: Latency, dense: Latency) -> float | None:
+    return pruned.median / dense.median if pruned.told_apart(dense) else None
 
 
 def _epochs(record: Mapping[str, object]) -> float:

@@ -20,7 +20,8 @@ _NONE = "-"
 class Row:
     """A method's figures. `difference` is the mean paired difference of the test metric (points) against the reference,
     over the seeds that both have, and `half_width` that of its 95 % interval; None with too few of them.
-    `dense_seconds` are those of `seconds` in which the dense network was trained that it started from."""
+    `dense_seconds` are those of `seconds` in which the dense network was trained that it started from. `latency` is the
+    mean of the runs that tell it from the dense network's; None where most do not."""
 
     label: str
     runs: int
@@ -33,7 +34,7 @@ class Row:
     seconds_ratio: float | None
     epochs: float
     macs: float
-    latency: float
+    latency: float | None
     removal_epoch: float | None
 
     @property
@@ -50,7 +51,7 @@ class Row:
             f"{self.epochs:.3g}",
             _NONE if self.removal_epoch is None else f"{self.removal_epoch:.3g}",
             f"{self.macs:.1%}",
-            f"{self.latency:.1%}",
+            "no clear change" if self.latency is None else f"{self.latency:.1%}",
         )
 
 
@@ -72,6 +73,7 @@ def _row(label: str, own: dict[int, Result], reference: dict[int, Result], dense
     accuracies = [result.test_accuracy for result in own.values()]
     differences = [own[seed].test_accuracy - reference[seed].test_accuracy for seed in own if seed in reference]
     removals = [result.removal_epoch for result in own.values() if result.removal_epoch is not None]
+    latencies = [result.latency for result in own.values() if result.latency is not None]
     ratios = [own[seed].seconds / dense[seed].seconds for seed in own if seed in dense]
 
     def mean(value: Callable[[Result], float]) -> float:
@@ -89,7 +91,7 @@ def _row(label: str, own: dict[int, Result], reference: dict[int, Result], dense
         seconds_ratio=statistics.fmean(ratios) if ratios else None,
         epochs=mean(lambda result: result.epochs),
         macs=mean(lambda result: result.macs),
-        latency=mean(lambda result: result.latency),
+        latency=statistics.fmean(latencies) if 2 * len(latencies) > len(own) else None,
         removal_epoch=statistics.fmean(removals) if removals else None,
     )
 

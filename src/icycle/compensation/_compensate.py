@@ -22,6 +22,7 @@ what the whole network puts out, the input what the pruned one does), ThiNet (Lu
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -65,8 +66,9 @@ def compensate(
     Args:
         batches: of training data: tensors, (inputs..., targets) or mappings of keyword arguments.
         max_batches: as many of them are read; two forward passes each, in evaluation mode.
-        damping: lambda as a share of the mean second moment of the kept channels, > 0: how far correlations in the data
-            are distrusted. None: 0.001, or a tenth of k channels over the positions that are seen, where that is more.
+        damping: lambda as a share of the mean second moment of the kept channels, > 0 and finite: how far correlations
+            in the data are distrusted. None: 0.001, or a tenth of k channels over the positions that are seen, where
+            that is more.
 
     Raises:
         SubNetworkError: `subnet` is not of `structure`.
@@ -74,8 +76,11 @@ def compensate(
             out of range.
         DataError: there are no batches, or activations on them are not finite. The model is as it was.
     """
-    if (damping is not None and damping <= 0) or max_batches < 1:
-        raise SurgeryError(f"Expected damping > 0 and max_batches >= 1, but got {damping} and {max_batches}.")
+    if (damping is not None and not 0 < damping < math.inf) or max_batches < 1:
+        raise SurgeryError(
+            f"Expected 0 < damping < inf and max_batches >= 1, but got {damping} and {max_batches}; leave them out for "
+            "the defaults."
+        )
     kept = _kept(model, structure, subnet)
     if not kept:
         return model

@@ -1,7 +1,7 @@
 """Latency as a cost: measured per operation and per network, on a target out of an open registry."""
 
 from icycle.latency import _runtimes, _torch  # noqa: F401  (register the targets)
-from icycle.latency._bench import Measurement, bench, verdict
+from icycle.latency._bench import Measurement, bench, too_noisy, verdict
 from icycle.latency._cache import cache_folder
 from icycle.latency._calls import Call, Tensor
 from icycle.latency._measure import Latency
@@ -31,5 +31,6 @@ __all__ = [
     "register",
     "select",
     "targets",
+    "too_noisy",
     "verdict",
 ]

@@ -14,7 +14,7 @@ from icycle.latency._targets import Setting, find_target
 from icycle.latency._timing import Timing, interleaved
 from icycle.tracing import copy_of
 
-__all__ = ["Measurement", "bench", "verdict"]
+__all__ = ["Measurement", "bench", "too_noisy", "verdict"]
 
 _NOISY = 0.3  # between the quartiles, as a share of the median
 _RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
@@ -43,7 +43,12 @@ class Measurement:
     @property
     def noisy(self) -> bool:
         lower, upper = self.timing.quartiles
-        return upper - lower > _NOISY * self.timing.median
+        return too_noisy(lower, self.timing.median, upper)
+
+
+def too_noisy(lower: float, median: float, upper: float) -> bool:
+    """Do the quartiles lie too far apart for a comparison?"""
+    return upper - lower > _NOISY * median
 
 
 def bench(

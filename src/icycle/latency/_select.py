@@ -153,7 +153,7 @@ class Selector:
                 if abs(latest.excess) <= _CLOSE:
                     break
                 if subnet is None:
-                    self._require_reach(latest)
+                    self._require_reach(latest, settings)
                     aim = latest.predicted / factor
                 factor *= latest.measured / latest.predicted
                 faster, slower = (faster, aim) if latest.excess > 0 else (aim, slower)
@@ -161,7 +161,7 @@ class Selector:
             if not faster < aim < slower:
                 aim = (faster + slower) / 2
         best = self._closest_within() or self._attempt(self._smallest(scores, settings), prediction)
-        self._require_reach(best)
+        self._require_reach(best, settings)
         self._corrected = prediction.scaled(best.measured / prediction(best.subnet.counts(self.structure)))
         return best.subnet
 
@@ -205,15 +205,16 @@ class Selector:
         within = [one for one in self.attempts if one.excess <= _CLOSE]
         return max(within, key=lambda one: one.measured, default=None)
 
-    def _require_reach(self, smallest: Attempt) -> None:
+    def _require_reach(self, smallest: Attempt, settings: Mapping[str, Any]) -> None:
         if smallest.excess <= _CLOSE:
             return
         assert self.latency is not None
         dense = self.latency.dense
+        advice = "" if settings.get("limit") == 1 else ", or raise limit"
         raise BudgetError(
-            f"Expected {self.budget} to be within reach ({smallest.allowed:.3f} of {dense:.3f} ms), but the smallest "
-            f"sub-network takes {smallest.measured:.3f} ms, measured ({smallest.measured / dense:.1%}); ask for at "
-            "least that, or raise limit or limit_rate, or lower round_to or min_keep."
+            f"Expected latency={self.budget.latency!r} to be within reach ({smallest.allowed:.4g} of {dense:.3f} ms), "
+            f"but the smallest sub-network takes {smallest.measured:.3f} ms, measured "
+            f"({100 * smallest.measured / dense:.3g}%); ask for at least that{advice}."
         )
 
     def _smallest(self, scores: Scores, settings: Mapping[str, Any]) -> SubNetwork:

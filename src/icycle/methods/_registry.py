@@ -38,10 +38,10 @@ __all__ = ["Context", "Effort", "Method", "MethodResult", "Removal", "get_method
 class Removal:
     """One removal of channels: when, and what it did to the metric that decides on the validation split.
 
-    An accuracy is in percent.
+    An accuracy is in percent. A method in steps tells all of them as one.
     """
 
-    epoch: float  # epochs of training done by then
+    epoch: float  # epochs of training that the run had done by then, those of the dense network and of fine-tunes too
     macs_before: int
     macs_after: int
     accuracy_before: float
@@ -98,6 +98,13 @@ class Context:
     def fit(self, trainer: Trainer, hooks: Hooks | None = None) -> float:
         """Train to the trainer's last epoch on the training split; the last value of the deciding metric."""
         return trainer.fit(self.data.train, self.data.validation, hooks=hooks, checkpoint=self.checkpoint)
+
+    @property
+    def epochs_trained(self) -> int:
+        """How many epochs `fit` has trained; 0 where the network came trained. In a run that was resumed after them, as
+        many as the settings say, even where it stopped early."""
+        own = (record["epoch"] for record in self.recorder.records if record["kind"] == "epoch")
+        return max(own, default=0 if self.trained else self.train.epochs)
 
     def record_removal(self, removal: Removal) -> None:
         self.recorder.write("removal", **asdict(removal))

@@ -18,7 +18,7 @@ from icycle.saliency import Scores, score
 from icycle.structure import Structure, SubNetwork
 from icycle.training import Settings
 
-__all__ = ["RemovalLog", "RemovalSettings", "refitting"]
+__all__ = ["RemovalLog", "RemovalSettings", "deciding_metric", "refitting"]
 
 
 class RemovalSettings(Settings):
@@ -72,6 +72,12 @@ def refitting(settings: RemovalSettings, context: Context, training: Training) -
     return refit if settings.compensate else None
 
 
+def deciding_metric(context: Context, training: BuiltInTraining) -> float:
+    """The metric that decides on the validation split, of the network as it is now: what is told, where
+    `training.evaluate` gives its points (see `Task.points`)."""
+    return context.task.value(training.evaluate(context.model))
+
+
 class RemovalLog:
     """Reads the validation metric on both sides of each removal, with recalibrated statistics, and records it."""
 
@@ -85,12 +91,12 @@ class RemovalLog:
     def before(self) -> None:
         """Call just before a removal; batch-norm statistics are estimated anew."""
         self._training.recalibrate(self._context.model, self._batches)
-        self._before = self._training.evaluate(self._context.model)
+        self._before = deciding_metric(self._context, self._training)
         self._training.trainer.keep_teacher(trained=False)
 
     def after(self, epoch: float, macs_before: int, macs_after: int) -> None:
         """Call once the removal is done and the statistics are recalibrated."""
-        accuracy = self._training.evaluate(self._context.model)
-        removal = Removal(epoch, macs_before, macs_after, self._before, accuracy)
+        after = deciding_metric(self._context, self._training)
+        removal = Removal(epoch, macs_before, macs_after, self._before, after)
         self.removals.append(removal)
         self._context.record_removal(removal)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch.nn.parallel import DataParallel as ThreadParallel
 from torch.nn.parallel import DistributedDataParallel
@@ -16,8 +18,11 @@ class RunClock:
     """How far the run has come."""
 
     def __init__(self, epochs: int, steps_per_epoch: int | None) -> None:
-        if epochs < 1 or (steps_per_epoch is not None and steps_per_epoch < 1):
-            raise TrainingError(f"Expected epochs and steps_per_epoch >= 1, but got {epochs} and {steps_per_epoch}.")
+        given = (epochs,) if steps_per_epoch is None else (epochs, steps_per_epoch)
+        if not all(isinstance(count, Integral) and count >= 1 for count in given):
+            raise TrainingError(
+                f"Expected epochs and steps_per_epoch as ints >= 1, but got {epochs!r} and {steps_per_epoch!r}."
+            )
         if epochs == 1 and steps_per_epoch is None:
             raise TrainingError("A run of one epoch cannot learn its steps_per_epoch in time; pass it.")
         self._epochs = epochs

@@ -41,7 +41,7 @@ def open_run(path: Path) -> FinishedRun:
     """Read the finished run in the folder `path`; raises RecipeError where it is not finished."""
     folder = RunFolder(path)
     if not folder.report.is_file():
-        raise RecipeError(f"Expected a finished run in {path}, but it has no report.json; icycle run --resume {path}")
+        raise RecipeError(f"Expected a finished run in {path}, but it has no report.json; {folder.command}")
     recipe = folder.saved_recipe()
     context = _context(recipe, Recorder(), None)
     pruned = _build(recipe, context.data).eval()

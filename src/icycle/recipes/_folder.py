@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -192,8 +193,8 @@ class RunFolder:
 
     @property
     def command(self) -> str:
-        """What goes on with what is in the folder."""
-        return f"icycle {'tune' if self.study.exists() else 'run'} --resume {self.path}"
+        """What goes on with what is in the folder; a shell takes it as it is."""
+        return shlex.join(["icycle", "tune" if self.study.exists() else "run", "--resume", str(self.path)])
 
     @property
     def _seal(self) -> Path:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from icycle.errors import RecipeError
 from icycle.recipes._errors import recipe_error
 from icycle.recipes._schema import METHOD, Recipe
 from icycle.recipes._yaml import parse_yaml, read_text
 from icycle.registry import did_you_mean, import_module
+from icycle.training import Named
 
 __all__ = ["bundled_recipes", "dump_recipe", "load_recipe"]
 
@@ -34,8 +35,9 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), *, imports: Se
 
     Args:
         name_or_path: a bundled recipe's name, or the path of a YAML file.
-        overrides: `a.b=value` each, the value as YAML. Choosing another `name` for the method, the optimizer or the
-            schedule drops what the file says about the old one, all but the budget of a method that has one.
+        overrides: `a.b=value` each, the value as YAML. Choosing another `name` for the method, the task, the optimizer
+            or the schedule drops what the file says about the old one, all but the budget of a method that has one. A
+            value of a section that the file leaves out is one of the section's default.
         imports: modules to import, beside those that the recipe itself names.
 
     Raises:
@@ -90,8 +92,19 @@ def _import(modules: Any) -> None:
             import_module(str(name))
 
 
-# The sections whose `name` decides which keys they have.
-_VARIANTS = (("method",), ("train", "optimizer"), ("train", "schedule"))
+def _variants(schema: type[BaseModel], above: tuple[str, ...] = ()) -> dict[tuple[str, ...], str | None]:
+    """The sections whose `name` decides which keys they have -> the name of the default; None: there is none."""
+    found = dict[tuple[str, ...], str | None]()
+    for key, field in schema.model_fields.items():
+        path = (*above, key)
+        if any(isinstance(mark, Named) for mark in field.metadata):
+            found[path] = None if field.is_required() else field.default.name
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= _variants(field.annotation, path)
+    return found
+
+
+_VARIANTS = _variants(Recipe)
 
 
 def _override(values: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -127,10 +140,11 @@ def _pair(override: str) -> tuple[tuple[str, ...], Any]:
 
 
 def _section(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    """The mapping that holds the last of `keys`, made where the file does not have it."""
+    """The mapping that holds the last of `keys`, made where the file does not have it, by the name of its default."""
     section = values
-    for key in keys[:-1]:
-        inner = section.setdefault(key, {})
+    for depth, key in enumerate(keys[:-1], start=1):
+        default = _VARIANTS.get(keys[:depth])
+        inner = section.setdefault(key, {} if default is None else {"name": default})
         if not isinstance(inner, dict):
             raise RecipeError(
                 f"Expected {'.'.join(keys)} to name a value, but '{key}' is not a section: it is {inner!r}"

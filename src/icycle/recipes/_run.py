@@ -82,6 +82,7 @@ def opened(
     settings of a `study`; what the block refuses before it does anything leaves no folder. The first process alone
     writes there."""
     require_trackers(recipe.track)
+    recipe.task.prepare()
     join_processes()
     with ExitStack() as stack:
         made = on_first(lambda: _locked(stack, recipe, folder, resume, study))
@@ -116,7 +117,13 @@ def _carry_out(recipe: Recipe, folder: RunFolder, recorder: Recorder) -> Report:
     context = _context(recipe, recorder, folder.checkpoint)
     pruned = on_first(folder.result.exists)
     study = None if pruned else _study(recipe, context.data)
-    recorder.write("start", recipe=recipe.name, method=recipe.method.name, epochs=recipe.train.epochs)
+    recorder.write(
+        "start",
+        recipe=recipe.name,
+        method=recipe.method.name,
+        epochs=recipe.train.epochs,
+        metric=recipe.task.metric,
+    )
     if pruned:
         result = read_result(folder.result, recorder)
         artifacts.load(folder.model, context.model)

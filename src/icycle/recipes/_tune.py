@@ -53,7 +53,9 @@ def tune_recipe(
         context = _context(recipe, recorder, folder.checkpoint)
         study = open_study(method, context.data, settings, recipe.seed)
         context = _with_teacher(recipe, context)
-        recorder.write("start", recipe=recipe.name, method="tuning", epochs=recipe.train.epochs)
+        recorder.write(
+            "start", recipe=recipe.name, method="tuning", epochs=recipe.train.epochs, metric=recipe.task.metric
+        )
         with deterministic(recipe.train.deterministic):
             method.prepare(context)
             outcome = tune(method, context, settings, study, kept=folder.trials)

@@ -7,6 +7,7 @@ from typing import Any
 
 from icycle.report import figures
 from icycle.report._parts import Card, Content, Section, Table, duration
+from icycle.report._records import Latency
 from icycle.report._runs import RunRecord
 
 __all__ = ["one_run"]
@@ -53,7 +54,7 @@ def _facts(run: RunRecord) -> Iterator[tuple[str, str]]:
 def _warnings(run: RunRecord) -> Iterator[str]:
     for size, dense in run.report["dense"]["latency"].items():
         pruned = run.report["pruned"]["latency"][size]
-        if pruned["lower"] > dense["upper"]:
+        if pruned["median"] > dense["median"] and Latency(**pruned).told_apart(Latency(**dense)):
             yield f"At batch {size} the pruned network is slower than the dense one."
 
 
@@ -89,15 +90,13 @@ def _time_beside(run: RunRecord) -> str:
     return f"{share:.0%} of {run.epochs:g} dense epochs; one takes {dense:.2g} s dense, {pruned:.2g} s pruned"
 
 
-def _latency_card(size: str, dense: Mapping[str, float], pruned: Mapping[str, float]) -> Card:
-    """No ratio where the quartiles overlap: the machine does not tell the two apart."""
+def _latency_card(size: str, dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> Card:
+    """No ratio where the machine does not tell the two apart."""
     name, beside = f"latency, batch {size}", f"{pruned['median']:.2f} ms, dense {dense['median']:.2f} ms"
+    if not Latency(**pruned).told_apart(Latency(**dense)):
+        return Card(name, "no clear change", beside)
     share = pruned["median"] / dense["median"]
-    if pruned["upper"] < dense["lower"]:
-        return Card(name, f"{share:.0%}", beside, "good", share)
-    if pruned["lower"] > dense["upper"]:
-        return Card(name, f"{share:.0%}", beside, "bad", share)
-    return Card(name, "no clear change", beside)
+    return Card(name, f"{share:.0%}", beside, "good" if share < 1 else "bad", share)
 
 
 def _sections(run: RunRecord) -> Iterator[Section | None]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import icycle
+from icycle.latency import too_noisy
 from icycle.methods import Removal
 from icycle.structure import Structure
 
@@ -27,6 +28,12 @@ class Latency:
     lower: float
     upper: float
     runs: int
+
+    def told_apart(self, other: Latency) -> bool:
+        """Whether the quartiles are narrow and do not overlap; else the machine does not tell which is faster."""
+        if any(too_noisy(one.lower, one.median, one.upper) for one in (self, other)):
+            return False
+        return self.upper < other.lower or self.lower > other.upper
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,8 @@ class Report:
         return self.dense.latency[batch_size].median / self.pruned.latency[batch_size].median
 
     def told_apart(self, batch_size: int) -> bool:
-        """Whether the quartiles of the two latencies do not overlap; else the machine does not tell which is faster."""
-        dense, pruned = self.dense.latency[batch_size], self.pruned.latency[batch_size]
-        return pruned.upper < dense.lower or pruned.lower > dense.upper
+        """Whether the two latencies differ clearly (see `Latency.told_apart`)."""
+        return self.pruned.latency[batch_size].told_apart(self.dense.latency[batch_size])
 
     def to_json(self) -> str:
         return json.dumps({"version": _VERSION, **asdict(self)}, indent=2)

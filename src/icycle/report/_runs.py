@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -162,7 +163,7 @@ def read_run_record(folder: Path) -> RunRecord:
     if not file.is_file():
         raise RecipeError(
             f"Expected the folder of a finished run, but {folder} has no report.json; finish it with "
-            f"icycle run --resume {folder}, or give another folder"
+            f"icycle run --resume {shlex.quote(str(folder))}, or give another folder"
         )
     try:
         report = json.loads(file.read_text(encoding="utf-8"))

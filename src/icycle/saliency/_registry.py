@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from icycle.errors import CriterionError
+from icycle.errors import CriterionError, IcycleError
 from icycle.registry import Kind
 from icycle.structure import Structure
 
@@ -97,7 +97,23 @@ def score(
     batches: int = 8,
     seed: int = 0,
 ) -> Scores:
-    """Scores by the criterion called `name`, which takes of the keywords what it needs; errors as in `check`."""
+    """Scores by the criterion called `name`, which takes of the keywords what it needs.
+
+    Raises:
+        CriterionError: as in `check`, or the criterion raises an error, or returns something else than scores.
+    """
     found = check(name, loader=loader, loss=loss)
     offered = {"loader": loader, "loss": loss, "batches": batches, "seed": seed}
-    return found.function(model, structure, **{key: offered[key] for key in found.inputs if key in offered})
+    try:
+        scores = found.function(model, structure, **{key: offered[key] for key in found.inputs if key in offered})
+    except IcycleError:
+        raise
+    except Exception as error:  # whatever the criterion's own code raises
+        raise CriterionError(
+            f"Expected {name!r} to return scores, but it gave {type(error).__name__}: {error}."
+        ) from error
+    if not isinstance(scores, Mapping):
+        raise CriterionError(
+            f"Expected {name!r} to return a mapping of group names to scores, but got {type(scores).__name__}."
+        )
+    return scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import numpy as np
 
@@ -31,8 +32,8 @@ class Lattice:
     @classmethod
     def of(cls, structure: Structure, removable: Callable[[Group], int], *, round_to: int, min_keep: int) -> Lattice:
         """At most `removable(group)` channels go, at least `min_keep` stay, kept counts are rounded to `round_to`."""
-        if round_to < 1 or min_keep < 1:
-            raise BudgetError(f"Expected round_to >= 1 and min_keep >= 1, but got {round_to} and {min_keep}.")
+        if not all(isinstance(count, Integral) and count >= 1 for count in (round_to, min_keep)):
+            raise BudgetError(f"Expected round_to and min_keep as ints >= 1, but got {round_to!r} and {min_keep!r}.")
         size = np.array([group.size for group in structure.prunable], dtype=np.int64)
         step = np.array([_step(group, round_to) for group in structure.prunable], dtype=np.int64)
         lowest = np.maximum(

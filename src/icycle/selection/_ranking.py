@@ -95,10 +95,16 @@ def _flat(structure: Structure, scores: Mapping[str, torch.Tensor]) -> np.ndarra
                 f"Expected scores for all {len(structure.prunable)} prunable groups, but {group.name!r} has none; "
                 "score the structure that you select from."
             )
-        if tuple(scores[group.name].shape) != (group.size,):
+        own = scores[group.name]
+        if not isinstance(own, torch.Tensor) or own.is_complex():
+            raise CriterionError(
+                f"Expected scores as tensors of real numbers, but group {group.name!r} has a "
+                f"{own.dtype if isinstance(own, torch.Tensor) else type(own).__name__}; pass torch.as_tensor(scores)."
+            )
+        if tuple(own.shape) != (group.size,):
             raise CriterionError(
                 f"Expected scores of shape ({group.size},) for group {group.name!r}, but got "
-                f"{tuple(scores[group.name].shape)}; one score per channel is needed."
+                f"{tuple(own.shape)}; one score per channel is needed."
             )
     flat = torch.cat([scores[group.name].detach().double() for group in structure.prunable]).cpu().numpy()
     if np.isnan(flat).any() or np.isneginf(flat).any():

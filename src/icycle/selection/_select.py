@@ -59,7 +59,7 @@ def select(
         StructureError: no group is prunable, or a group has no scores.
         CriterionError: a score is not a number, or there is not one for each channel.
     """
-    if not 0 < limit <= 1 or limit_rate <= 0 or tolerance < 0:
+    if not (0 < limit <= 1 and limit_rate > 0 and tolerance >= 0):  # NaN is not, either
         raise BudgetError(
             f"Expected 0 < limit <= 1, limit_rate > 0 and tolerance >= 0, but got {limit}, {limit_rate}, {tolerance}."
         )
@@ -74,7 +74,8 @@ def select(
     margin = tolerance * min(cost(full) / allowed[name] for name, cost in own.items())
     stepped = [cost for cost in own.values() if isinstance(cost, SteppedCost)]
     settled = _settled(lattice, stepped, full) if stepped else lattice
-    _require_reach(budget, own, allowed, settled.lowest, full, margin)
+    advice = _advice(limit, round_to, min_keep)
+    _require_reach(budget, own, allowed, settled.lowest, full, margin, advice)
     counts = _closest(ranking, settled, cost, 1.0, margin)
     if stepped:  # which counts are worth having depends a little on the others
         settled = _settled(lattice, stepped, counts)
@@ -117,16 +118,22 @@ def _require_reach(
     lowest: np.ndarray,
     full: np.ndarray,
     margin: float,
+    advice: str,
 ) -> None:
     for name, cost in costs.items():
         smallest, whole = cost(lowest), cost(full)
         if smallest > allowed[name] * (1 + margin):
             unit = {"latency": " ms of", "memory": " bytes of"}.get(name, "")
             raise BudgetError(
-                f"Expected {budget} to be within reach, but the smallest sub-network has {_number(smallest)}{unit} "
-                f"{name} ({smallest / whole:.1%}); ask for at least that, or raise limit or limit_rate, or lower "
-                "round_to or min_keep."
+                f"Expected {name}={getattr(budget, name)!r} to be within reach, but the smallest sub-network has "
+                f"{_number(smallest)}{unit} {name} ({100 * smallest / whole:.3g}%); {advice}."
             )
+
+
+def _advice(limit: float, round_to: int, min_keep: int) -> str:
+    """What to do about a budget out of reach; a setting at its loosest is not named."""
+    ways = {"raise limit": limit < 1, "lower round_to": round_to > 1, "lower min_keep": min_keep > 1}
+    return ", or ".join(["ask for at least that", *(way for way, helps in ways.items() if helps)])
 
 
 def _number(value: float) -> str:

@@ -4,7 +4,7 @@ from icycle.surgery._apply import apply
 from icycle.surgery._draft import Draft, Place, changed_attributes, commit
 from icycle.surgery._inputs import inputs_from, remember_inputs, remembered_inputs
 from icycle.surgery._plan import Plan, make_plan
-from icycle.surgery._prune import prune
+from icycle.surgery._prune import prune, require_followers
 from icycle.surgery._tensors import is_channels_last, successor
 from icycle.surgery._undo import undoing
 from icycle.surgery._zero import zero
@@ -22,6 +22,7 @@ __all__ = [
     "prune",
     "remember_inputs",
     "remembered_inputs",
+    "require_followers",
     "successor",
     "undoing",
     "zero",

@@ -16,7 +16,7 @@ from icycle.surgery._inputs import described
 from icycle.surgery._tensors import Kept, kept_part
 from icycle.tracing import Caches, Edit, named_tensors
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "shapes_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +81,13 @@ def _index(kept: np.ndarray) -> torch.Tensor | None:
     return None if kept.all() else torch.from_numpy(np.flatnonzero(kept))
 
 
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Those of all parameters and buffers, as a structure has them."""
+    return {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
+
+
 def _check_shapes(model: nn.Module, structure: Structure) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
+    shapes = shapes_of(model)
     expected = structure.shapes
     if shapes == expected:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -11,19 +11,21 @@ from torch.optim.swa_utils import AveragedModel
 from icycle.errors import SurgeryError
 from icycle.structure import Structure, SubNetwork
 from icycle.surgery._apply import apply
-from icycle.surgery._plan import make_plan
+from icycle.surgery._plan import make_plan, shapes_of
 from icycle.surgery._rehearse import rehearse
 from icycle.surgery._sharded import Sharding, require_known_sharding
 from icycle.tracing import forget
 
-__all__ = ["prune"]
+__all__ = ["prune", "require_followers"]
+
+Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None
 
 
 def prune(
     model: nn.Module,
     structure: Structure,
     subnet: SubNetwork,
-    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
+    optimizer: Optimizers = None,
     averaged: Sequence[nn.Module] = (),
 ) -> nn.Module:
     """Remove from `model`, in place, every channel that `subnet` does not keep; returns the model.
@@ -45,14 +47,9 @@ def prune(
     applied twice, state that
     cannot be sliced, or the pruned model would not run).
     """
-    optimizers = _as_sequence(optimizer)
-    require_known_sharding(model, optimizers)
+    optimizers, copies = _as_sequence(optimizer), _whole(averaged)
+    require_followers(model, structure, optimizers, copies)
     plan = make_plan(model, structure, subnet)
-    copies = [copy.module if isinstance(copy, AveragedModel) else copy for copy in averaged]
-    for copy in copies:
-        make_plan(copy, structure, subnet)  # raises where the copy is not one
-    for each in optimizers:
-        _check_optimizer(model, each)
     # a sharded model cannot be copied; it was traced, and the removal proven, when it was whole
     problem = None if Sharding(model).modules else rehearse(model, structure, plan)
     if problem is not None:
@@ -74,17 +71,39 @@ def prune(
     return model
 
 
-def _as_sequence(
-    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None,
-) -> Sequence[torch.optim.Optimizer]:
+def require_followers(
+    model: nn.Module, structure: Structure, optimizer: Optimizers, averaged: Sequence[nn.Module]
+) -> None:
+    """Check that optimizers and averaged copies are those of the model, and can follow it through any removal.
+
+    Raises SurgeryError where they are not, or cannot.
+    """
+    optimizers = _as_sequence(optimizer)
+    require_known_sharding(model, optimizers)
+    for copy in _whole(averaged):
+        if not isinstance(copy, nn.Module) or shapes_of(copy) != structure.shapes:
+            raise SurgeryError(
+                f"Expected averaged copies of {type(model).__name__} as it was traced, but this {type(copy).__name__} "
+                "is of another model. Pass copies that have lost the same channels as the model."
+            )
+    for each in optimizers:
+        _check_optimizer(model, each)
+
+
+def _as_sequence(optimizer: Optimizers) -> Sequence[torch.optim.Optimizer]:
     if optimizer is None:
         return ()
-    return [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+    return list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
+
+
+def _whole(averaged: Sequence[nn.Module]) -> list[nn.Module]:
+    return [copy.module if isinstance(copy, AveragedModel) else copy for copy in averaged]
 
 
 def _check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     own = {id(parameter) for parameter in model.parameters()}
-    if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
+    groups = getattr(optimizer, "param_groups", ())
+    if not any(id(parameter) in own for group in groups for parameter in group["params"]):
         raise SurgeryError(
             f"Expected an optimizer of {type(model).__name__}'s parameters, but this {type(optimizer).__name__} holds "
             "none of them. Pass the optimizer that trains the model (of a wrapper, the one inside)."

@@ -8,15 +8,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from icycle.tasks._metrics import import_torchmetrics, metrics_over
+from icycle.tasks._metrics import Measured, import_torchmetrics, metrics_over
 from icycle.tasks._registry import register
-from icycle.training import Batch, Supervised, by_parts, divergence, logits_of, require_fitting
+from icycle.training import Batch, by_parts, divergence, logits_of, require_fitting
 
 __all__ = ["MultiLabel", "TokenClassification"]
 
 
 @register
-class MultiLabel(Supervised):
+class MultiLabel(Measured):
     """Any number of labels per example. Outputs: logits `(batch, labels)`; targets: 0 or 1 `(batch, labels)`.
 
     Decides: the mean average precision over the labels, in percent. Also measured: the share of the labels that are
@@ -52,7 +52,7 @@ class MultiLabel(Supervised):
 
 
 @register
-class TokenClassification(Supervised):
+class TokenClassification(Measured):
     """One class per token. Outputs: logits `(batch, tokens, classes)`; targets: int64 `(batch, tokens)`.
 
     Tokens whose target is `ignore_index` (special tokens, padding) count nowhere. Decides: the share of the tokens

@@ -8,15 +8,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.nn.functional import cross_entropy
 
-from icycle.tasks._metrics import import_torchmetrics, metrics_over
+from icycle.tasks._metrics import Measured, import_torchmetrics, metrics_over
 from icycle.tasks._registry import register
-from icycle.training import Batch, Supervised, by_parts, divergence, logits_of, require_fitting
+from icycle.training import Batch, by_parts, divergence, logits_of, require_fitting
 
 __all__ = ["LanguageModelling"]
 
 
 @register
-class LanguageModelling(Supervised):
+class LanguageModelling(Measured):
     """The next token of each. Outputs: logits `(batch, tokens, vocabulary)`; targets: int64 `(batch, tokens)`.
 
     The targets are the tokens themselves, as Hugging Face's models take them: position t is judged by token t + 1.

@@ -9,9 +9,16 @@ from typing import Any
 import torch
 
 from icycle.errors import TrainingError
-from icycle.training import Batch, is_part, run_model, split_batch
+from icycle.training import Batch, Supervised, is_part, run_model, split_batch
 
-__all__ = ["import_torchmetrics", "metrics_over"]
+__all__ = ["Measured", "import_torchmetrics", "metrics_over"]
+
+
+class Measured(Supervised):
+    """A task that is measured by torchmetrics."""
+
+    def prepare(self) -> None:
+        import_torchmetrics()
 
 
 def metrics_over(

@@ -8,15 +8,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.nn.functional import mse_loss
 
-from icycle.tasks._metrics import import_torchmetrics, metrics_over
+from icycle.tasks._metrics import Measured, import_torchmetrics, metrics_over
 from icycle.tasks._registry import register
-from icycle.training import Batch, Supervised, by_parts, logits_of, require_fitting
+from icycle.training import Batch, by_parts, logits_of, require_fitting
 
 __all__ = ["Regression"]
 
 
 @register
-class Regression(Supervised):
+class Regression(Measured):
     """Numbers. Outputs and targets: `(batch, numbers)`, or `(batch,)` for one.
 
     Decides: the mean squared error; lower is better. Also measured: the mean absolute error.

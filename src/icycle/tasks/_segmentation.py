@@ -8,15 +8,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.nn.functional import cross_entropy, interpolate
 
-from icycle.tasks._metrics import import_torchmetrics, metrics_over
+from icycle.tasks._metrics import Measured, import_torchmetrics, metrics_over
 from icycle.tasks._registry import register
-from icycle.training import Batch, Supervised, by_parts, divergence, logits_of, require_fitting
+from icycle.training import Batch, by_parts, divergence, logits_of, require_fitting
 
 __all__ = ["Segmentation"]
 
 
 @register
-class Segmentation(Supervised):
+class Segmentation(Measured):
     """A class per pixel. Outputs: logits `(batch, classes, height, width)`; targets: int64 `(batch, height, width)`.
 
     Outputs of a lower resolution are scaled up. Pixels whose target is `ignore_index` count nowhere. Decides: the mean

@@ -23,7 +23,7 @@ from icycle.tracing._site import site_here, user_frame
 from icycle.tracing._sizes import FromDim, TracedInt
 from icycle.tracing._tracer import Call, Dims, Info, Tracer, flat, flat_tensors
 
-__all__ = ["Recorder", "Step"]
+__all__ = ["Recorder", "Step", "has_dimensions"]
 
 
 _USES = {"branch": "a comparison", "output": "an output"}
@@ -42,6 +42,11 @@ class Step:
     memory: Memory = NOTHING
 
 
+def has_dimensions(result: Any) -> bool:
+    """Whether an operation gave more than a number, as where batch norm counts its batches."""
+    return not isinstance(result, torch.Tensor) or result.dim() > 0
+
+
 class Recorder(Tracer):
     """The tracer that the rules get, together with what only the run itself does with it."""
 
@@ -49,6 +54,7 @@ class Recorder(Tracer):
         super().__init__(Conditions(head_width, dict(named_modules(shadow))), head_width)
         self.paths: list[str] = []  # of the modules that are running, innermost last
         self.steps: list[Step] = []  # of this run
+        self.seen: list[Any] = []  # operations of this run, constant ones as well, that `has_dimensions`
         self.used: list[Dim] = []  # the parameters' own dimensions, in the order in which they were used
         self.unknown: Counter[str] = Counter()  # operations without a rule
         self._lifetimes = Lifetimes()
@@ -79,7 +85,7 @@ class Recorder(Tracer):
 
     def begin(self, training: bool) -> None:
         """Start another run; costs are those of eval mode."""
-        self.steps, self.paths[:] = [], []
+        self.steps, self.seen, self.paths[:] = [], [], []
         self._lifetimes = Lifetimes()
         self._counting = not training
 
@@ -94,6 +100,8 @@ class Recorder(Tracer):
 
     def record(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Apply the rule of an operation that has just run."""
+        if has_dimensions(result):
+            self.seen.append(operation)
         name = operation.name().split(".")[0]
         tensors = flat_tensors((args, kwargs))
         results = flat_tensors(result)

@@ -16,8 +16,8 @@ from icycle.errors import TraceError
 from icycle.reasons import Kind, Reason
 from icycle.tracing._conditions import Conditions, Rewrite
 from icycle.tracing._hooks import has_watchers
-from icycle.tracing._modules import named_tensors, set_mode
-from icycle.tracing._recorder import Recorder, Step
+from icycle.tracing._modules import named_modules, named_tensors, set_mode
+from icycle.tracing._recorder import Recorder, Step, has_dimensions
 from icycle.tracing._run import output_tensors, run_shadow, shadow_inputs, undisturbed
 from icycle.tracing._shadow import (
     Caches,
@@ -30,7 +30,7 @@ from icycle.tracing._shadow import (
 )
 from icycle.tracing._sizes import AttributeKey
 from icycle.tracing._tracer import Dims, Info
-from icycle.tracing._trees import shapes_in_words
+from icycle.tracing._trees import map_tensors, shapes_in_words
 
 __all__ = ["Trace", "trace_model"]
 
@@ -117,6 +117,7 @@ def trace_model(model: nn.Module, example_inputs: Any, head_width: bool = False)
     Dicts of tensors are taken for caches, and emptied; hooks that only watch are dropped. Where the model cannot
     do without, they are left as they are.
     """
+    _require_what_can_be_traced(model, example_inputs)
     hooks = (False, True) if has_watchers(model) else (False,)
     ways = itertools.product((True, False), hooks, dict.fromkeys((tensor_dicts(model), frozenset())))
     errors: list[Exception] = []
@@ -135,6 +136,22 @@ def trace_model(model: nn.Module, example_inputs: Any, head_width: bool = False)
     ) from errors[0]
 
 
+def _require_what_can_be_traced(model: nn.Module, example_inputs: Any) -> None:
+    for path, module in named_modules(model):
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TraceError(
+                f"Expected modules whose code is Python, but {path or 'the model'} ({type(module).__name__}) is "
+                "compiled to TorchScript, which nobody can follow. Trace and prune the model before that."
+            )
+    tensors: list[torch.Tensor] = []
+    map_tensors(example_inputs, tensors.append)
+    if tensors and not any(tensor.numel() for tensor in tensors):
+        raise TraceError(
+            f"Expected example inputs of at least one element, but got {shapes_in_words(example_inputs)}: nothing can "
+            "be seen or proven with an empty batch."
+        )
+
+
 def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, hooks: bool, caches: Caches) -> Trace:
     shadow = shadow_of(model, meta, caches, hooks)
     recorder = Recorder(shadow, head_width)
@@ -147,14 +164,13 @@ def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, 
         shapes, steps = _run(shadow, example_inputs, recorder, meta, training=False)
         runs = [(False, steps)]
         unused = [name for name in _unused(recorder, dims) if name not in buffers]
-        if unused:  # an auxiliary head, say, that only runs in training mode
-            try:
+        try:
+            if unused or _trains_otherwise(shadow, example_inputs, meta, recorder.seen):
                 runs.append((True, _run(shadow, example_inputs, recorder, meta, training=True)[1]))
-            except TraceError:
-                raise
-            except Exception as error:
-                first_line = str(error).split("\n")[0]
-                notes.append(f"not run by the example, so left as they are: {', '.join(unused[:3])} ({first_line})")
+        except TraceError:
+            raise
+        except Exception as error:
+            notes.append(_not_trained(unused, error))
         filled = tensor_dicts(shadow) - constant
     for name in _unused(recorder, dims):
         for dim in dims[name]:
@@ -195,6 +211,29 @@ def _run(
         for dim in recorder.dims(tensor):
             pin(dim, Reason(Kind.OUTPUT))
     return tuple(tuple(int(size) for size in tensor.shape) for tensor in outputs), tuple(recorder.steps)
+
+
+def _trains_otherwise(shadow: nn.Module, example_inputs: Any, meta: bool, seen: Sequence[Any]) -> bool:
+    """Whether training mode has other operations than those that were `seen`: an auxiliary head, noise, a mean that
+    runs along."""
+    found: list[Any] = []
+
+    def observe(operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+        if has_dimensions(result):
+            found.append(operation)
+
+    set_mode(shadow, training=True)
+    with reusable(shadow):
+        run_shadow(shadow, shadow_inputs(example_inputs, meta, True, lambda tensor: True), observe, meta)
+    return found != list(seen)
+
+
+def _not_trained(unused: Sequence[str], error: Exception) -> str:
+    """What cannot be known, as the model does not run in training mode."""
+    first_line = str(error).split("\n")[0]
+    if unused:
+        return f"not run by the example, so left as they are: {', '.join(unused[:3])} ({first_line})"
+    return f"what it does in training mode alone is not known, as it does not run there on the example ({first_line})"
 
 
 def _unused(recorder: Recorder, dims: Mapping[str, Dims]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where batches come from, how they reach the model's device, and how a model is called on one."""
+"""Where batches come from, and what training finds in one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Protocol
 
-import torch
-
 from icycle.errors import DataError
+from icycle.probing import run_model, to_device
 from icycle.tracing import map_tensors
 
 __all__ = ["Batch", "Loader", "batch_size_of", "inputs_of", "run_model", "split_batch", "to_device", "windows"]
@@ -46,29 +45,6 @@ def split_batch(batch: Batch) -> tuple[Any, Any]:
 def inputs_of(batch: Batch) -> Any:
     """The inputs of a batch; errors as in `split_batch`."""
     return split_batch(batch)[0]
-
-
-def run_model(model: torch.nn.Module, inputs: Any) -> Any:
-    """The model's output on inputs: a mapping is passed as keywords, a tuple or list as positions."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, tuple | list):
-        return model(*inputs)
-    return model(inputs)
-
-
-def to_device(batch: Batch, model: torch.nn.Module, *, channels_last: bool = False) -> Batch:
-    """The batch on the model's device; `channels_last`: its images in that memory format."""
-    weight = next(model.parameters(), None)
-
-    def move(tensor: torch.Tensor) -> torch.Tensor:
-        if weight is not None:
-            tensor = tensor.to(weight.device, non_blocking=True)
-        if channels_last and tensor.dim() == 4 and tensor.is_floating_point():
-            return tensor.contiguous(memory_format=torch.channels_last)
-        return tensor
-
-    return map_tensors(batch, move)
 
 
 def windows(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

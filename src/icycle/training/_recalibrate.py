@@ -10,8 +10,9 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from icycle.errors import DataError, TrainingError
+from icycle.probing import inputs_for, run_model
 from icycle.tracing import map_tensors
-from icycle.training._batches import Loader, inputs_of, run_model, to_device
+from icycle.training._batches import Loader
 from icycle.training._modes import modes_kept
 
 __all__ = ["recalibrate"]
@@ -19,7 +20,8 @@ __all__ = ["recalibrate"]
 
 @torch.no_grad()
 def recalibrate(model: torch.nn.Module, loader: Loader, *, batches: int = 10) -> None:
-    """Reset the running statistics of all batch norms and estimate them on the first `batches` of `loader`.
+    """Reset the running statistics of all batch norms and estimate them on the first `batches` of `loader`: tensors,
+    (inputs..., targets) or mappings of keyword arguments.
 
     The estimate is the cumulative average, so each batch weighs the same. Only batch norms run in training mode
     (dropout stays off); momentum and modes are put back. A model without batch norm is left alone and costs nothing.
@@ -43,7 +45,7 @@ def recalibrate(model: torch.nn.Module, loader: Loader, *, batches: int = 10) ->
             norm.momentum = None  # torch's word for the cumulative average
             norm.training = True
         for batch in chain([first], islice(stream, batches - 1)):
-            inputs = to_device(inputs_of(batch), model)
+            inputs, _ = inputs_for(model, batch)
             map_tensors(inputs, _check_input)
             run_model(model, inputs)
         for path, module in model.named_modules():

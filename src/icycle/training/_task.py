@@ -61,6 +61,10 @@ class Task(Settings, ABC):
     def metrics(self, model: torch.nn.Module, loader: Iterable[Batch]) -> dict[str, float]:
         """Every metric by name over the batches of `loader`; `metric` is one of them."""
 
+    def prepare(self) -> None:
+        """Import what `metrics` needs: called before the clock of a run starts; by default nothing."""
+        return
+
     def correct(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor | None:
         """Which examples are judged right, bool `(batch,)`; None where there is no right and wrong.
 

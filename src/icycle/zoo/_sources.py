@@ -68,7 +68,10 @@ def read_source(name: str | None, place: Place, classes: int | None = None) -> S
     read = _read(name, place)
     found = replace(read, classes=classes or read.classes, name=read.name or str(name))
     if found.classes < 1:
-        raise DataError(f"Expected '{found.name}' to say how many classes it has, but it does not; set data.classes")
+        raise DataError(
+            f"Expected '{found.name}' to say how many classes (or labels, words, numbers to predict) it has, but it "
+            "does not; set data.classes"
+        )
     return found
 
 

@@ -23,7 +23,7 @@ from pydantic import Field
 from icycle.engine import trace
 from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, Effort, Method, MethodResult, register
-from icycle.methods._removal import RemovalLog, RemovalSettings, refitting
+from icycle.methods._removal import RemovalLog, RemovalSettings, deciding_metric, refitting
 from icycle.methods._remove import remove
 from icycle.methods._settings import Checked, Count, Positive
 from icycle.methods._training import FineTune
@@ -137,7 +137,7 @@ class Abc(RemovalSettings, Method):
             refit = refitting(self, context, training)
             left = remove(context.model, structure, subnet, optimizer=training.optimizer, refit=refit)
         training.recalibrate(context.model, self.calibration_batches)
-        log.after(0.0, structure.macs(), left.macs())
+        log.after(context.epochs_trained, structure.macs(), left.macs())
         return left
 
     def _fine_tune(self, context: Context, training: BuiltInTraining, remaining: float) -> float:
@@ -147,4 +147,4 @@ class Abc(RemovalSettings, Method):
             rate, epochs = self.final_factor * curve(remaining), float(self.final_epochs)
             with context.recorder.clock.stage("fine-tuning"):
                 training.train_for(context.model, FineTune(epochs, rate, 0.0, "final", 1, epochs))
-        return context.task.value(training.evaluate(context.model))
+        return deciding_metric(context, training)

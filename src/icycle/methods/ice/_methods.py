@@ -21,7 +21,7 @@ from icycle.methods.ice._settings import IceSettings, StepwiseSettings
 from icycle.methods.ice._space import IceSpace
 from icycle.methods.ice._trigger import require_size
 from icycle.saliency import score
-from icycle.training import SGD, Optimizer, PartSaver, Task, TrainSettings
+from icycle.training import SGD, Optimizer, PartSaver, TrainSettings
 from icycle.zoo import Data
 
 __all__ = ["IceMethod", "IcePublished", "Stepwise"]
@@ -98,7 +98,7 @@ class Stepwise(StepwiseSettings, Method):
         training.trainer.keep_teacher(trained=True)
         result = run()
         accuracy = context.task.value(result.accuracy)
-        return MethodResult(accuracy, (_removal(result, context.task),), _details(result), _effort(result))
+        return MethodResult(accuracy, (_removal(result, context),), _details(result), _effort(result))
 
 
 @register
@@ -206,12 +206,13 @@ def _effort(result: IceResult) -> Effort:
     return Effort(result.epoch_equivalents, result.examples_read, result.steps_done)
 
 
-def _removal(result: IceResult, task: Task) -> Removal:
+def _removal(result: IceResult, context: Context) -> Removal:
     """All steps as one removal, from the dense network to what the final fine-tune begins with."""
+    task = context.task
     final = result.accuracy if result.accuracy_before_final is None else result.accuracy_before_final
-    steps = sum(step.fine_tuned for step in result.steps)
+    fine_tuned = sum(step.fine_tuned for step in result.steps)
     return Removal(
-        epoch=steps,
+        epoch=context.epochs_trained + fine_tuned,
         macs_before=result.macs_before,
         macs_after=result.structure.macs(),
         accuracy_before=task.value(result.dense_accuracy),

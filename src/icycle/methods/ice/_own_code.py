@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from icycle.errors import TrainingError
+from icycle.methods._first_batch import require_first_batch, require_many_readings
 from icycle.methods._run_clock import unwrapped, wrappers_of
 from icycle.methods._settings import validated
 from icycle.methods._training import Calibration, FineTune, Loss, OwnTraining
@@ -16,6 +17,7 @@ from icycle.methods.ice._ice import IceRun
 from icycle.methods.ice._result import IceResult, IceStep
 from icycle.methods.ice._settings import IceSettings
 from icycle.selection import Budget
+from icycle.surgery import require_followers
 from icycle.training import Loader
 
 __all__ = ["ice"]
@@ -93,7 +95,9 @@ def ice(
     Raises:
         TrainingError: settings out of range or at odds, unknown ones, or an `evaluate` that does not return percent.
         CriterionError: an unknown criterion, or one that lacks what it reads.
-        DataError: a validation split too small for the confidence; names the size needed.
+        DataError: a validation split too small for the confidence (names the size needed), or batches that the model
+            does not run on, or that can be read only once.
+        SurgeryError: the optimizer is of another model.
         BudgetError, StructureError: a target out of reach, or nothing to prune.
 
         All of them before any training.
@@ -116,6 +120,11 @@ def ice(
             'make a new one in fine_tune, of the model that it is given, or leave freezing at "prefix".'
         )
     run = IceRun(chosen, unwrapped(model), example_inputs, training, seed=seed, on_step=on_step)
+    require_followers(run.model, run.structure, optimizer, ())
+    for name, given in (("calibration", calibration), ("loader", loader)):
+        if given is not None and not callable(given):
+            require_many_readings(name, given)
+            require_first_batch(name, run.model, given)
     run.begin()
     if run.result.dense_accuracy <= 1:
         raise TrainingError(

@@ -10,7 +10,7 @@ from torch import nn
 
 from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, Method, MethodResult, Removal, register
-from icycle.methods._removal import RemovalLog, RemovalSettings, refitting
+from icycle.methods._removal import RemovalLog, RemovalSettings, deciding_metric, refitting
 from icycle.methods._settings import Checked
 from icycle.methods.one_cycle._one_cycle import OneCycle, OneCycleReport
 from icycle.methods.one_cycle._phases import Phases
@@ -33,7 +33,7 @@ class OneCycleMethod(RemovalSettings, Method):
         training = BuiltInTraining(context)
         hooks = _Hooks(self, context, training)
         accuracy = context.fit(training.trainer, hooks)
-        recalibrated = _recalibrated_accuracy(context, training, self.calibration_batches)
+        recalibrated = _recalibrated_metric(context, training, self.calibration_batches)
         return MethodResult(accuracy, tuple(hooks.removals), _details(hooks.report, recalibrated))
 
 
@@ -134,14 +134,14 @@ def _recalibrate(training: BuiltInTraining, batches: int, model: nn.Module) -> N
         training.recalibrate(model, batches)
 
 
-def _recalibrated_accuracy(context: Context, training: BuiltInTraining, batches: int) -> float:
-    """The accuracy at the end as it is read at the removal, with recalibrated statistics; the model keeps its own."""
+def _recalibrated_metric(context: Context, training: BuiltInTraining, batches: int) -> float:
+    """The metric at the end as it is read at the removal, with recalibrated statistics; the model keeps its own."""
     own = {name: buffer.clone() for name, buffer in context.model.named_buffers()}
     training.recalibrate(context.model, batches)
-    accuracy = training.evaluate(context.model)
+    metric = deciding_metric(context, training)
     for name, buffer in context.model.named_buffers():
         buffer.copy_(own[name])
-    return accuracy
+    return metric
 
 
 def _details(report: OneCycleReport, recalibrated: float) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _details(report: OneCycleReport, recalibrated: float) -> dict[str, Any]:
         "shrink from, share of the run": report.shrink_start,
         "indicator at the removal": indicators[-1] if indicators else None,
         "similarity of the first sub-network to the final one": report.first_to_final,
-        "validation accuracy at the end, recalibrated": recalibrated,
+        "validation at the end, recalibrated": recalibrated,
         "searches": report.searches,
         "indicator by progress": [list(point) for point in report.curve],
     }

@@ -27,9 +27,10 @@ import torch
 
 from icycle.compensation import compensate as refit_on
 from icycle.engine import trace
-from icycle.errors import TrainingError
+from icycle.errors import BudgetError, TrainingError
 from icycle.latency import Attempt, Selector
 from icycle.methods._distributed import flatten, require_same_everywhere, unflatten
+from icycle.methods._first_batch import require_first_batch
 from icycle.methods._remove import Refit, remove
 from icycle.methods._run_clock import RunClock, unwrapped, wrappers_of
 from icycle.methods.one_cycle._phases import Phases
@@ -38,6 +39,7 @@ from icycle.methods.one_cycle._stability import Stability
 from icycle.saliency import group_norm
 from icycle.selection import Budget, achieved
 from icycle.structure import Structure, SubNetwork
+from icycle.surgery import require_followers
 from icycle.training import Loader, from_first, recalibrate
 
 __all__ = ["Criterion", "OneCycle", "OneCycleReport"]
@@ -71,6 +73,13 @@ class OneCycleReport:
             yield
         finally:
             self.seconds[stage] += time.perf_counter() - start
+
+
+def _require_types(budget: object, phases: object) -> None:
+    if not isinstance(budget, Budget):
+        raise BudgetError(f"Expected budget as a Budget, but got {budget!r}; write Budget(macs=0.5), say.")
+    if not isinstance(phases, Phases | None):
+        raise TrainingError(f"Expected phases as Phases, but got {phases!r}; write Phases(sparsity_end=0.3), say.")
 
 
 def _refitting(batches: Iterable[Any]) -> Refit:
@@ -111,8 +120,12 @@ class OneCycle:
         on_removal: called with "before" and "after" (and after the recalibration), to measure.
 
     Raises:
-        BudgetError, StructureError: the budget is out of reach, or nothing is prunable; before any training.
+        BudgetError, StructureError: the budget is none, or out of reach, or nothing is prunable.
         TrainingError: settings that contradict each other.
+        SurgeryError: the optimizer, or a copy, is of another model.
+        DataError: the model does not run on the first batch of `compensate` or `recalibrate`.
+
+        All of them before any training.
     """
 
     def __init__(
@@ -135,6 +148,7 @@ class OneCycle:
         phases: Phases | None = None,
         on_removal: Callable[[Literal["before", "after"]], object] | None = None,
     ) -> None:
+        _require_types(budget, phases)
         self.model = unwrapped(model)
         self._wrappers = wrappers_of(model)
         self.optimizer = optimizer
@@ -146,6 +160,10 @@ class OneCycle:
         with self.report.timed("trace"):
             self.structure = trace(self.model, example_inputs)
         self._averaged = tuple(averaged)
+        require_followers(self.model, self.structure, optimizer, self._averaged)
+        for name, batches in (("compensate", compensate), ("recalibrate", recalibrate)):
+            if batches is not None and not callable(batches):
+                require_first_batch(name, self.model, batches)
         self._refit = compensate if compensate is None or callable(compensate) else _refitting(compensate)
         self._recalibrate = recalibrate
         self._criterion = criterion
@@ -253,9 +271,9 @@ class OneCycle:
         self._on_removal("before")
         with self.report.timed("removal"):
             self._cut()
+            self.removal_epoch, self.removal_progress = self._clock.epoch, self._clock.progress
             for model in (self.model, *self._averaged):
                 self._recalibrate_on_batches(model)
-        self.removal_epoch, self.removal_progress = self._clock.epoch, self._clock.progress
         self._on_removal("after")
 
     def _recalibrate_on_batches(self, model: torch.nn.Module) -> None:
@@ -319,12 +337,15 @@ class OneCycle:
         optimizer's state) here, so that its checkpoint fits.
 
         Raises:
-            TrainingError: the state is of another version, or of another model.
+            TrainingError: the state is of another version, or of another model, or lacks something.
         """
         if state.get("version") != _STATE_VERSION:
             raise TrainingError(
                 f"Expected a state of version {_STATE_VERSION}, but got {state.get('version')!r}; start anew."
             )
+        missing = {key for key in self.state_dict() if not key.startswith(_TAKEN)} - {"epoch", "steps", *state}
+        if missing:
+            raise TrainingError(f"Expected a whole state, but it lacks {', '.join(sorted(missing))}; start anew.")
         sizes = state["sizes"]
         params = sum(parameter.numel() for parameter in self.model.parameters())
         whole, pruned = state["params"]

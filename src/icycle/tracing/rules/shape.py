@@ -15,7 +15,7 @@ from icycle.tracing._code import NEVER
 from icycle.tracing._expressions import FLATTEN
 from icycle.tracing._registry import rule
 from icycle.tracing._sizes import FromDim, TracedInt
-from icycle.tracing._tracer import Dims, Tracer, Written
+from icycle.tracing._tracer import Call, Dims, Tracer, Written
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_copy", "_reshape_alias", "view_copy")
@@ -164,12 +164,18 @@ def _repeated(tracer: Tracer, size: int, given: Any) -> Dim:
     dim = Axis(size)
     if given is not None:
         tracer.constrain(given, dim)
-    elif tracer.call is not None and tracer.call.name in _REPEATERS:
+    elif tracer.call is not None and _repeats(tracer.call):
         tracer.pin(dim, Kind.REPEATED)
     return dim  # else torch's own code reads the size from what it then combines this with
 
 
-_REPEATERS = frozenset(("repeat_interleave", "scaled_dot_product_attention", "tile", "kron", "meshgrid"))
+_REPEATERS = frozenset(("repeat_interleave", "tile", "kron", "meshgrid"))
+
+
+def _repeats(call: Call) -> bool:
+    """Whether torch's function says itself how often; one key that all queries share is there as often as they are."""
+    grouped = call.name == "scaled_dot_product_attention" and call.argument(1, "key").shape[-3:-2] != (1,)
+    return grouped or call.name in _REPEATERS
 
 
 @rule("repeat")
