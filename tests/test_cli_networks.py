@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 
+import onnxruntime
 import pytest
 import torch
 import yaml
@@ -15,6 +19,115 @@ from command import command
 from icycle.latency import Measurement, Timing, peak_activation_bytes, verdict
 from icycle.structure import SubNetwork
 from icycle.zoo import build_model
+
+OWN = """
+    import torch
+    from torch import nn
+    from torch.utils.data import TensorDataset
+    from icycle.training import Supervised
+
+    class Both(nn.Module):
+        def __init__(self, num_classes):
+            super().__init__()
+            self.left, self.right, self.head = nn.Linear(6, 16), nn.Linear(4, 16), nn.Linear(32, num_classes)
+
+        def forward(self, a, b):
+            return {"out": self.head(torch.cat([self.left(a), self.right(b)], 1).relu())}
+
+    class Rows(TensorDataset):
+        def __init__(self, form):
+            a, b = torch.randn(200, 6), torch.randn(200, 4)
+            super().__init__(a, b, a[:, 0] + b[:, 0])
+            self.form = form
+
+        def __getitem__(self, index):
+            a, b, y = super().__getitem__(index)
+            return self.form(a, b, y)
+
+    def tuples():
+        return {"train": Rows(lambda a, b, y: ((a, b), int(y > 0))), "classes": 2}
+
+    def keywords():
+        return {"train": Rows(lambda a, b, y: ({"b": b, "a": a}, int(y > 0))), "classes": 2}
+
+    def labels():
+        return {"train": Rows(lambda a, b, y: {"a": a, "b": b, "labels": int(y > 0)}), "classes": 2}
+
+    def numbers():
+        return {"train": Rows(lambda a, b, y: ((a, b), {"y": y})), "classes": 1}
+
+    class Distance(Supervised):
+        metric, higher_is_better = "distance", False
+
+        def loss_of(self, outputs, targets):
+            return (outputs["out"][:, 0] - targets["y"]).abs().mean()
+
+        def metrics(self, model, loader):
+            losses = [float(self.loss(model, batch)) for batch in loader]
+            return {"distance": sum(losses) / len(losses)}
+
+    class Weighed(Distance):
+        def metrics(self, model, loader):
+            return {"distance": super().metrics(model, loader)["distance"] + float(model.head.bias.abs().sum())}
+"""
+RECIPE = """
+    data: {name: "acme_both:tuples"}
+    model: {name: "acme_both:Both"}
+    train: {epochs: 1, batch_size: 16}
+    method: {name: one-cycle, budget: {macs: 0.6}}
+"""
+
+
+@pytest.fixture
+def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "acme_both.py").write_text(dedent(OWN))
+    (tmp_path / "both.yaml").write_text(dedent(RECIPE))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    sys.modules.pop("acme_both", None)
+
+
+@pytest.mark.parametrize("data", ["tuples", "keywords", "labels"])
+def test_a_network_of_several_inputs_is_exported_and_benched(
+    acme: None, data: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, "run", "both.yaml", "--set", f"data.name=acme_both:{data}", "--output", "run") == 0
+    for options in (("--int8",), ("--to", "pt2")):
+        assert command(monkeypatch, "export", "run", *options) == 0
+    folder = Path("run/export")
+    assert {file.name for file in folder.iterdir()} == {"model.onnx", "model-int8.onnx", "model.pt2", "README.md"}
+    shown = capsys.readouterr().out
+    differences = [float(line.rsplit(" ", 1)[1]) for line in shown.splitlines() if "differs from torch" in line]
+    assert len(differences) == 2 and max(differences) < 1e-5
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    assert {given.name for given in session.get_inputs()} == {"a", "b"}
+    assert "image-classification" not in (folder / "README.md").read_text()
+    assert command(monkeypatch, "bench", "run", "--batch", "3", "--seconds", "0.1", "--target", "torch") == 0
+    assert command(monkeypatch, "export", "run", "--int8", "--fixed-batch", "--output", "fixed") == 2
+
+
+def test_eight_bits_and_the_card_tell_the_metric_of_the_task(
+    acme: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--set", "data.name=acme_both:numbers", "--set", "task.name=acme_both:Distance")
+    assert command(monkeypatch, "run", "both.yaml", *settings, "--output", "run") == 0
+    capsys.readouterr()
+    assert command(monkeypatch, "export", "run", "--int8") == 0
+    report = json.loads(Path("run/report.json").read_text())
+    before = f"{report['validation_accuracy']:.4g}"
+    assert f"{before} before" in capsys.readouterr().out
+    card = Path("run/export/README.md").read_text()
+    assert f"| validation | distance | {before} |" in card and "accuracy" not in card
+
+
+def test_a_task_that_wants_more_than_outputs_is_told_in_one_line(
+    acme: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--set", "data.name=acme_both:numbers", "--set", "task.name=acme_both:Weighed")
+    assert command(monkeypatch, "run", "both.yaml", *settings, "--output", "run") == 0
+    assert command(monkeypatch, "export", "run", "--int8") == 2
+    assert "an ONNX file, which can only be called, but it gave AttributeError" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +148,11 @@ def test_a_run_is_exported_with_its_card_and_in_eight_bits(
     assert "differs from torch by at most" in shown and "accuracy on the validation split" in shown
     assert {file.name for file in (run / "export").iterdir()} == {"model.onnx", "model-int8.onnx", "README.md"}
     head, body = (run / "export" / "README.md").read_text().split("---\n", 2)[1:]
-    assert yaml.safe_load(head)["license"] == "mit"
-    report = json.loads((run / "report.json").read_text())
+    metadata, report = yaml.safe_load(head), json.loads((run / "report.json").read_text())
+    assert metadata["license"] == "mit"
+    last = metadata["model-index"][0]["results"][-1]
+    assert last["task"] == {"type": "image-classification"}
+    assert last["metrics"] == [{"type": "accuracy", "value": pytest.approx(report["test_accuracy"] / 100, abs=1e-4)}]
     assert f"{report['pruned']['macs']:,}" in body and "model-int8.onnx" in body
     assert command(monkeypatch, "export", str(run), "--int8", "--to", "pt2") == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from torch import nn
 
 import icycle
 from icycle.errors import ExportError
-from icycle.export import Card, accuracy, export, format_names, onnx_model, quantize, register_format, write_card
+from icycle.export import Card, OnnxModule, export, format_names, onnx_model, quantize, register_format, write_card
 from icycle.structure import SubNetwork
+from icycle.training import evaluate
 
 
 def pruned() -> nn.Module:
@@ -67,13 +69,31 @@ def test_eight_bits_give_nearly_the_same_classes(tmp_path: Path) -> None:
     plain, small = tmp_path / "plain.onnx", tmp_path / "small.onnx"
     plain.write_bytes(onnx_model(model, images[:2]))
     quantize(plain, images.split(16), small)
-    assert accuracy(plain, [(images, labels)]) == 100.0
-    assert accuracy(small, [(images, labels)]) >= 90.0
+    assert evaluate(OnnxModule(plain, model, images), [(images, labels)]) == 100.0
+    assert evaluate(OnnxModule(small, model, images), [(images, labels)]) >= 90.0
     import onnx
 
     assert any(node.op_type == "QuantizeLinear" for node in onnx.load(str(small)).graph.node)
     with pytest.raises(ExportError, match="at least one batch"):
         quantize(plain, [], tmp_path / "none.onnx")
+
+
+def test_an_onnx_file_is_called_as_its_network_and_gives_outputs_of_the_same_form(tmp_path: Path) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Linear(3, 4), nn.Linear(2, 4)
+
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> dict[str, object]:
+            return {"sum": self.left(a) + self.right(b), "parts": (self.left(a), None)}
+
+    model, file = Both().eval(), tmp_path / "both.onnx"
+    inputs = {"b": torch.randn(5, 2), "a": torch.randn(5, 3)}
+    file.write_bytes(onnx_model(model, inputs))
+    outputs = OnnxModule(file, model, {name: tensor[:1] for name, tensor in inputs.items()})(**inputs)
+    expected = model(**inputs)
+    assert outputs["parts"][1] is None
+    torch.testing.assert_close([outputs["sum"], outputs["parts"][0]], [expected["sum"], expected["parts"][0]])
 
 
 def test_a_card_has_metadata_that_can_be_read(tmp_path: Path) -> None:
@@ -83,18 +103,22 @@ def test_a_card_has_metadata_that_can_be_read(tmp_path: Path) -> None:
         data="digits",
         method="one-cycle",
         costs=[("MACs", "1,000", "500")],
-        accuracy={"test": 97.25},
+        measured={"test": {"accuracy": 97.25}},
         groups=[("conv1", "16", "9")],
         recipe="name: digits\nseed: 3",
         seed=3,
         latency=[("latency, torch, batch 1", "2.0 ms", "1.0 ms")],
         versions={"icycle": icycle.__version__},
         license="apache-2.0",
+        task="image-classification",
     )
     text = write_card(card, tmp_path).read_text()
     _, head, body = text.split("---\n", 2)
     metadata = yaml.safe_load(head)
     assert metadata["license"] == "apache-2.0"
     assert metadata["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.9725
-    for words in ("| conv1 | 16 | 9 |", "name: digits", "Seed 3", "2.0 ms"):
+    for words in ("| conv1 | 16 | 9 |", "name: digits", "Seed 3", "2.0 ms", "| test | accuracy | 97.25 % |"):
         assert words in body
+    other = str(replace(card, measured={"test": {"mean squared error": 0.25}}, task=None))
+    assert "| test | mean squared error | 0.25 |" in other
+    assert "image-classification" not in other and "%" not in other

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from icycle.cli._model import InputShape
-from icycle.errors import ExportError
+from icycle.errors import ExportError, IcycleError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from icycle.cli._networks import Source
-    from icycle.export import Card
+    from icycle.export import Card, OnnxModule
     from icycle.recipes import FinishedRun
 
 __all__ = ["export"]
 
+_COMPARED = 8  # examples on which the numerics are compared
 _CALIBRATION = 512  # examples on which int8 finds its ranges
 
 
@@ -33,28 +35,31 @@ def export(
     to: Annotated[str, typer.Option(help="onnx, pt2, openvino, safetensors or executorch.")] = "onnx",
     output: Annotated[Path | None, typer.Option(help="The file; export/model.* in the run when omitted.")] = None,
     fixed_batch: Annotated[bool, typer.Option("--fixed-batch", help="Of the example's size; else any.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Also an ONNX file in eight bits, with its accuracy.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Also an ONNX file in eight bits, with its metric.")] = False,
     license_id: Annotated[str, typer.Option("--license", help="For the model card, e.g. apache-2.0.")] = "other",
     shape: InputShape = None,
 ) -> None:
     """Write SOURCE in a format, run what was written, and print the largest difference from torch."""
     from rich.console import Console
 
-    from icycle.cli._networks import open_source
+    from icycle.cli._networks import examples, open_source
     from icycle.export import export as write
     from icycle.export import write_card
 
     opened = open_source(source, shape)
-    if int8 and (opened.run is None or to != "onnx"):
-        raise ExportError("Expected --int8 with --to onnx and a run's folder, whose data it is calibrated on.")
+    if int8 and (opened.run is None or to != "onnx" or fixed_batch):
+        raise ExportError(
+            "Expected --int8 with --to onnx, any batch and a run's folder, whose data it is calibrated and measured on."
+        )
     if output is None:
         output = (opened.run.folder.path if opened.run else Path()) / "export" / "model"
     console = Console()
-    done = write(opened.model, _examples(opened), output, to, dynamic_batch=not fixed_batch)
+    inputs = opened.inputs if opened.run is None else examples(opened.run, _COMPARED)
+    done = write(opened.model, inputs, output, to, dynamic_batch=not fixed_batch)
     _say(console, f"{done.path}: {done.bytes:,} bytes, differs from torch by at most {done.difference:.1e}")
     files = [done.path.name]
     if int8 and opened.run is not None:
-        files.append(_eight_bits(console, opened.run, done.path))
+        files.append(_eight_bits(console, opened.run, done.path, inputs))
     if opened.run is not None:
         card = write_card(_card(opened.run, license_id, files), done.path.parent)
         _say(console, f"{card}: the model card")
@@ -64,43 +69,47 @@ def _say(console: Console, line: str) -> None:
     console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _examples(source: Source) -> Any:
-    """Real inputs, where a run's data has them."""
-    if source.run is None:
-        return source.inputs
-    return next(iter(source.run.data.validation))[0][:8]
-
-
-def _eight_bits(console: Console, run: FinishedRun, plain: Path) -> str:
-    from icycle.export import accuracy, quantize
+def _eight_bits(console: Console, run: FinishedRun, plain: Path, inputs: Any) -> str:
+    from icycle.export import OnnxModule, quantize
 
     small = quantize(plain, _calibration(run), plain.with_name(f"{plain.stem}-int8.onnx"))
-    before, after = (accuracy(file, run.data.validation) for file in (plain, small))
+    before, after = (_measured(run, OnnxModule(file, run.pruned, inputs)) for file in (plain, small))
+    name = run.recipe.task.metric
     _say(
         console,
-        f"{small}: {small.stat().st_size:,} bytes; accuracy on the validation split {after:.2f}, {before:.2f} before",
+        f"{small}: {small.stat().st_size:,} bytes; {name} on the validation split {after:.4g}, {before:.4g} before",
     )
     return small.name
 
 
-def _calibration(run: FinishedRun) -> Iterable[Any]:
-    seen = 0
-    for batch in run.data.calibration:
-        yield batch[0]
-        seen += len(batch[0])
-        if seen >= _CALIBRATION:
-            return
+def _calibration(run: FinishedRun) -> Iterator[Any]:
+    from icycle.training import inputs_of
+
+    batches = run.data.calibration
+    return map(inputs_of, islice(batches, math.ceil(_CALIBRATION / batches.batch_size)))
+
+
+def _measured(run: FinishedRun, network: OnnxModule) -> float:
+    """The metric that decides, on the validation split."""
+    from icycle.training import measure
+
+    task = run.recipe.task
+    try:
+        return measure(network, run.data.validation, task)[task.metric]
+    except IcycleError:
+        raise
+    except Exception as error:  # of a task of the user's own, which wants more of a network than its outputs
+        raise ExportError(
+            f"Expected task '{task.name}' to measure an ONNX file, which can only be called, but it gave "
+            f"{type(error).__name__}: {error}; leave --int8 out"
+        ) from error
 
 
 def _card(run: FinishedRun, license_id: str, files: list[str]) -> Card:
-    from icycle.engine import trace
     from icycle.export import Card
 
     report, recipe = run.report, run.recipe
     dense, pruned = report["dense"], report["pruned"]
-    example = next(iter(run.data.validation))[0][:1]
-    before, after = trace(run.dense, example), trace(run.pruned, example)
-    kept = {group.name: group.size for group in after.groups}
     latency = [
         (f"latency, torch, batch {size}", _milliseconds(dense, size), _milliseconds(pruned, size))
         for size in dense["latency"]
@@ -112,15 +121,29 @@ def _card(run: FinishedRun, license_id: str, files: list[str]) -> Card:
         data=run.data.name,
         method=recipe.method.name,
         costs=[(word, f"{dense[key]:,}", f"{pruned[key]:,}") for key, word in words.items()],
-        accuracy={"validation": report["validation_accuracy"], "test": report["test_accuracy"]},
-        groups=[(group.name, str(group.size), str(kept.get(group.name, group.size))) for group in before.prunable],
+        measured={
+            "validation": {report["metric"]: report["validation_accuracy"]},
+            "test": report["test_metrics"],
+        },
+        groups=[(group["name"], str(group["size"]), str(group["kept"])) for group in report["groups"]],
         recipe=run.folder.recipe.read_text(encoding="utf-8"),
         seed=recipe.seed,
         latency=latency,
         versions=report["environment"],
         files=files,
         license=license_id,
+        task=_task_type(run),
     )
+
+
+def _task_type(run: FinishedRun) -> str | None:
+    """Hugging Face's name of the task, where the data leaves no doubt."""
+    name, data = run.recipe.task.name, run.data
+    if name == "classification" and len(data.shape) == 3 and data.shape[0] in (1, 3):
+        return "image-classification"
+    if name == "classification" and isinstance(data.inputs, Mapping) and "input_ids" in data.inputs:
+        return "text-classification"
+    return {"segmentation": "image-segmentation", "token-classification": "token-classification"}.get(name)
 
 
 def _milliseconds(network: dict[str, Any], size: str) -> str:

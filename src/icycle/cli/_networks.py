@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from icycle.recipes import FinishedRun
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Source", "examples", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ def open_source(name: str, shape: str | None) -> Source:
 
     if is_run(Path(name)):
         run = open_run(Path(name))
-        inputs = next(iter(run.data.validation))[0][:1]
-        return Source(name, run.pruned, run.dense, inputs, run)
+        return Source(name, run.pruned, run.dense, examples(run, 1), run)
     reference, _, folder = name.partition("=")
     dense, inputs = load_model(reference, shape)
     dense = dense.eval()
@@ -42,3 +41,12 @@ def open_source(name: str, shape: str | None) -> Source:
         return Source(name, dense, None, inputs)
     pruned, _ = load_model(reference, shape)
     return Source(name, load(folder, pruned).eval(), dense, inputs)
+
+
+def examples(run: FinishedRun, count: int) -> Any:
+    """Inputs of the first `count` validation examples, on the network's device."""
+    from icycle.tracing import map_tensors
+    from icycle.training import inputs_of, to_device
+
+    inputs = inputs_of(next(iter(run.data.validation)))
+    return to_device(map_tensors(inputs, lambda tensor: tensor[:count]), run.pruned)

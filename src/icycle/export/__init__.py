@@ -10,14 +10,15 @@ from icycle.export._formats import (
     openvino_runner,
     register_format,
 )
-from icycle.export._int8 import accuracy, quantize
+from icycle.export._int8 import quantize
+from icycle.export._module import OnnxModule
 from icycle.export._onnx import onnx_model, require
 
 __all__ = [
     "Card",
     "Exported",
+    "OnnxModule",
     "Runner",
-    "accuracy",
     "export",
     "format_names",
     "onnx_model",

@@ -10,15 +10,19 @@ import yaml
 
 __all__ = ["Card", "write_card"]
 
-Row = tuple[str, str, str]  # what, dense, pruned
+Row = tuple[str, str, str]
+
+_ACCURACY = "accuracy"  # the metric that icycle tells in percent, and Hugging Face as a share
 
 
 @dataclass(frozen=True)
 class Card:
     """What a card says.
 
-    `costs` and `latency` are rows of what, dense, pruned; `groups` of group, channels, channels kept. `accuracy` maps a
-    split to percent. `license` is an identifier of Hugging Face's list ("apache-2.0"), `other` where none was given.
+    `costs` and `latency` are rows of what, dense, pruned; `groups` of group, channels, channels kept. `measured` maps a
+    split to its metrics by name; an accuracy is in percent. `license` is an identifier of Hugging Face's list
+    ("apache-2.0"), `other` where none was given. `task` is one, too ("image-classification"); without it the metrics
+    are told in words alone, as the Hub takes none without a task.
     """
 
     name: str
@@ -26,7 +30,7 @@ class Card:
     data: str
     method: str
     costs: Sequence[Row]
-    accuracy: Mapping[str, float]
+    measured: Mapping[str, Mapping[str, float]]
     groups: Sequence[Row]
     recipe: str
     seed: int
@@ -34,21 +38,24 @@ class Card:
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Sequence[str] = ()
     license: str = "other"
+    task: str | None = None
 
     def __str__(self) -> str:
-        metadata = {
+        metadata: dict[str, object] = {
             "license": self.license,
             "library_name": "icycle",
             "tags": ["pytorch", "pruning", "structured-pruning", self.method],
             "datasets": [self.data],
-            "model-index": [{"name": self.name, "results": [self._result(*item) for item in self.accuracy.items()]}],
         }
+        if self.task is not None:
+            results = [self._result(*item) for item in self.measured.items()]
+            metadata["model-index"] = [{"name": self.name, "results": results}]
         parts = [
             f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---",
             f"# {self.name}",
             f"{self.network}, trained on {self.data} and pruned by icycle ({self.method}).",
             "## What it costs\n\n" + _table(("", "dense", "pruned"), [*self.costs, *self.latency]),
-            "## Accuracy\n\n" + _table(("split", "percent"), [(k, f"{v:.2f}") for k, v in self.accuracy.items()]),
+            "## Metrics\n\n" + _table(("split", "metric", "value"), self._values()),
             "## What was removed\n\n" + _table(("group", "channels", "kept"), self.groups),
             f"## How it was made\n\nSeed {self.seed}, by this recipe:\n\n```yaml\n{self.recipe.strip()}\n```",
             _table(("", "version"), list(self.versions.items())),
@@ -57,11 +64,21 @@ class Card:
             parts.append("## Files\n\n" + "\n".join(f"- `{file}`" for file in self.files))
         return "\n\n".join(parts) + "\n"
 
-    def _result(self, split: str, percent: float) -> dict[str, object]:
+    def _values(self) -> list[Row]:
+        return [
+            (split, metric, f"{value:.2f} %" if metric == _ACCURACY else f"{value:.4g}")
+            for split, metrics in self.measured.items()
+            for metric, value in metrics.items()
+        ]
+
+    def _result(self, split: str, metrics: Mapping[str, float]) -> dict[str, object]:
         return {
-            "task": {"type": "image-classification"},
+            "task": {"type": self.task},
             "dataset": {"name": self.data, "type": self.data, "split": split},
-            "metrics": [{"type": "accuracy", "value": round(percent / 100, 4)}],
+            "metrics": [
+                {"type": metric, "value": round(value / 100, 4) if metric == _ACCURACY else value}
+                for metric, value in metrics.items()
+            ],
         }
 
 

@@ -14,10 +14,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from icycle.errors import ExportError
-from icycle.export._onnx import at_least_two, dynamic_shapes, onnx_model, quiet, require
+from icycle.export._onnx import at_least_two, dynamic_shapes, in_a_line, onnx_model, quiet, require
 from icycle.tracing import call_with, copy_of, map_tensors, output_tensors, undisturbed
 
-__all__ = ["Exported", "Runner", "export", "format_names", "onnx_runner", "openvino_runner", "register_format"]
+__all__ = [
+    "Exported",
+    "Runner",
+    "arrays",
+    "export",
+    "format_names",
+    "onnx_runner",
+    "openvino_runner",
+    "register_format",
+]
 
 Runner = Callable[[Any], list[torch.Tensor]]  # inputs -> every output, in torch's order
 Writer = Callable[[nn.Module, Any, Path, bool], Runner]
@@ -123,7 +132,7 @@ def onnx_runner(file: Path) -> Runner:
     names = [own.name for own in session.get_inputs()]
 
     def run(inputs: Any) -> list[torch.Tensor]:
-        fed = dict(zip(names, _arrays(inputs), strict=True))
+        fed = dict(zip(names, arrays(inputs), strict=True))
         return [torch.from_numpy(np.asarray(result)) for result in session.run(None, fed)]
 
     return run
@@ -146,7 +155,7 @@ def openvino_runner(file: Path) -> Runner:
     compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(inputs: Any) -> list[torch.Tensor]:
-        results = compiled(_arrays(inputs))
+        results = compiled(arrays(inputs))
         return [torch.from_numpy(np.array(results[place])) for place in range(len(compiled.outputs))]
 
     return run
@@ -163,8 +172,7 @@ def _exported_program(model: nn.Module, inputs: Any, file: Path, dynamic_batch: 
             torch.export.save(program, file)
     except Exception as error:
         raise ExportError(
-            f"Expected torch.export to export {type(model).__name__}, but it raised {type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0][:300]}"
+            f"Expected torch.export to export {type(model).__name__}, but it raised {in_a_line(error)}"
         ) from error
     loaded = torch.export.load(file).module()
     return lambda batch: list(output_tensors(call_with(loaded, batch)))
@@ -188,6 +196,11 @@ def _executorch(model: nn.Module, inputs: Any, file: Path, dynamic_batch: bool) 
 
     if dynamic_batch:
         raise ExportError("Expected a fixed batch for ExecuTorch, which plans its memory; pass dynamic_batch=False.")
+    if isinstance(inputs, Mapping):
+        raise ExportError(
+            f"Expected positional inputs for ExecuTorch, but got the keywords {', '.join(inputs)}; wrap the network in "
+            "one that takes a tuple."
+        )
     positional = _as_tuple(inputs)
     file.write_bytes(to_edge(torch.export.export(model, positional)).to_executorch().buffer)
     method = Runtime.get().load_program(file).load_method("forward")
@@ -198,7 +211,8 @@ def _as_tuple(inputs: Any) -> tuple[Any, ...]:
     return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
 
 
-def _arrays(inputs: Any) -> list[np.ndarray]:
+def arrays(inputs: Any) -> list[np.ndarray]:
+    """Every tensor of the inputs, in their order."""
     found: list[np.ndarray] = []
     map_tensors(inputs, lambda tensor: found.append(tensor.detach().cpu().contiguous().numpy()))
     return found

@@ -15,7 +15,7 @@ from torch import nn
 from icycle.errors import ExportError
 from icycle.tracing import copy_of, map_tensors, undisturbed
 
-__all__ = ["at_least_two", "dynamic_shapes", "onnx_model", "quiet", "require"]
+__all__ = ["at_least_two", "dynamic_shapes", "in_a_line", "onnx_model", "quiet", "require"]
 
 _HINT = "pip install 'icycle[export]'"
 
@@ -56,10 +56,16 @@ def onnx_model(model: nn.Module, inputs: Any, *, dynamic_batch: bool = True) -> 
         serialised: bytes = program.model_proto.SerializeToString()
     except Exception as error:
         raise ExportError(
-            f"Expected {type(model).__name__} to be exported to ONNX, but torch raised {type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0][:300]}"
+            f"Expected {type(model).__name__} to be exported to ONNX, but torch raised {in_a_line(error)}"
         ) from error
     return serialised
+
+
+def in_a_line(error: Exception) -> str:
+    """Type and first line of what an exporter raised; of its cause where there is one, for torch.onnx advises first."""
+    cause = error.__cause__ or error
+    first, *_ = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {first[:300]}"
 
 
 def at_least_two(inputs: Any) -> Any:
