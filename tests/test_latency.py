@@ -215,7 +215,7 @@ def test_what_is_out_of_reach_is_shown_with_the_smallest_latency(device: MadeUp)
     with pytest.raises(BudgetError, match="smallest sub-network takes") as error:
         icycle.select(structure, scores, icycle.Budget(latency=0.05, target="made-up"), model=model)
     smallest = true_milliseconds((16, 32, 16)) / true_milliseconds((64, 128, 64))
-    assert f"({smallest:.1%})" in str(error.value)
+    assert f"({100 * smallest:.3g}%)" in str(error.value)
 
 
 def test_latency_and_parameters_both_hold(device: MadeUp) -> None:

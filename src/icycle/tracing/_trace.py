@@ -159,13 +159,14 @@ def _trace(model: nn.Module, example_inputs: Any, head_width: bool, meta: bool, 
     dims = {name: recorder.own(name, tensor) for name, tensor in named_tensors(shadow)}
     buffers = frozenset(name for name, _ in model.named_buffers())
     notes: list[str] = []
+    in_training = _operations_of_training(shadow, example_inputs, meta)
     with reusable(shadow), following_paths(shadow, recorder.paths):
         remember_attributes(shadow, recorder.use, recorder.dims)
         shapes, steps = _run(shadow, example_inputs, recorder, meta, training=False)
         runs = [(False, steps)]
         unused = [name for name in _unused(recorder, dims) if name not in buffers]
         try:
-            if unused or _trains_otherwise(shadow, example_inputs, meta, recorder.seen):
+            if unused or in_training != recorder.seen:
                 runs.append((True, _run(shadow, example_inputs, recorder, meta, training=True)[1]))
         except TraceError:
             raise
@@ -213,9 +214,9 @@ def _run(
     return tuple(tuple(int(size) for size in tensor.shape) for tensor in outputs), tuple(recorder.steps)
 
 
-def _trains_otherwise(shadow: nn.Module, example_inputs: Any, meta: bool, seen: Sequence[Any]) -> bool:
-    """Whether training mode has other operations than those that were `seen`: an auxiliary head, noise, a mean that
-    runs along."""
+def _operations_of_training(shadow: nn.Module, example_inputs: Any, meta: bool) -> list[Any] | None:
+    """What runs in training mode, an auxiliary head, noise or a mean that runs along among it: operations as
+    `Recorder.seen` has them of a run. None where the model does not run in that mode."""
     found: list[Any] = []
 
     def observe(operation: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -223,9 +224,12 @@ def _trains_otherwise(shadow: nn.Module, example_inputs: Any, meta: bool, seen: 
             found.append(operation)
 
     set_mode(shadow, training=True)
-    with reusable(shadow):
-        run_shadow(shadow, shadow_inputs(example_inputs, meta, True, lambda tensor: True), observe, meta)
-    return found != list(seen)
+    try:
+        with reusable(shadow):
+            run_shadow(shadow, shadow_inputs(example_inputs, meta, True, lambda tensor: True), observe, meta)
+    except Exception:
+        return None
+    return found
 
 
 def _not_trained(unused: Sequence[str], error: Exception) -> str:
