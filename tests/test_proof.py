@@ -18,7 +18,7 @@ from networks import IMAGE, TOKENS, Branches, Words, differences, snapshot
 def test_removing_equals_zeroing(build: type[nn.Module], inputs: torch.Tensor) -> None:
     model = build()
     subnet = icycle.SubNetwork.random(icycle.trace(model, inputs), 0.5)
-    assert 0 < removal_error(model, inputs, subnet) <= 1e-5
+    assert removal_error(model, inputs, subnet) <= 1e-5  # 0 where a device sums in the same order with and without
     double = inputs.double() if inputs.is_floating_point() else inputs
     assert removal_error(model.double(), double, subnet) <= 1e-10
 
