@@ -4,6 +4,7 @@ from icycle.export._card import Card, write_card
 from icycle.export._formats import (
     Exported,
     Runner,
+    arrays,
     export,
     format_names,
     onnx_runner,
@@ -19,6 +20,7 @@ __all__ = [
     "Exported",
     "OnnxModule",
     "Runner",
+    "arrays",
     "export",
     "format_names",
     "onnx_model",

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from icycle.export import onnx_model
+from icycle.export import arrays, onnx_model
 from icycle.latency._calls import Call, Tensor
 from icycle.latency._targets import PRECISIONS, Run, Setting, Target, register
 from icycle.latency._torch import random_tensor
@@ -54,7 +54,7 @@ class _Runtime(Target):
 
     def network(self, model: nn.Module, inputs: Any, setting: Setting) -> Run:
         graph = onnx_model(model.cpu().to(torch.float32), inputs, dynamic_batch=False)
-        return self.graph(graph, _arrays(inputs), setting, alone=False)
+        return self.graph(graph, arrays(inputs), setting, alone=False)
 
     def operation(self, call: Call, sizes: Sequence[int], setting: Setting) -> Run | None:
         made = graph_of(call, sizes)
@@ -190,23 +190,6 @@ class OpenVino(_Runtime):
         for place, array in enumerate(inputs):
             request.set_input_tensor(place, openvino.Tensor(array))
         return request
-
-
-def _arrays(inputs: Any) -> list[np.ndarray]:
-    found: list[np.ndarray] = []
-
-    def collect(value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            found.append(value.detach().cpu().contiguous().numpy())
-        elif isinstance(value, Mapping):
-            for item in value.values():
-                collect(item)
-        elif isinstance(value, (tuple, list)):
-            for item in value:
-                collect(item)
-
-    collect(inputs)
-    return found
 
 
 # ---- operations as graphs of their own ----

@@ -1,6 +1,6 @@
 """Running a model on a few batches without leaving a trace in it, and seeing what its weights read meanwhile."""
 
-from icycle.probing._batches import inputs_for, run_model, to_device
+from icycle.probing._batches import inputs_for, to_device
 from icycle.probing._channels import channel_elements
 from icycle.probing._damping import damped
 from icycle.probing._forward import forward, in_eval_mode
@@ -14,7 +14,6 @@ __all__ = [
     "forward",
     "in_eval_mode",
     "inputs_for",
-    "run_model",
     "to_device",
     "watching",
 ]

@@ -1,4 +1,4 @@
-"""How a batch reaches the model's device, and how a model is called on one."""
+"""How a batch reaches the model's device, and what of it the model is called on."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from icycle.tracing import map_tensors
 
-__all__ = ["inputs_for", "run_model", "to_device"]
+__all__ = ["inputs_for", "to_device"]
 
 _WRAPPERS = (AveragedModel, nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def inputs_for(model: nn.Module, batch: Any) -> tuple[Any, Any]:
-    """What `run_model` runs the model on for a batch, and the batch's targets, on the model's device.
+    """What `call_with` calls the model on for a batch, and the batch's targets, on the model's device.
 
     The last element of a tuple or list is the targets, the others are the inputs; a batch of one element, or of another
     type, is its own targets. A single input that is a mapping stands for keywords, without the "labels" that `forward`
@@ -46,15 +46,6 @@ def _takes(model: nn.Module, /, *arguments: Any, **keywords: Any) -> bool:
     except (TypeError, ValueError):  # a ValueError where there is no signature
         return False
     return True
-
-
-def run_model(model: nn.Module, inputs: Any) -> Any:
-    """The model's output on inputs: a mapping is passed as keywords, a tuple or list as positions."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, tuple | list):
-        return model(*inputs)
-    return model(inputs)
 
 
 def to_device(batch: Any, model: nn.Module, *, channels_last: bool = False) -> Any:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from icycle.probing._batches import inputs_for, run_model
+from icycle.probing._batches import inputs_for
+from icycle.tracing import call_with
 
 __all__ = ["forward", "in_eval_mode"]
 
@@ -28,4 +29,4 @@ def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
 def forward(model: torch.nn.Module, batch: Any) -> tuple[Any, Any]:
     """The model's outputs on a batch, and the batch's targets; which they are, `inputs_for` says."""
     inputs, targets = inputs_for(model, batch)
-    return run_model(model, inputs), targets
+    return call_with(model, inputs), targets

@@ -10,8 +10,8 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from icycle.errors import DataError, TrainingError
-from icycle.probing import inputs_for, run_model
-from icycle.tracing import map_tensors
+from icycle.probing import inputs_for
+from icycle.tracing import call_with, map_tensors
 from icycle.training._batches import Loader
 from icycle.training._modes import modes_kept
 
@@ -47,7 +47,7 @@ def recalibrate(model: torch.nn.Module, loader: Loader, *, batches: int = 10) ->
         for batch in chain([first], islice(stream, batches - 1)):
             inputs, _ = inputs_for(model, batch)
             map_tensors(inputs, _check_input)
-            run_model(model, inputs)
+            call_with(model, inputs)
         for path, module in model.named_modules():
             if isinstance(module, _BatchNorm) and module.track_running_stats:
                 _check_statistics(path, module)
