@@ -60,17 +60,25 @@ _BY_THE_MANNER = (  # of the removal
     f"{_NO_SHRINK}:compensate=true",
     f"{_NO_SHRINK}:compensate=true:criterion=reconstruction",
 )
+_MORE_MOMENTS = tuple(f"fixed:at={at}:shrink=8" for at in (0.05, 0.15, 0.25))
+_OTHERWISE = {  # to lose channels within as many epochs; method -> its column
+    **{f"fixed:at={at}": f"at {at:.0%}, no shrink" for at in (0.05, 0.1, 0.15, 0.25, 0.35)},
+    "gradual": "gradual",
+    "one-shot:train.epochs=8": "8 epochs, one-shot, 4 epochs",
+}
 _MORE_SECONDS = "scratch:train.epochs=52"  # than one-cycle takes with its teacher
 _DIGITS = ("imports=[clothes]", "model.width=16", "method.budget.macs=0.25", "method.round_to=4", "train.epochs=10")
 _SETTINGS = {
     "digits_10": Setting("small-cnn, digits, 10 epochs, 25 %", "digits", _DIGITS, (_TAUGHT,)),
-    "clothes_resnet": Setting("ResNet-8, 10 classes, 25 %", "clothes-resnet", (), (_TAUGHT,)),
+    "clothes_resnet": Setting(
+        "ResNet-8, 10 classes, 25 %", "clothes-resnet", (), (_TAUGHT, *_MORE_MOMENTS, *_OTHERWISE)
+    ),
     "clothes_all": Setting(
         "ResNet-8, 60,000 images, 25 %",
         "clothes-resnet",
         ("data.subset=null", "data.validation=0.02", "train.epochs=4"),
     ),
-    "clothes_vgg": Setting("VGG-16, 10 classes, 25 %", "clothes-vgg", (), (_TAUGHT,)),
+    "clothes_vgg": Setting("VGG-16, 10 classes, 25 %", "clothes-vgg", (), (_TAUGHT, *_MORE_MOMENTS, *_OTHERWISE)),
     "clothes_vgg_all": Setting(
         "VGG-16, 60,000 images, 25 %", "clothes-vgg", ("data.subset=null", "data.validation=0.02", "train.epochs=4")
     ),
@@ -92,6 +100,9 @@ _SETTINGS = {
             "method.phases.sparsity_end=0.15",
             "train.epochs=24",
         ),
+    ),
+    "turned_50": Setting(
+        "ResNet-8, 40 classes, 50 %", "turned-resnet", ("method.budget.macs=0.5",), (_UNTAUGHT,), _MORE_SECONDS
     ),
     "turned_25": Setting("ResNet-8, 40 classes, 25 %", "turned-resnet", (), (_UNTAUGHT,), _MORE_SECONDS),
     "turned_12": Setting(
@@ -126,7 +137,7 @@ _CHANGES = {  # method -> its column
     _TAUGHT: "taught by the average",
     _UNTAUGHT: "untaught",
 }
-_MOMENTS = ("at-init", *(f"fixed:at={at}:shrink=8" for at in (0.1, 0.2, 0.35, 0.5)))
+_MOMENTS = ("at-init", *(f"fixed:at={at}:shrink=8" for at in (0.1, 0.2, 0.35, 0.5)))  # tried everywhere
 _EVERYWHERE = (_OURS, _DENSE, "scratch", "uniform", *_MOMENTS, _NO_SHRINK, _NO_COST_FACTOR)
 _LONGER = f"{_DENSE}:train.epochs="  # the dense network, half as long again
 
@@ -195,7 +206,7 @@ def moments(results: Path) -> str:
     """
     rows, behind, ahead = [], [], []
     for setting, runs in _measured(results):
-        fixed = [label for label in runs if label in _MOMENTS]
+        fixed = [label for label in runs if label in (*_MOMENTS, *_MORE_MOMENTS)]
         ours = runs[_OURS]
         if len(fixed) < 2:
             continue
@@ -228,10 +239,22 @@ def parts(results: Path) -> str:
     return table(("above one-cycle", *_CHANGES.values()), rows)
 
 
+def otherwise(results: Path) -> str:
+    """A row for each setting in which they were tried: how far one-cycle is above other ways to lose as many channels
+    within as many epochs."""
+    rows = []
+    for setting, runs in _measured(results):
+        differences = [_above(runs, _OURS, label) for label in _OTHERWISE]
+        if any(differences):
+            rows.append((setting.words, *map(_difference, differences)))
+    return table(("one-cycle above", *_OTHERWISE.values()), rows)
+
+
 TABLES: Mapping[str, Callable[[Path], str]] = {
     "one_cycle_against": against_scratch,
     "one_cycle_moments": moments,
     "one_cycle_parts": parts,
+    "one_cycle_otherwise": otherwise,
 }
 
 

@@ -14,6 +14,7 @@ import pytest
 from command import command
 from icycle.errors import RecipeError
 from icycle.recipes import RunFolder, load_recipe, run_recipe
+from icycle.report import Latency, NetworkFacts, Report
 from icycle.runs import list_runs
 
 SMALL = ("model.width=8", "data.subset=300", "train.epochs=2", "method.round_to=1", "method.budget.macs=0.6")
@@ -53,6 +54,24 @@ def test_a_finished_run_is_told_from_its_report(runs: Path) -> None:
     assert run.macs == report["pruned"]["macs"] / report["dense"]["macs"] < 1
     assert run.latency == report["pruned"]["latency"]["1"]["median"]
     assert run.seconds == sum(report["seconds"].values())
+
+
+@pytest.mark.parametrize(("pruned", "shown"), [((1.0, 1.1), "(50%)"), ((1.9, 2.1), "no clear change")])
+def test_a_speedup_is_told_where_the_latencies_clearly_differ(
+    pruned: tuple[float, float],
+    shown: str,
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lower, upper = pruned
+    latencies = {"dense": Latency(2.0, 1.9, 2.1, 10), "pruned": Latency(lower, lower, upper, 10)}
+    facts = {name: NetworkFacts(2, 2, 2, {1: latency}) for name, latency in latencies.items()}
+    report = Report("digits", "one-cycle", **facts, removals=(), validation_accuracy=1, test_accuracy=1, seconds={})
+    (runs / "digits-1" / "report.json").write_text(report.to_json())
+    assert command(monkeypatch, "runs", str(runs)) == 0
+    assert shown in " ".join(capsys.readouterr().out.split())
+    assert (list_runs(runs)[0].speedup is None) == (shown == "no clear change")
 
 
 def test_an_unfinished_run_is_told_from_its_records(runs: Path) -> None:

@@ -50,7 +50,13 @@ def _cells(run: RunEntry, folder: Path) -> tuple[str, ...]:
         run.method or "",
         metric + value + ("" if run.value is None or run.state == "finished" else " so far"),
         "" if run.macs is None else f"{run.macs:.1%}",
-        "" if run.latency is None or run.speedup is None else f"{run.latency:.2f} ms ({1 / run.speedup:.0%})",
+        _latency(run),
         "" if run.seconds is None else f"{run.seconds:.1f}",
         run.state if run.problem is None else f"{run.state}: {run.problem}",
     )
+
+
+def _latency(run: RunEntry) -> str:
+    if run.latency is None:
+        return ""
+    return f"{run.latency:.2f} ms ({'no clear change' if run.speedup is None else f'{1 / run.speedup:.0%}'})"

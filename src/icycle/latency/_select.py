@@ -210,11 +210,11 @@ class Selector:
             return
         assert self.latency is not None
         dense = self.latency.dense
-        advice = "" if settings.get("limit") == 1 else ", or raise limit"
+        ways = {name: settings[name] for name in ("limit", "round_to", "min_keep") if name in settings}
         raise BudgetError(
             f"Expected latency={self.budget.latency!r} to be within reach ({smallest.allowed:.4g} of {dense:.3f} ms), "
             f"but the smallest sub-network takes {smallest.measured:.3f} ms, measured "
-            f"({100 * smallest.measured / dense:.3g}%); ask for at least that{advice}."
+            f"({100 * smallest.measured / dense:.3g}%); {selection.advice(**ways)}."
         )
 
     def _smallest(self, scores: Scores, settings: Mapping[str, Any]) -> SubNetwork:

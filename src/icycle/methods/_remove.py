@@ -7,10 +7,10 @@ from functools import partial
 
 import torch
 from torch import distributed, nn
-from torch.optim.swa_utils import AveragedModel
 
 from icycle.errors import TrainingError
 from icycle.methods._distributed import flatten, require_same_everywhere
+from icycle.probing import unwrapped
 from icycle.structure import Structure, SubNetwork, after_removal
 from icycle.surgery import prune, undoing
 from icycle.tracing import is_sharded
@@ -52,7 +52,7 @@ def remove(
         for each in (model, *averaged):
             if refit is None:
                 break
-            whole = each.module if isinstance(each, AveragedModel) else each
+            whole = unwrapped(each)
             undo.append(partial(_write, whole, {name: weight.clone() for name, weight in whole.named_parameters()}))
             refit(whole, structure, subnet)
             _take_from_rank0(whole)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from numbers import Integral
 
 import torch
-from torch.nn.parallel import DataParallel as ThreadParallel
 from torch.nn.parallel import DistributedDataParallel
 
 from icycle.errors import TrainingError
+from icycle.probing import inside
 from icycle.training import DataParallel
 
-__all__ = ["RunClock", "unwrapped", "wrappers_of"]
+__all__ = ["RunClock", "wrappers_of"]
 
 
 class RunClock:
@@ -46,24 +46,10 @@ class RunClock:
         return min((self.epoch + share) / self._epochs, 1.0)
 
 
-def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The module inside the wrappers of data parallelism and compilation."""
-    inner = _inside(model)
-    return model if inner is None else unwrapped(inner)
-
-
 def wrappers_of(model: torch.nn.Module) -> tuple[DataParallel, ...]:
     """The wrappers among those that have to be built anew when the module inside has lost channels."""
-    inner = _inside(model)
+    inner = inside(model)
     if inner is None:
         return ()
     own = (DataParallel(model),) if isinstance(model, DistributedDataParallel) else ()
     return own + wrappers_of(inner)
-
-
-def _inside(model: torch.nn.Module) -> torch.nn.Module | None:
-    """What a wrapper holds; None where the model is none."""
-    if isinstance(model, DistributedDataParallel | ThreadParallel):
-        return model.module
-    inner = getattr(model, "_orig_mod", None)  # a compiled model's
-    return inner if isinstance(inner, torch.nn.Module) else None

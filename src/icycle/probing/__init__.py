@@ -5,6 +5,7 @@ from icycle.probing._channels import channel_elements
 from icycle.probing._damping import damped
 from icycle.probing._forward import forward, in_eval_mode
 from icycle.probing._readings import Reading, Window, watching
+from icycle.probing._wrappers import inside, unwrapped
 
 __all__ = [
     "Reading",
@@ -14,6 +15,8 @@ __all__ = [
     "forward",
     "in_eval_mode",
     "inputs_for",
+    "inside",
     "to_device",
+    "unwrapped",
     "watching",
 ]

@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
+from icycle.probing._wrappers import unwrapped
 from icycle.tracing import map_tensors
 
 __all__ = ["inputs_for", "to_device"]
-
-_WRAPPERS = (AveragedModel, nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def inputs_for(model: nn.Module, batch: Any) -> tuple[Any, Any]:
@@ -38,11 +36,8 @@ def _arguments(model: nn.Module, value: Any) -> Any:
 
 def _takes(model: nn.Module, /, *arguments: Any, **keywords: Any) -> bool:
     """Could the model, or the one inside its wrapper, be called so?"""
-    inner = model.module if isinstance(model, _WRAPPERS) else getattr(model, "_orig_mod", model)
-    if inner is not model:
-        return _takes(inner, *arguments, **keywords)
     try:
-        inspect.signature(model.forward).bind(*arguments, **keywords)
+        inspect.signature(unwrapped(model).forward).bind(*arguments, **keywords)
     except (TypeError, ValueError):  # a ValueError where there is no signature
         return False
     return True

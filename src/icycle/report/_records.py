@@ -97,7 +97,9 @@ class Report:
         return self.pruned.latency[batch_size].told_apart(self.dense.latency[batch_size])
 
     def to_json(self) -> str:
-        return json.dumps({"version": _VERSION, **asdict(self)}, indent=2)
+        """All fields, and `speedup` for each batch size, null where the latencies do not clearly differ."""
+        speedup = {size: self.speedup(size) if self.told_apart(size) else None for size in self.dense.latency}
+        return json.dumps({"version": _VERSION, **asdict(self), "speedup": speedup}, indent=2)
 
 
 def environment(device: str) -> dict[str, str]:

@@ -2,6 +2,6 @@
 
 from icycle.selection._budget import Budget
 from icycle.selection._refine import CostFunction, SteppedCost
-from icycle.selection._select import achieved, select, select_ratio, smallest
+from icycle.selection._select import achieved, advice, select, select_ratio, smallest
 
-__all__ = ["Budget", "CostFunction", "SteppedCost", "achieved", "select", "select_ratio", "smallest"]
+__all__ = ["Budget", "CostFunction", "SteppedCost", "achieved", "advice", "select", "select_ratio", "smallest"]

@@ -74,8 +74,7 @@ def select(
     margin = tolerance * min(cost(full) / allowed[name] for name, cost in own.items())
     stepped = [cost for cost in own.values() if isinstance(cost, SteppedCost)]
     settled = _settled(lattice, stepped, full) if stepped else lattice
-    advice = _advice(limit, round_to, min_keep)
-    _require_reach(budget, own, allowed, settled.lowest, full, margin, advice)
+    _require_reach(budget, own, allowed, settled.lowest, full, margin, advice(limit, round_to, min_keep))
     counts = _closest(ranking, settled, cost, 1.0, margin)
     if stepped:  # which counts are worth having depends a little on the others
         settled = _settled(lattice, stepped, counts)
@@ -118,7 +117,7 @@ def _require_reach(
     lowest: np.ndarray,
     full: np.ndarray,
     margin: float,
-    advice: str,
+    remedy: str,
 ) -> None:
     for name, cost in costs.items():
         smallest, whole = cost(lowest), cost(full)
@@ -126,11 +125,11 @@ def _require_reach(
             unit = {"latency": " ms of", "memory": " bytes of"}.get(name, "")
             raise BudgetError(
                 f"Expected {name}={getattr(budget, name)!r} to be within reach, but the smallest sub-network has "
-                f"{_number(smallest)}{unit} {name} ({100 * smallest / whole:.3g}%); {advice}."
+                f"{_number(smallest)}{unit} {name} ({100 * smallest / whole:.3g}%); {remedy}."
             )
 
 
-def _advice(limit: float, round_to: int, min_keep: int) -> str:
+def advice(limit: float = 0.75, round_to: int = 1, min_keep: int = 1) -> str:
     """What to do about a budget out of reach; a setting at its loosest is not named."""
     ways = {"raise limit": limit < 1, "lower round_to": round_to > 1, "lower min_keep": min_keep > 1}
     return ", or ".join(["ask for at least that", *(way for way, helps in ways.items() if helps)])

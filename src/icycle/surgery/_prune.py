@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from icycle.errors import SurgeryError
+from icycle.probing import unwrapped
 from icycle.structure import Structure, SubNetwork
 from icycle.surgery._apply import apply
 from icycle.surgery._plan import make_plan, shapes_of
@@ -47,7 +47,7 @@ def prune(
     applied twice, state that
     cannot be sliced, or the pruned model would not run).
     """
-    optimizers, copies = _as_sequence(optimizer), _whole(averaged)
+    optimizers, copies = _as_sequence(optimizer), [*map(unwrapped, averaged)]
     require_followers(model, structure, optimizers, copies)
     plan = make_plan(model, structure, subnet)
     # a sharded model cannot be copied; it was traced, and the removal proven, when it was whole
@@ -80,7 +80,7 @@ def require_followers(
     """
     optimizers = _as_sequence(optimizer)
     require_known_sharding(model, optimizers)
-    for copy in _whole(averaged):
+    for copy in map(unwrapped, averaged):
         if not isinstance(copy, nn.Module) or shapes_of(copy) != structure.shapes:
             raise SurgeryError(
                 f"Expected averaged copies of {type(model).__name__} as it was traced, but this {type(copy).__name__} "
@@ -94,10 +94,6 @@ def _as_sequence(optimizer: Optimizers) -> Sequence[torch.optim.Optimizer]:
     if optimizer is None:
         return ()
     return list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
-
-
-def _whole(averaged: Sequence[nn.Module]) -> list[nn.Module]:
-    return [copy.module if isinstance(copy, AveragedModel) else copy for copy in averaged]
 
 
 def _check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -9,13 +9,14 @@ import torch
 
 from icycle.errors import TrainingError
 from icycle.methods._first_batch import require_first_batch, require_many_readings
-from icycle.methods._run_clock import unwrapped, wrappers_of
+from icycle.methods._run_clock import wrappers_of
 from icycle.methods._settings import validated
 from icycle.methods._training import Calibration, FineTune, Loss, OwnTraining
 from icycle.methods.ice._curve import Curve
 from icycle.methods.ice._ice import IceRun
 from icycle.methods.ice._result import IceResult, IceStep
 from icycle.methods.ice._settings import IceSettings
+from icycle.probing import unwrapped
 from icycle.selection import Budget
 from icycle.surgery import require_followers
 from icycle.training import Loader

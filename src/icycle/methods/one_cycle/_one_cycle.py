@@ -32,10 +32,11 @@ from icycle.latency import Attempt, Selector
 from icycle.methods._distributed import flatten, require_same_everywhere, unflatten
 from icycle.methods._first_batch import require_first_batch
 from icycle.methods._remove import Refit, remove
-from icycle.methods._run_clock import RunClock, unwrapped, wrappers_of
+from icycle.methods._run_clock import RunClock, wrappers_of
 from icycle.methods.one_cycle._phases import Phases
 from icycle.methods.one_cycle._shrink import Shrink
 from icycle.methods.one_cycle._stability import Stability
+from icycle.probing import unwrapped
 from icycle.saliency import group_norm
 from icycle.selection import Budget, achieved
 from icycle.structure import Structure, SubNetwork
