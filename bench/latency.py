@@ -95,10 +95,8 @@ def measure(name: str, target: str, batch: int, fraction: float, networks: int, 
 def _random_widths(structure: Structure, seed: int) -> SubNetwork:
     """Every group keeps a share of its own of its channels, 30 to 100 %: widths are odd, and no two groups go alike."""
     shares = np.random.default_rng(1000 + seed).uniform(0.3, 1.0, len(structure.prunable))
-    counts = [max(1, round(share * group.size)) for share, group in zip(shares, structure.prunable, strict=True)]
-    return SubNetwork(
-        {group.name: torch.arange(group.size) < count for group, count in zip(structure.prunable, counts, strict=True)}
-    )
+    kept = zip(structure.prunable, shares, strict=True)
+    return SubNetwork.first(structure, {group.name: max(1, round(share * group.size)) for group, share in kept})
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -70,6 +70,17 @@ _MORE_SECONDS = "scratch:train.epochs=52"  # than one-cycle takes with its teach
 _DIGITS = ("imports=[clothes]", "model.width=16", "method.budget.macs=0.25", "method.round_to=4", "train.epochs=10")
 _SETTINGS = {
     "digits_10": Setting("small-cnn, digits, 10 epochs, 25 %", "digits", _DIGITS, (_TAUGHT,)),
+    "digits_wide": Setting(  # where half of the MACs are half of the time, and the dense network is at its plateau
+        "small-cnn, width 128, digits, 50 %, by 10 %",
+        "digits",
+        (
+            "imports=[clothes]",
+            "model.width=128",
+            "method.round_to=16",
+            "method.cost_factor=false",
+            "method.phases.sparsity_end=0.1",
+        ),
+    ),
     "clothes_resnet": Setting(
         "ResNet-8, 10 classes, 25 %", "clothes-resnet", (), (_TAUGHT, *_MORE_MOMENTS, *_OTHERWISE)
     ),

@@ -151,6 +151,7 @@ def test_public_names_are_there() -> None:
     for name in icycle.__all__:
         assert getattr(icycle, name) is not None
     assert set(icycle.__all__) <= set(dir(icycle))
+    assert all(getattr(icycle, room).__name__ == f"icycle.{room}" for room in ("methods", "training", "reasons"))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         icycle.nothing  # noqa: B018
 

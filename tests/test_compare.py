@@ -55,7 +55,7 @@ def test_an_entry_is_a_name_and_settings() -> None:
     for wrong in ("fixed:at", "fixed:=1", "fixed:a..b=1"):
         with pytest.raises(RecipeError, match="NAME:KEY=VALUE"):
             Entry.parse(wrong)
-    with pytest.raises(RecipeError, match="as in YAML"):
+    with pytest.raises(RecipeError, match="in 'fixed:at="):
         Entry.parse("fixed:at=[")
 
 

@@ -3,15 +3,47 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 import icycle
 from icycle.errors import DataError, TrainingError
-from icycle.training import evaluate, logits_of, recalibrate
+from icycle.training import Supervised, evaluate, logits_of, measure, recalibrate
 from small_training import Batches, assert_equal, batches, network, tensors
+
+
+class Shares(Supervised):
+    """The share of right answers among those of one class, by default of one that no example has."""
+
+    metric = "share"
+    label: int = 7
+
+    def loss_of(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(outputs, targets)
+
+    def metrics(self, model: nn.Module, loader: Iterable[Any]) -> dict[str, float]:
+        of_class = [(model(inputs).argmax(1) == self.label)[labels == self.label] for inputs, labels in loader]
+        return {"share": 100 * sum(int(right.sum()) for right in of_class) / sum(len(right) for right in of_class)}
+
+
+class Constant(Shares):
+    def metrics(self, model: nn.Module, loader: Iterable[Any]) -> dict[str, float]:
+        return {"share": 50.0}
+
+
+def test_metrics_that_divide_by_zero_or_read_nothing_are_told_apart_from_an_empty_loader() -> None:
+    with pytest.raises(TrainingError, match=r"'Shares' .* divided by zero on 15 examples"):
+        measure(network(), batches(count=3, size=5), Shares())
+    with pytest.raises(DataError, match="the loader gave none"):
+        measure(network(), [], Shares())
+    with pytest.raises(TrainingError, match="'Constant' to read the loader"):
+        measure(network(), batches(), Constant())
+    assert measure(network(), batches(), Shares(label=1))["share"] >= 0
 
 
 def test_accuracy_is_the_share_of_right_answers_in_evaluation_mode() -> None:

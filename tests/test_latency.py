@@ -218,6 +218,13 @@ def test_what_is_out_of_reach_is_shown_with_the_smallest_latency(device: MadeUp)
     assert f"({100 * smallest:.3g}%)" in str(error.value)
 
 
+def test_a_target_that_times_no_operation_is_refused(device: MadeUp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MadeUp, "operation", lambda self, call, sizes, setting: None)
+    model, structure, scores = prepared()
+    with pytest.raises(LatencyError, match=r"'made-up' .* times none"):
+        icycle.select(structure, scores, BUDGET, model=model)
+
+
 def test_latency_and_parameters_both_hold(device: MadeUp) -> None:
     model, structure, scores = prepared()
     for latency, params in ((0.5, 0.9), (0.9, 0.4)):

@@ -132,6 +132,15 @@ def test_no_is_a_word_where_one_is_expected_and_false_elsewhere(no: str) -> None
     assert recipe.data.augment is False
 
 
+def test_numbers_may_have_an_exponent_wherever_they_stand(tmp_path: Path) -> None:
+    values = ["train.epochs=1e1", "train.optimizer.learning_rate=5E-2", "model.options={rate: 1e-3, tag: '2e5'}"]
+    recipe = load_recipe("digits", values)
+    assert recipe.train.epochs == 10
+    assert recipe.model.options == {"rate": 0.001, "tag": "2e5"}
+    (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(str(tmp_path / "again.yaml")) == recipe
+
+
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean 'digits'"):
         load_recipe("digts")

@@ -347,6 +347,18 @@ def test_dear_channels_go_more_readily() -> None:
     assert plain[0] - plain[1] > weighted[0] - weighted[1]
 
 
+def test_dear_channels_go_more_readily_where_scores_are_below_zero_too() -> None:
+    structure = make_structure([64, 64], {(0,): 10, (1,): 1})
+    below = {name: torch.linspace(-2, -1, 64) for name in ("g0", "g1")}
+    counts = select(structure, below, Budget(macs=0.7)).counts(structure)
+    assert counts[0] < counts[1]
+
+
+def test_scores_are_a_mapping() -> None:
+    with pytest.raises(CriterionError, match="mapping, group name -> tensor, but got None"):
+        select(chain([8, 8]), None, Budget(macs=0.5))  # type: ignore[arg-type]
+
+
 def test_one_dear_group_among_many_is_weighed_down_by_about_a_half_and_no_more() -> None:
     many = 200
     structure = make_structure([8] * many, {(number,): 1000 if number == 0 else 1 for number in range(many)})

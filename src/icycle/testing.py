@@ -59,7 +59,9 @@ def exact_part(structure: Structure, subnet: SubNetwork) -> SubNetwork:
     subnet.masks(structure)
     return SubNetwork(
         {
-            group.name: subnet.keep[group.name] if group.exact else torch.ones(group.size, dtype=torch.bool)
+            group.name: subnet.keep[group.name]
+            if group.exact
+            else torch.ones(group.size, dtype=torch.bool, device="cpu")
             for group in structure.prunable
         }
     )
@@ -83,7 +85,7 @@ def _disturb(model: nn.Module) -> None:
     dice = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.is_floating_point():
-            noise = torch.rand(parameter.shape, generator=dice, dtype=torch.float64) * 2 - 1
+            noise = torch.rand(parameter.shape, generator=dice, dtype=torch.float64, device="cpu") * 2 - 1
             change = 1 + 4 * torch.finfo(parameter.dtype).eps * noise
             parameter.copy_((parameter.double() * change.to(parameter.device)).to(parameter.dtype))
 

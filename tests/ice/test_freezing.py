@@ -57,7 +57,7 @@ def test_what_is_saved_follows_the_network_as_it_shrinks() -> None:
     frozen = FrozenLayers(["0", "3.conv1", "3.conv2"], EXAMPLE)
     before = frozen.within(model, structure)
     assert before is frozen.within(model, structure)
-    subnet = SubNetwork({group.name: torch.arange(group.size) < 4 for group in structure.prunable})
+    subnet = SubNetwork.first(structure, {group.name: 4 for group in structure.prunable})
     icycle.prune(model, structure, subnet)
     after = frozen.within(model, after_removal(structure, subnet))
     assert after is not None and before is not None

@@ -76,3 +76,22 @@ def test_a_state_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(TrainingError, match="lacks removal_due"):
         pruner.load_state_dict({**state, "removed": True})
     assert not pruner.removed
+
+
+def test_the_length_of_an_epoch_is_not_learnt_from_one_that_was_cut() -> None:
+    """A run that was saved in the middle of its first epoch, and goes on from there or from its start."""
+    pruner = OneCycle(make_model(), EXAMPLE, budget=HALF, epochs=4)
+    pruner.start_epoch(0)
+    for _ in range(4):  # of ten
+        pruner.after_step()
+    state = pruner.state_dict()
+    for again in (False, True):
+        resumed = OneCycle(make_model(), EXAMPLE, budget=HALF, epochs=4)
+        resumed.load_state_dict(state)
+        if again:
+            resumed.start_epoch(0)
+        for _ in range(10 if again else 6):
+            resumed.after_step()
+        assert not resumed.removed
+        resumed.start_epoch(1)
+        assert resumed.state_dict()["steps_per_epoch"] == 10

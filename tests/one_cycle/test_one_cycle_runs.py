@@ -273,6 +273,7 @@ def test_what_cannot_work_is_said_before_any_training() -> None:
         ({"epochs": "3"}, TrainingError, "epochs"),
         ({"epochs": 2.5}, TrainingError, "epochs"),
         ({"steps_per_epoch": 2.5}, TrainingError, "steps_per_epoch"),
+        ({"criterion": "l1"}, TrainingError, "icycle.saliency.l1, but got 'l1'"),
         ({"optimizer": "x"}, SurgeryError, "this str holds none"),
         ({"optimizer": torch.optim.SGD(nn.Linear(3, 3).parameters())}, SurgeryError, "this SGD holds none"),
         ({"averaged": [3]}, SurgeryError, "this int is of another model"),
@@ -287,6 +288,26 @@ def test_what_must_fail_at_the_removal_is_said_before_any_training(
 ) -> None:
     with pytest.raises(error, match=words):
         OneCycle(make_model(), EXAMPLE, **{"budget": HALF, "epochs": 2, **setting})
+
+
+def test_lbfgs_is_refused_before_any_training() -> None:
+    model = make_model()
+    with pytest.raises(SurgeryError, match="LBFGS keeps a history"):
+        OneCycle(model, EXAMPLE, budget=HALF, epochs=2, optimizer=torch.optim.LBFGS(model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["compensate", "recalibrate"])
+def test_batches_that_can_be_read_only_once_are_refused_where_averaged_copies_read_them_too(name: str) -> None:
+    model = make_model()
+    settings: dict[str, Any] = {"averaged": [copy.deepcopy(model)], name: iter(bright_rows(2))}
+    with pytest.raises(DataError, match=f"{name} to give the same batches each time"):
+        OneCycle(model, EXAMPLE, budget=HALF, epochs=2, **settings)
+
+
+@pytest.mark.parametrize("epoch", [-1, "1", None])
+def test_epochs_are_counted_from_0(epoch: Any) -> None:
+    with pytest.raises(TrainingError, match="int >= 0"):
+        OneCycle(make_model(), EXAMPLE, budget=HALF, epochs=2).start_epoch(epoch)
 
 
 def test_the_first_batch_is_tried_unless_it_can_be_read_only_once() -> None:

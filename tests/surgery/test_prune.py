@@ -104,6 +104,26 @@ def test_parameters_are_new_objects_with_the_kept_values() -> None:
     assert model.get_parameter("head.bias") is before["head.bias"]  # nothing was removed from it
 
 
+def test_a_model_pruned_in_inference_mode_can_be_trained() -> None:
+    model, example = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(3, 4)
+    with torch.inference_mode():
+        structure = icycle.trace(model, example)
+        icycle.prune(model, structure, icycle.SubNetwork.random(structure, ratio=0.5))
+    model(example).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_the_default_device_does_not_matter() -> None:
+    model, example = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(3, 4)
+    with torch.device("meta"):  # on which nothing could be computed
+        structure = icycle.trace(model, example)
+        scores = icycle.saliency.group_norm(model, structure)
+        subnet = icycle.select(structure, scores, icycle.Budget(macs=0.7))
+        assert icycle.testing.removal_error(model, example, subnet) < 1e-6
+        icycle.prune(model, structure, subnet)
+    assert model(example).shape == (3, 2)
+
+
 def test_attributes_tell_the_new_sizes() -> None:
     model, _, structure, _ = prepared("branches")
     subnet = icycle.SubNetwork.random(structure, 0.5)

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from icycle.errors import RecipeError
 from icycle.methods import Dense, Method, Scratch, get_method
-from icycle.recipes import Recipe, RunFolder
+from icycle.recipes import Recipe, RunFolder, parse_yaml
 from icycle.training import TrainSettings
 
 __all__ = ["Entry", "Run", "make_plan"]
@@ -47,7 +46,7 @@ class Entry:
             section = settings
             for part in sections:
                 section = section.setdefault(part, {})
-            section[last] = _value(value, text)
+            section[last] = parse_yaml(value, f"the value '{value}' in '{text}'")
         train = settings.pop("train", {})
         return Entry(text.strip(), name, settings, train)
 
@@ -87,13 +86,6 @@ def make_plan(recipe: Recipe, entries: Sequence[Entry], seeds: Sequence[int], ou
         for entry in entries
         if depth[entry.label] == level
     ]
-
-
-def _value(written: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(written)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"Expected values as in YAML in '{text}', but got '{written}'") from error
 
 
 def _depth(entry: Entry) -> int:

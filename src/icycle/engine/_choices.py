@@ -41,12 +41,7 @@ def few(structure: Structure) -> SubNetwork:
 
 def part(structure: Structure, subnet: SubNetwork, names: Collection[str]) -> SubNetwork:
     """`subnet` in the groups of these names; every other group is kept whole."""
-    return SubNetwork(
-        {
-            group.name: subnet.keep[group.name] if group.name in names else torch.ones(group.size, dtype=torch.bool)
-            for group in structure.prunable
-        }
-    )
+    return SubNetwork({**SubNetwork.full(structure).keep, **{name: subnet.keep[name] for name in names}})
 
 
 def _choose(structure: Structure, seed: int, count: Callable[[Group], int]) -> SubNetwork:
@@ -54,7 +49,7 @@ def _choose(structure: Structure, seed: int, count: Callable[[Group], int]) -> S
     dice = torch.Generator().manual_seed(seed)
     keep = {}
     for group in structure.prunable:
-        kept = torch.zeros(group.size, dtype=torch.bool)
+        kept = torch.zeros(group.size, dtype=torch.bool, device="cpu")
         order = torch.randperm(group.size, generator=dice, device="cpu")
         kept[order[: max(1, min(group.size - 1, count(group)))]] = True
         keep[group.name] = kept

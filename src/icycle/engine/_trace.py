@@ -46,7 +46,8 @@ def trace(
     for a model on the meta device or whose parameters and buffers have more than `copy_bytes` bytes (4 GiB);
     `structure.proof` says which it was, and `structure.notes` why.
 
-    The model is left as it is: mode, weights, buffers, random state and attributes. Raises TraceError where the model
+    The model is left as it is: mode, weights, buffers, random state and attributes. During the trial torch's default
+    dtype, which all threads share, may be float64: let no other thread make tensors meanwhile. Raises TraceError where the model
     cannot be copied or does not run on the example."""
     if any(is_sharded(tensor) for _, tensor in named_tensors(model)):
         raise TraceError(

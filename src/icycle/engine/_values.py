@@ -143,7 +143,7 @@ def new_inputs(inputs: Any, kind: str, dtype: torch.dtype | None) -> Any:
         low, high = (float(end) for end in tensor.aminmax())
         if low == high:
             low, high = low - max(abs(low), 1) / 2, high + max(abs(high), 1) / 2
-        noise = torch.rand(tensor.shape, generator=dice, dtype=torch.float64)
+        noise = torch.rand(tensor.shape, generator=dice, dtype=torch.float64, device="cpu")
         return made.copy_(low + (high - low) * noise)
 
     return map_tensors(copy_of(inputs), replace)

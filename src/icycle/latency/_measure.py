@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import icycle
+from icycle.errors import LatencyError
 from icycle.latency._batches import example_of, structure_at
 from icycle.latency._cache import Cache, cache_folder
 from icycle.latency._calls import Call, call_of
@@ -71,6 +72,11 @@ class Latency:
     def prediction(self) -> Prediction:
         """Milliseconds as a function of the kept counts; measures what is not known yet."""
         plain = Prediction(self._terms(), self.full)
+        if not plain.terms:
+            raise LatencyError(
+                f"Expected target {self.target.name!r} to time the network's operations one by one, but it times none; "
+                "`operation` has to return something that runs them."
+            )
         networks = [SubNetwork.full(self.structure), *self._samples()]
         return plain.corrected(
             [net.counts(self.structure) for net in networks], [self.measure(net, seconds=1.0) for net in networks]
@@ -114,12 +120,11 @@ class Latency:
 
     def _keeping(self, shares: Sequence[float] | np.ndarray, even: bool) -> SubNetwork:
         """The first channels of every group; where `even` of large groups a multiple of 16."""
-        keep = {}
+        counts = {}
         for group, share in zip(self.structure.prunable, shares, strict=True):
             step = 16 if even and group.size >= 64 else 8 if even and group.size >= 32 else 1
-            count = min(group.size, max(1, round(share * group.size / step)) * step)
-            keep[group.name] = torch.arange(group.size) < count
-        return SubNetwork(keep)
+            counts[group.name] = min(group.size, max(1, round(share * group.size / step)) * step)
+        return SubNetwork.first(self.structure, counts)
 
     def _terms(self) -> tuple[Term, ...]:
         """A term for all operations that have the same table and the same free sizes."""

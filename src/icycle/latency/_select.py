@@ -124,10 +124,13 @@ class Selector:
 
     @property
     def _in_bytes(self) -> Budget:
-        """The budget, with memory as an amount: a fraction is one of what the whole network was measured to take."""
+        """The budget, with memory as an amount that the structure knows: a fraction is one of what the whole network was
+        measured to take."""
         if self.memory is None:
             return self.budget
         whole = self.memory(np.array([group.size for group in self.structure.prunable]))
+        if isinstance(self.budget.memory, str) and self._bytes <= whole:
+            return self.budget  # as errors will tell it
         return replace(self.budget, memory=f"{min(self._bytes, whole):.0f} B")
 
     def _with_memory(self, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def remove(
     structure: Structure,
     subnet: SubNetwork,
     *,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
     averaged: Sequence[nn.Module] = (),
     refit: Refit | None = None,
     accept: Callable[[], bool] = lambda: True,

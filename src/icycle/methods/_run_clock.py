@@ -32,7 +32,9 @@ class RunClock:
         self.steps = 0  # in this epoch
 
     def start_epoch(self, epoch: int) -> None:
-        if self._learns and self.steps:
+        if not isinstance(epoch, Integral) or epoch < 0:
+            raise TrainingError(f"Expected the epoch that begins as an int >= 0, but got {epoch!r}.")
+        if self._learns and self.steps and epoch > self.epoch:  # not where a resumed run begins an epoch again
             self.steps_per_epoch = self.steps
         self.epoch, self.steps = epoch, 0
 

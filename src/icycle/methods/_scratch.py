@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import nn
 
 from icycle import artifacts
@@ -49,7 +48,7 @@ def _shape_of(artifact: Path, model: nn.Module, example_inputs: Any, structure: 
     """As many channels of each group as the saved model has: the first ones, as all weights are fresh."""
     saved = artifacts.load(artifact, copy.deepcopy(model))
     sizes = {group.name: group.size for group in trace(saved, example_inputs).groups}
-    return SubNetwork({group.name: torch.arange(group.size) < sizes[group.name] for group in structure.prunable})
+    return SubNetwork.first(structure, sizes)
 
 
 def _epochs_in_the_same_time(folder: Path) -> int:

@@ -6,6 +6,7 @@ from icycle.recipes._load import bundled_recipes, dump_recipe, load_recipe
 from icycle.recipes._run import run_recipe
 from icycle.recipes._schema import DataSettings, ModelSettings, Recipe
 from icycle.recipes._tune import saved_study, tune_recipe
+from icycle.recipes._yaml import parse_yaml
 
 __all__ = [
     "DataSettings",
@@ -19,6 +20,7 @@ __all__ = [
     "load_recipe",
     "next_run",
     "open_run",
+    "parse_yaml",
     "run_recipe",
     "saved_study",
     "tune_recipe",

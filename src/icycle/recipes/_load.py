@@ -8,13 +8,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from icycle.errors import RecipeError
 from icycle.recipes._errors import recipe_error
 from icycle.recipes._schema import METHOD, Recipe
-from icycle.recipes._yaml import parse_yaml, read_text
+from icycle.recipes._yaml import dump_yaml, parse_yaml, read_text
 from icycle.registry import did_you_mean, import_module
 from icycle.training import Named
 
@@ -62,7 +61,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), *, imports: Se
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, every value spelled out; `load_recipe` reads it back."""
     # No warnings: a settings class named by its import path holds a name that its own declaration does not.
-    return yaml.safe_dump(recipe.model_dump(mode="json", warnings="none"), sort_keys=False)
+    return dump_yaml(recipe.model_dump(mode="json", warnings="none"))
 
 
 def _bundled_texts() -> Iterator[tuple[str, str]]:

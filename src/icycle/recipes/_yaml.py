@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,34 @@ import yaml
 
 from icycle.errors import RecipeError
 
-__all__ = ["parse_yaml", "read_text"]
+__all__ = ["dump_yaml", "parse_yaml", "read_text"]
 
 _LARGEST_FILE = 256 * 1024  # bytes; the parser takes about a second for a megabyte
 _MOST_VALUES = 20_000  # with every alias written out
 _DEEPEST = 32  # levels
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 wants a point and a sign in it
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML, with the booleans of YAML 1.2, true and false: `precision: no` is a word."""
+    """Safe YAML, with the booleans of YAML 1.2, true and false: `precision: no` is a word; and 1e-3 is a number."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - by the first letter of a value
         first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:bool" or first in "tTfF"]
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what the loader reads back: a word that looks like a number in quotes."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
+def dump_yaml(values: Any) -> str:
+    """Plain values as YAML, which `parse_yaml` reads back."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
 
 
 def read_text(path: Path) -> str:

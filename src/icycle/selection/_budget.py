@@ -90,7 +90,7 @@ class Budget:
         if value > full and name != "latency":
             unit = "bytes of " if name == "memory" else ""
             raise BudgetError(
-                f"Expected a budget of at most the whole network's {full:,} {unit}{name}, but got {value:,}; "
+                f"Expected a budget of at most the whole network's {full:,} {unit}{name}, but got {value:,.0f}; "
                 f"give less, or a fraction such as {name}=0.5."
             )
         return float(value)

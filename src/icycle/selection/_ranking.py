@@ -16,7 +16,7 @@ __all__ = ["Ranking"]
 
 
 class Ranking:
-    """The scores of a structure's channels, flat, with `factor` (groups,) applied.
+    """The scores of a structure's channels, flat, made smaller by `factor` (groups,), above 0 and at most 1.
 
     The order is by score; among equal scores by group, front to back, and then by channel. A score of +inf says that a
     channel must stay.
@@ -36,7 +36,8 @@ class Ranking:
         self._group = np.repeat(np.arange(len(self.sizes)), self.sizes)
         self._scores = _flat(structure, scores)
         if factor is not None:
-            self._scores = self._scores * factor[self._group]
+            own = factor[self._group]
+            self._scores = np.where(self._scores < 0, self._scores / own, self._scores * own)  # smaller, either way
         self._start = np.cumsum(self.sizes) - self.sizes
 
     @cached_property
@@ -89,6 +90,8 @@ def _urgency(reason: Reason) -> tuple[bool, bool, str]:
 
 def _flat(structure: Structure, scores: Mapping[str, torch.Tensor]) -> np.ndarray:
     """(channels,) float64: the scores of all prunable groups, one after the other."""
+    if not isinstance(scores, Mapping):
+        raise CriterionError(f"Expected scores as a mapping, group name -> tensor, but got {scores!r}.")
     for group in structure.prunable:
         if group.name not in scores:
             raise StructureError(

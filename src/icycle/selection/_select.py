@@ -44,9 +44,10 @@ def select(
         round_to: widths are rounded to multiples of it (a channel m elements wide counts m times). Groups of fewer
             channels are not rounded, and any group may stay whole.
         min_keep: no group keeps fewer channels.
-        cost_factor: multiply scores by `1 - softmax(ln(G) * c / max(c))`, c being the cost freed per channel of each of
-            the G groups, so that expensive channels go more readily. Only ratios of costs count: neither the input's
-            resolution nor the unit matters, and one expensive group among many cheap ones has a factor of about a half.
+        cost_factor: multiply scores by `1 - softmax(ln(G) * c / max(c))` (divide those below zero), c being the cost
+            freed per channel of each of the G groups, so that expensive channels go more readily. Only ratios of costs
+            count: neither the input's resolution nor the unit matters, and one expensive group among many cheap ones
+            has a factor of about a half.
         tolerance: a threshold that lands within this share of the whole network's cost is taken as it is. Where none
             does (coarse steps), single groups are moved, at the least loss of scores, until the cost is as close as it
             gets.
@@ -167,7 +168,8 @@ def select_ratio(
     if chosen - names:
         raise StructureError(f"Expected names of prunable groups, but got {sorted(chosen - names)}.")
     ranking = Ranking(
-        structure, {**scores, **{name: torch.full((structure[name].size,), math.inf) for name in names - chosen}}
+        structure,
+        {**scores, **{name: torch.full((structure[name].size,), math.inf, device="cpu") for name in names - chosen}},
     )
     lattice = Lattice.of(structure, lambda group: ranking.removable[group.name], round_to=round_to, min_keep=min_keep)
     if scope == "group":

@@ -69,7 +69,17 @@ class SubNetwork:
     @classmethod
     def full(cls, structure: Structure) -> SubNetwork:
         """The sub-network that keeps every channel."""
-        return cls({group.name: torch.ones(group.size, dtype=torch.bool) for group in structure.prunable})
+        return cls({group.name: torch.ones(group.size, dtype=torch.bool, device="cpu") for group in structure.prunable})
+
+    @classmethod
+    def first(cls, structure: Structure, counts: Mapping[str, int]) -> SubNetwork:
+        """Keep the first `counts[name]` channels of every prunable group, all of one that is not in `counts`."""
+        return cls(
+            {
+                group.name: torch.arange(group.size, device="cpu") < counts.get(group.name, group.size)
+                for group in structure.prunable
+            }
+        )
 
     @classmethod
     def random(cls, structure: Structure, ratio: float, seed: int = 0) -> SubNetwork:
@@ -79,8 +89,8 @@ class SubNetwork:
         generator = torch.Generator().manual_seed(seed)
         keep = {}
         for group in structure.prunable:
-            kept = torch.ones(group.size, dtype=torch.bool)
-            kept[torch.randperm(group.size, generator=generator)[: int(ratio * group.size)]] = False
+            kept = torch.ones(group.size, dtype=torch.bool, device="cpu")
+            kept[torch.randperm(group.size, generator=generator, device="cpu")[: int(ratio * group.size)]] = False
             keep[group.name] = kept
         return cls(keep)
 

@@ -58,7 +58,8 @@ def prune(
             f"{problem}. Nothing was changed; keep more channels, of small groups above all."
         )
     try:
-        apply(model, plan, optimizers, copies)
+        with torch.inference_mode(False), torch.no_grad():  # or the new parameters could not be trained
+            apply(model, plan, optimizers, copies)
     except SurgeryError:
         raise
     except Exception as error:

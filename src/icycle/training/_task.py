@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from icycle.errors import DataError, TrainingError
@@ -49,9 +49,15 @@ class Task(Settings, ABC):
     gradients off.
     """
 
-    name: str
+    name: str  # in a recipe the import path; by itself the class's name
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: Any) -> Any:
+        unnamed = isinstance(values, dict) and "name" not in values and cls.model_fields["name"].is_required()
+        return {"name": cls.__name__, **values} if unnamed else values
 
     @abstractmethod
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -182,7 +188,7 @@ def measure(
 
     Raises:
         DataError: the loader is empty.
-        TrainingError: the deciding metric is missing, or not a finite number.
+        TrainingError: the deciding metric is missing, or not a finite number; or it comes from no example.
     """
     divided = divided and process_count() > 1
     part = _own_part(loader) if divided and hasattr(type(task).metrics, "by_parts") else None
@@ -191,10 +197,13 @@ def measure(
         model.eval()
         try:
             found = task.metrics(model, batches)
-        except ZeroDivisionError:
-            found = {}
-    if batches.examples == 0:
-        raise DataError("Expected at least one example to evaluate on, but the loader gave none; use a larger split")
+        except ZeroDivisionError as error:
+            batches.require_read(task)
+            raise TrainingError(
+                f"Expected task '{task.name}' to measure its {task.metric}, but its metrics divided by zero on "
+                f"{batches.examples} examples; do they hold some of every kind that it counts?"
+            ) from error
+    batches.require_read(task)
     value = found.get(task.metric)
     if value is None or not math.isfinite(value):
         raise TrainingError(
@@ -252,12 +261,22 @@ class _Counted:
         self._model = model
         self._channels_last = channels_last
         self.is_part = part is not None
-        self.examples = 0
+        self.examples: int | None = None  # None: nobody has asked for them
+
+    def require_read(self, task: Task) -> None:
+        """Raise unless a task's metrics come from examples."""
+        if self.examples is None:
+            raise TrainingError(f"Expected the metrics of task '{task.name}' to read the loader, but they did not")
+        if self.examples == 0:
+            raise DataError(
+                "Expected at least one example to evaluate on, but the loader gave none; use a larger split"
+            )
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
+        self.examples = self.examples or 0
         for batch in self._batches:
             self.examples += batch_size_of(batch)
             yield to_device(batch, self._model, channels_last=self._channels_last)

@@ -37,7 +37,7 @@ from icycle.methods.ice._layers import Layer, layers_of
 from icycle.methods.ice._published import least_moved, movement, weights_of
 from icycle.methods.ice._result import IceResult, IceStep
 from icycle.methods.ice._settings import IceSettings
-from icycle.methods.ice._steps import Scores, Step, channels_to_keep, first_channels, together
+from icycle.methods.ice._steps import Scores, Step, channels_to_keep, together
 from icycle.methods.ice._trigger import (
     AlwaysFineTune,
     Answers,
@@ -346,7 +346,7 @@ class IceRun:
             setattr(result, name, value)
         result.steps = [IceStep(**{**step, "decision": Decision(**step["decision"])}) for step in state["steps"]]
         for done in result.steps:
-            self.structure = after_removal(self.structure, first_channels(self.structure, Step(done.kept)))
+            self.structure = after_removal(self.structure, SubNetwork.first(self.structure, done.kept))
         if state["frozen"] is not None:
             result.frozen = Frozen.described(self.model, self._example_inputs, state["frozen"])
         if state["frozen names"] is not None:

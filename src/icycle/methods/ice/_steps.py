@@ -15,7 +15,7 @@ from icycle.latency import Attempt, Selector
 from icycle.selection import Budget, select_ratio
 from icycle.structure import Group, Structure, SubNetwork
 
-__all__ = ["Scope", "Scores", "Step", "Steps", "channels_to_keep", "first_channels", "plan_steps", "together"]
+__all__ = ["Scope", "Scores", "Step", "Steps", "channels_to_keep", "plan_steps", "together"]
 
 Scores = dict[str, torch.Tensor]  # group -> (size,), higher is kept
 Steps = Literal["group", "block", "all"] | Sequence[Sequence[str]]
@@ -70,7 +70,7 @@ def plan_steps(
     chosen = [name for names in members for name in names]
     if budget is not None:
         ranked = _ranked(structure, scores, members, scope)
-        whole = {group.name: torch.full((group.size,), math.inf) for group in structure.prunable}
+        whole = {group.name: torch.full((group.size,), math.inf, device="cpu") for group in structure.prunable}
         ranked = {**whole, **{name: ranked[name] for name in chosen}}
         weighed = scope == "global" and len(chosen) > 1
         selector = Selector(structure, budget, model)
@@ -101,18 +101,12 @@ def channels_to_keep(structure: Structure, scores: Scores, step: Step) -> SubNet
     """The best channels of the step's groups, by `scores` of the network as it is now; of equals the first ones go."""
     keep = {}
     for group in structure.prunable:
-        kept = torch.ones(group.size, dtype=torch.bool)
+        kept = torch.ones(group.size, dtype=torch.bool, device="cpu")
         if group.name in step.counts:
             order = torch.argsort(scores[group.name], stable=True)
             kept[order[: group.size - step.counts[group.name]]] = False
         keep[group.name] = kept
     return SubNetwork(keep)
-
-
-def first_channels(structure: Structure, step: Step) -> SubNetwork:
-    """As many channels as the step keeps, the first ones: the sizes after it, whichever channels it chose."""
-    counts = {group.name: step.counts.get(group.name, group.size) for group in structure.prunable}
-    return SubNetwork({group.name: torch.arange(group.size) < counts[group.name] for group in structure.prunable})
 
 
 def _matching(structure: Structure, patterns: Sequence[str]) -> list[str]:
@@ -180,8 +174,8 @@ def _ranked(structure: Structure, scores: Scores, members: Sequence[Sequence[str
     ranked: Scores = {}
     for pool in pools:
         values = torch.cat([scores[name].double() for name in pool])
-        places = torch.empty(len(values), dtype=torch.float64)
-        rank = torch.arange(len(values), dtype=torch.float64)
+        places = torch.empty(len(values), dtype=torch.float64, device="cpu")
+        rank = torch.arange(len(values), dtype=torch.float64, device="cpu")
         places[torch.argsort(values, stable=True)] = (rank + 0.5) / len(values)
         places[values.isposinf()] = math.inf
         ranked.update(zip(pool, places.split([structure[name].size for name in pool]), strict=True))

@@ -27,10 +27,10 @@ import torch
 
 from icycle.compensation import compensate as refit_on
 from icycle.engine import trace
-from icycle.errors import BudgetError, TrainingError
+from icycle.errors import BudgetError, SurgeryError, TrainingError
 from icycle.latency import Attempt, Selector
 from icycle.methods._distributed import flatten, require_same_everywhere, unflatten
-from icycle.methods._first_batch import require_first_batch
+from icycle.methods._first_batch import require_first_batch, require_many_readings
 from icycle.methods._remove import Refit, remove
 from icycle.methods._run_clock import RunClock, wrappers_of
 from icycle.methods.one_cycle._phases import Phases
@@ -76,15 +76,30 @@ class OneCycleReport:
             self.seconds[stage] += time.perf_counter() - start
 
 
-def _require_types(budget: object, phases: object) -> None:
+def _require_types(budget: object, phases: object, criterion: object) -> None:
     if not isinstance(budget, Budget):
         raise BudgetError(f"Expected budget as a Budget, but got {budget!r}; write Budget(macs=0.5), say.")
     if not isinstance(phases, Phases | None):
         raise TrainingError(f"Expected phases as Phases, but got {phases!r}; write Phases(sparsity_end=0.3), say.")
+    if not callable(criterion):
+        raise TrainingError(
+            f"Expected criterion as a function (model, structure) -> scores, such as icycle.saliency.l1, but got "
+            f"{criterion!r}."
+        )
 
 
 def _refitting(batches: Iterable[Any]) -> Refit:
     return lambda model, structure, subnet: refit_on(model, structure, subnet, batches)
+
+
+def _require_state_per_parameter(optimizer: object) -> None:
+    """LBFGS has no state yet that a removal could not slice; at the removal it has."""
+    optimizers = optimizer if isinstance(optimizer, Sequence) else (optimizer,)
+    if any(isinstance(each, torch.optim.LBFGS) for each in optimizers):
+        raise SurgeryError(
+            "Expected an optimizer with a state for each parameter, but LBFGS keeps a history of all of them in one "
+            "piece, which cannot lose channels in mid-run; train with another optimizer."
+        )
 
 
 class OneCycle:
@@ -105,7 +120,7 @@ class OneCycle:
         example_inputs: a tensor, tuple or dict that the model runs on.
         budget: what the pruned model may cost.
         epochs: length of the run.
-        optimizer: loses the removed channels' state along with the weights.
+        optimizer: loses the removed channels' state along with the weights; one or several.
         steps_per_epoch: calls of `after_step` in an epoch: steps of the optimizer, of which gradient accumulation makes
             fewer than there are batches. Learnt in the first epoch if not given; until then the run stands at that
             epoch's start.
@@ -123,8 +138,9 @@ class OneCycle:
     Raises:
         BudgetError, StructureError: the budget is none, or out of reach, or nothing is prunable.
         TrainingError: settings that contradict each other.
-        SurgeryError: the optimizer, or a copy, is of another model.
-        DataError: the model does not run on the first batch of `compensate` or `recalibrate`.
+        SurgeryError: the optimizer, or a copy, is of another model, or the optimizer is LBFGS.
+        DataError: the model does not run on the first batch of `compensate` or `recalibrate`, or they can be read only
+            once and there are averaged copies, which read them as well.
 
         All of them before any training.
     """
@@ -136,7 +152,7 @@ class OneCycle:
         *,
         budget: Budget,
         epochs: int,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
         steps_per_epoch: int | None = None,
         averaged: Sequence[torch.nn.Module] = (),
         compensate: Iterable[Any] | Refit | None = None,
@@ -149,7 +165,7 @@ class OneCycle:
         phases: Phases | None = None,
         on_removal: Callable[[Literal["before", "after"]], object] | None = None,
     ) -> None:
-        _require_types(budget, phases)
+        _require_types(budget, phases, criterion)
         self.model = unwrapped(model)
         self._wrappers = wrappers_of(model)
         self.optimizer = optimizer
@@ -162,8 +178,11 @@ class OneCycle:
             self.structure = trace(self.model, example_inputs)
         self._averaged = tuple(averaged)
         require_followers(self.model, self.structure, optimizer, self._averaged)
+        _require_state_per_parameter(optimizer)
         for name, batches in (("compensate", compensate), ("recalibrate", recalibrate)):
             if batches is not None and not callable(batches):
+                if self._averaged:
+                    require_many_readings(name, batches)
                 require_first_batch(name, self.model, batches)
         self._refit = compensate if compensate is None or callable(compensate) else _refitting(compensate)
         self._recalibrate = recalibrate
@@ -318,7 +337,7 @@ class OneCycle:
             "best": self._stability.best,
             "first": torch.empty(0) if self._first is None else flatten(self._first),
             "next_check": self._next_check,
-            "steps_per_epoch": self._clock.steps_per_epoch or self._clock.steps or None,
+            "steps_per_epoch": self._clock.steps_per_epoch,
             "epoch": self._clock.epoch,
             "steps": self._clock.steps,
             "removed": self.removed,
