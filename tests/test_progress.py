@@ -42,7 +42,7 @@ def test_where_there_is_no_terminal_there_are_lines_alone() -> None:
 
 def test_the_metric_has_its_name_on_both_sides_of_a_removal_before_any_epoch() -> None:
     start = {**RECORDS[0], "metric": "mean squared error"}
-    removal = {"kind": "removal", "epoch": 0.5, "macs_before": 2, "macs_after": 1, "accuracy_before": 4.0}
+    removal = {"kind": "removal", "epoch": 0.5, "macs_kept": 0.5, "accuracy_before": 4.0}
     lines = shown(False, [start, {**removal, "accuracy_after": 5.0}]).splitlines()
     assert lines[1].endswith("50.0% of the MACs left, validation mean squared error 4.00 -> 5.00")
     lines = shown(False, [RECORDS[0], {**removal, "accuracy_after": 5.0}]).splitlines()

@@ -431,8 +431,8 @@ def facts(macs: int, milliseconds: float) -> NetworkFacts:
     return NetworkFacts(macs=macs, params=10, file_bytes=40, latency={1: latency, 64: Latency(9.0, 8.0, 10.0, 5)})
 
 
-def shown(dense: NetworkFacts, pruned: NetworkFacts) -> str:
-    removal = Removal(epoch=3.5, macs_before=100, macs_after=50, accuracy_before=90.0, accuracy_after=80.0)
+def shown(dense: NetworkFacts, pruned: NetworkFacts, removals: int = 1) -> str:
+    removal = Removal(3.5, 100, 50, accuracy_before=90.0, accuracy_after=80.0, macs_kept=0.4, removals=removals)
     report = Report("mine", "one-cycle", dense, pruned, (removal,), 91.0, 92.0, {"train": 7.25, "search": 0.5})
     console = Console(file=io.StringIO(), width=200)
     console.print(render(report))
@@ -445,6 +445,13 @@ def test_the_table_shows_what_was_gained_and_lost() -> None:
         assert part in text
     assert "SLOWER" not in text
     assert "no clear change" in text  # at batch 64, where the quartiles are the same
+
+
+def test_removals_in_steps_are_told_from_the_first_to_the_last() -> None:
+    assert "just after it, 40.0% of the MACs left" in shown(facts(100, 2.0), facts(50, 1.0))
+    text = shown(facts(100, 2.0), facts(50, 1.0), removals=4)
+    assert "before the first of 4 removals" in text
+    assert "just after the last, after 3.50 epochs, 40.0% of the MACs left" in text
 
 
 def test_no_ratio_where_the_machine_does_not_tell_the_two_apart() -> None:

@@ -51,7 +51,7 @@ class Simulated:
             done = {"epochs": effort, "examples_read": 0, "steps": number}
             context.recorder.write("step", number=number, of=10, effort=done)
         self.ended.append(method.threshold)
-        removal = Removal(0, 100, 50, accuracy_before=90.0, accuracy_after=0.0)
+        removal = Removal(0, 100, 50, accuracy_before=90.0, accuracy_after=0.0, macs_kept=0.5)
         whole = Effort(effort + method.final_epochs, examples_read=0, steps=10)
         return MethodResult(90.0 - method.threshold / 10, (removal,), effort=whole)
 

@@ -19,10 +19,6 @@ __all__ = ["RunEntry", "list_runs"]
 
 State = Literal["finished", "running", "interrupted", "damaged"]
 _FILES = ("recipe.yaml", "report.json", "metrics.jsonl")  # any of them makes a folder a run's
-_COST_RECORDS = {
-    "removal": lambda record: record["macs_after"] / record["macs_before"],
-    "step": lambda r: r["macs_kept"],
-}
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def _finished(path: Path, names: Mapping[str, Any], report: Mapping[str, Any]) -
 
 def _unfinished(path: Path, names: Mapping[str, Any], records: list[Mapping[str, Any]]) -> RunEntry:
     epochs = [record for record in records if record["kind"] == "epoch"]
-    costs = [_COST_RECORDS[record["kind"]](record) for record in records if record["kind"] in _COST_RECORDS]
+    costs = [record["macs_kept"] for record in records if record["kind"] in ("removal", "step")]
     return RunEntry(
         path,
         "running" if _is_locked(path / ".lock") else "interrupted",

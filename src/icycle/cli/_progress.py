@@ -81,9 +81,8 @@ class Progress:
 
     def _show_removal(self, record: Record) -> None:
         self._search = ""
-        kept = record["macs_after"] / record["macs_before"]
         self._print(
-            f"removed channels after {record['epoch']:.2f} epochs: {kept:.1%} of the MACs left, "
+            f"removed channels after {record['epoch']:.2f} epochs: {record['macs_kept']:.1%} of the MACs left, "
             f"validation {self._shown(record['accuracy_before'], record['accuracy_after'])}"
         )
 

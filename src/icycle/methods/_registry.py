@@ -38,7 +38,7 @@ __all__ = ["Context", "Effort", "Method", "MethodResult", "Removal", "get_method
 class Removal:
     """One removal of channels: when, and what it did to the metric that decides on the validation split.
 
-    An accuracy is in percent. A method in steps tells all of them as one.
+    An accuracy is in percent. A method in steps tells all of them as one: `removals` is how many there were.
     """
 
     epoch: float  # epochs of training that the run had done by then, those of the dense network and of fine-tunes too
@@ -46,6 +46,8 @@ class Removal:
     macs_after: int
     accuracy_before: float
     accuracy_after: float  # after batch norm was recalibrated
+    macs_kept: float  # share of the dense network's that is left
+    removals: int = 1
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ class RemovalLog:
     def after(self, epoch: float, macs_before: int, macs_after: int) -> None:
         """Call once the removal is done and the statistics are recalibrated."""
         after = deciding_metric(self._context, self._training)
-        removal = Removal(epoch, macs_before, macs_after, self._before, after)
+        dense = self.removals[0].macs_before if self.removals else macs_before
+        removal = Removal(epoch, macs_before, macs_after, self._before, after, macs_after / dense)
         self.removals.append(removal)
         self._context.record_removal(removal)

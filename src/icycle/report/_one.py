@@ -162,7 +162,7 @@ def _course_note(run: RunRecord) -> str:
     if not removals:
         return f"The validation {run.metric} after every epoch."
     first = removals[0]
-    kept = removals[-1]["macs_after"] / max(first["macs_before"], 1)
+    kept = removals[-1]["macs_kept"]
     if len(removals) > 1:
         when = f"in {len(removals)} removals, the first after {first['epoch']:.1f} epochs"
     else:

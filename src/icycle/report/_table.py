@@ -64,11 +64,12 @@ def _accuracies(report: Report) -> Table:
     table.add_column("split")
     table.add_column(report.metric, justify="right")
     for removal in report.removals:
-        share = removal.macs_after / removal.macs_before
-        table.add_row(
-            f"before the removal after {removal.epoch:.2f} epochs", "validation", f"{removal.accuracy_before:.2f}"
-        )
-        table.add_row(f"just after it, {share:.1%} of the MACs left", "validation", f"{removal.accuracy_after:.2f}")
+        when, several = f"after {removal.epoch:.2f} epochs", removal.removals > 1
+        before = f"the first of {removal.removals} removals" if several else f"the removal {when}"
+        after = f"the last, {when}" if several else "it"
+        table.add_row(f"before {before}", "validation", f"{removal.accuracy_before:.2f}")
+        left = f"{removal.macs_kept:.1%} of the MACs left"
+        table.add_row(f"just after {after}, {left}", "validation", f"{removal.accuracy_after:.2f}")
     table.add_row("at the end", "validation", f"{report.validation_accuracy:.2f}")
     table.add_row("at the end", "test", f"{report.test_accuracy:.2f}")
     for name, value in report.test_metrics.items():

@@ -217,6 +217,8 @@ def _removal(result: IceResult, context: Context) -> Removal:
         macs_after=result.structure.macs(),
         accuracy_before=task.value(result.dense_accuracy),
         accuracy_after=task.value(final),
+        macs_kept=result.structure.macs() / result.macs_before,
+        removals=len(result.steps),
     )
 
 
