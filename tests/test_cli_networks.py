@@ -155,6 +155,8 @@ def test_a_run_is_exported_with_its_card_and_in_eight_bits(
     assert last["metrics"] == [{"type": "accuracy", "value": pytest.approx(report["test_accuracy"] / 100, abs=1e-4)}]
     assert f"{report['pruned']['macs']:,}" in body and "model-int8.onnx" in body
     assert command(monkeypatch, "export", str(run), "--int8", "--to", "pt2") == 2
+    assert command(monkeypatch, "export", str(run), "--to", "safetensors", "--input", "3,9,9") == 2
+    assert "--input for a MODEL alone" in capsys.readouterr().err
 
 
 def test_a_run_is_benched_dense_against_pruned(

@@ -37,6 +37,17 @@ def test_what_is_written_gives_what_torch_gives_at_any_batch(name: str, tmp_path
         export(model, torch.randn(1, 1, 8, 8), tmp_path / "model", name)
 
 
+@pytest.mark.parametrize("given", ["net.v2", "net.v2.txt"])
+def test_a_dot_in_a_name_begins_no_suffix_but_the_formats(given: str, tmp_path: Path) -> None:
+    @register_format("itself", ".txt")
+    def write(model: nn.Module, inputs: torch.Tensor, file: Path, dynamic_batch: bool):  # type: ignore[no-untyped-def]
+        file.write_text("")
+        return lambda batch: [model(batch)]
+
+    export(pruned(), torch.randn(2, 1, 8, 8), tmp_path / given, "itself")
+    assert [file.name for file in tmp_path.iterdir()] == ["net.v2.txt"]
+
+
 def test_a_wrong_export_is_noticed(tmp_path: Path) -> None:
     @register_format("off-by-one", ".txt")
     def write(model: nn.Module, inputs: torch.Tensor, file: Path, dynamic_batch: bool):  # type: ignore[no-untyped-def]
@@ -122,3 +133,14 @@ def test_a_card_has_metadata_that_can_be_read(tmp_path: Path) -> None:
     other = str(replace(card, measured={"test": {"mean squared error": 0.25}}, task=None))
     assert "| test | mean squared error | 0.25 |" in other
     assert "image-classification" not in other and "%" not in other
+
+
+def test_a_card_takes_the_place_of_a_card_alone(tmp_path: Path) -> None:
+    shared = {"network": "resnet8", "data": "digits", "method": "ice", "costs": [], "measured": {}, "groups": []}
+    first, second = (Card(name=name, recipe="", seed=seed, **shared) for name, seed in (("one", 1), ("two", 2)))
+    assert write_card(first, tmp_path) == write_card(second, tmp_path) == tmp_path / "README.md"
+    assert "# two" in (tmp_path / "README.md").read_text()
+    for own in ("# my project\n", "---\nlibrary_name: timm\n---\n# mine\n"):
+        (tmp_path / "README.md").write_text(own)
+        assert write_card(first, tmp_path) == tmp_path / "MODEL_CARD.md"
+        assert (tmp_path / "README.md").read_text() == own

@@ -143,6 +143,13 @@ def test_a_factory_that_does_not_fit_is_refused(
     assert words in capsys.readouterr().err
 
 
+def test_a_folder_is_no_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert command(monkeypatch, "inspect", str(tmp_path)) == 2
+    assert "is a folder; give the model that is in it by its name" in " ".join(capsys.readouterr().err.split())
+
+
 # ---- a structure as a table ----
 
 

@@ -60,6 +60,26 @@ def test_scores_are_the_losses_of_backward_elimination(
     assert float(scores.max()) == pytest.approx(1.0, abs=0.02)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_scores_reach_one_and_no_more_however_much_is_damped(count: int) -> None:
+    """Losses and energy of a covariance with lambda on its diagonal, each written out."""
+    model, data = mlp().double(), [(x[:4].double(), y) for x, y in batches(5, count=count)]
+    read = torch.cat([torch.relu(model[0](x)) for x, _ in data]).detach()
+    covariance, weight = torch.cov(read.T, correction=0), model[-1].weight.detach()
+    noisy = covariance + max(1e-3, 0.1 * 7 / len(read)) * covariance.diagonal().mean() * torch.eye(7)
+    (scores,) = (values for values in scores_of(model, data).values())
+    gone: list[int] = []
+    for channel in scores.argsort().tolist():
+        gone.append(channel)
+        left = [i for i in range(7) if i not in gone]
+        lost = noisy[gone][:, gone] - noisy[gone][:, left] @ torch.linalg.solve(
+            noisy[left][:, left], noisy[left][:, gone]
+        )
+        expected = (weight[:, gone] @ lost * weight[:, gone]).sum() / (weight @ noisy * weight).sum()
+        assert float(scores[channel]) == pytest.approx(float(expected), rel=1e-3, abs=1e-6)
+    assert float(scores.max()) == pytest.approx(1.0, abs=1e-6)
+
+
 def test_of_too_many_elements_those_of_a_channel_count_as_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     """A linear layer behind a flattening is then scored like the convolution that it is."""
     data = batches(1, 2, 2)

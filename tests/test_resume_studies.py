@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from cut_runs import CutError, Steps, ask_to_stop, at, cut, no_space, records, s
 from icycle.errors import RecipeError, RunInterruptedError, TuningError
 from icycle.methods import TuneSettings
 from icycle.recipes import Recipe, RunFolder, load_recipe, run_recipe, tune_recipe
+from icycle.report._runs import read_run_record
+from icycle.runs import list_runs
 from icycle.training import Record, Trainer
 
 TINY = (
@@ -62,6 +65,18 @@ def whole_study(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, st
     found = study(folder)
     assert len({record["cost"] for record in records(folder, "trial")}) > 2
     return folder, found
+
+
+def test_a_study_is_listed_and_is_no_run(whole_study: tuple[RunFolder, str], tmp_path: Path) -> None:
+    (entry,) = list_runs(whole_study[0].path)
+    assert (entry.state, entry.method, entry.problem) == ("finished", "tune", None)
+    with pytest.raises(RecipeError, match="is that of a study"):
+        read_run_record(whole_study[0].path)
+    cut_off = tmp_path / "cut"
+    shutil.copytree(whole_study[0].path, cut_off)
+    lines = whole_study[0].metrics.read_text().splitlines(keepends=True)
+    (cut_off / "metrics.jsonl").write_text("".join(lines[:-1]))
+    assert list_runs(cut_off)[0].state == "interrupted"
 
 
 @pytest.mark.parametrize("number", [1, 2, 6, 7])

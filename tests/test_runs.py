@@ -53,7 +53,7 @@ def test_a_finished_run_is_told_from_its_report(runs: Path) -> None:
     assert (run.metric, run.value) == ("accuracy", report["test_accuracy"])
     assert run.macs == report["pruned"]["macs"] / report["dense"]["macs"] < 1
     assert run.latency == report["pruned"]["latency"]["1"]["median"]
-    assert run.seconds == sum(report["seconds"].values())
+    assert run.seconds == sum(seconds for stage, seconds in report["seconds"].items() if stage != "rest") > 0
 
 
 @pytest.mark.parametrize(("pruned", "shown"), [((1.0, 1.1), "(50%)"), ((1.9, 2.1), "no clear change")])

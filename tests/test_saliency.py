@@ -282,6 +282,81 @@ def test_half_precision_is_summed_up_in_single(model: nn.Module, structure: Stru
         torch.testing.assert_close(values.double(), exact[name], rtol=0.02, atol=1e-3)
 
 
+class Tokens(nn.Module):
+    """Two layers over (samples, tokens, features), or (tokens, samples, features), as convolutions or not."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.kind = nn.Linear(5, 8), nn.Linear(8, 3), kind
+        if kind == "convolutions":
+            layers = self.first, self.second
+            self.first, self.second = (nn.Conv1d(each.in_features, each.out_features, 1) for each in layers)
+            for new, old in zip((self.first, self.second), layers, strict=True):
+                new.weight.data, new.bias.data = old.weight.data[..., None], old.bias.data
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dims = {"linear": (0, 0), "convolutions": (1, 2), "tokens first": (0, 1)}[self.kind]
+        return self.second(torch.relu(self.first(x.transpose(*dims)))).transpose(*dims)
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolutions", "tokens first"])
+def test_entropy_counts_samples_however_their_tokens_are_read(kind: str) -> None:
+    model, reference, x = Tokens(kind).double(), Tokens("linear").double(), torch.randn(20, 9, 5, dtype=torch.float64)
+    scores = saliency.activation_entropy(model, icycle.trace(model, x), loader=[x])["first"]
+    pooled = torch.relu(reference.first(x)).mean(dim=1).detach()
+    expected = [entropy_of(pooled[:, channel], float(pooled[:, channel].max())) for channel in range(8)]
+    assert scores.tolist() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("criterion", [saliency.mean_activation, saliency.reconstruction])
+def test_in_mixed_precision_scores_are_as_without(criterion: Callable[..., saliency.Scores]) -> None:
+    model, x = Tokens("linear"), torch.randn(20, 9, 5)
+    structure = icycle.trace(model, x)
+    expected = criterion(model, structure, loader=[x])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = criterion(model, structure, loader=[x])
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=1e-3)
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(8, 4, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.attention(x, x, x, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("name", ["mean_activation", "activation_entropy", "reconstruction"])
+def test_what_reads_the_heads_of_an_attention_is_seen(name: str) -> None:
+    """Although torch computes it in one step where it can."""
+    model, x = Attends().eval(), torch.randn(6, 5, 8)
+    structure = icycle.trace(model, x)
+    assert saliency.score(name, model, structure, loader=[x])["attention"].isfinite().all()
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize("name", ["mean_activation", "activation_entropy", "reconstruction"])
+def test_activations_that_are_not_finite_are_said_to_be(name: str, value: float) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    structure = icycle.trace(model, torch.randn(2, 3))
+    with pytest.raises(CriterionError, match=r"finite .*activations .*'2\.weight'"):
+        saliency.score(name, model, structure, loader=[torch.full((5, 3), value)])
+
+
+def test_taylor_says_what_is_not_finite(model: nn.Module, structure: Structure, batches: list) -> None:
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(outputs, targets) * math.nan
+
+    def steep(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs - outputs.detach()).abs().sum().sqrt()  # zero, where the root has no gradient
+
+    for function, words in ((loss, "a finite loss on batch 0"), (steep, "a finite gradient of the loss on batch 0")):
+        with pytest.raises(CriterionError, match=words):
+            saliency.taylor(model, structure, loader=batches, loss=function)
+
+
 # Registry
 
 

@@ -15,10 +15,15 @@ from filelock import FileLock, Timeout
 
 from icycle.errors import RecipeError
 
-__all__ = ["RunEntry", "list_runs"]
+__all__ = ["RunEntry", "list_runs", "seconds_spent"]
 
 State = Literal["finished", "running", "interrupted", "damaged"]
 _FILES = ("recipe.yaml", "report.json", "metrics.jsonl")  # any of them makes a folder a run's
+
+
+def seconds_spent(stages: Mapping[str, float]) -> float:
+    """All seconds but the rest, in which data was read, latency measured and files written: that is no method's."""
+    return sum(seconds for stage, seconds in stages.items() if stage != "rest")
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class RunEntry:
     macs: float | None = None  # share of the dense network's, 0..1
     latency: float | None = None  # milliseconds that one input takes
     speedup: float | None = None  # of that against the dense network, where the two clearly differ
-    seconds: float | None = None
+    seconds: float | None = None  # spent, see `seconds_spent`
     problem: str | None = None
 
 
@@ -71,7 +76,10 @@ def _entry(path: Path) -> RunEntry:
         recipe = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
         names = {"recipe": str(recipe["name"]), "method": str(recipe["method"]["name"])}
         records = _records(path / "metrics.jsonl")
-        if records and records[-1]["kind"] == "end":
+        ended = bool(records) and records[-1]["kind"] == "end"
+        if (path / "study.json").exists():
+            return RunEntry(path, "finished" if ended else _unfinished_state(path), **names | {"method": "tune"})
+        if ended:
             return _finished(path, names, json.loads((path / "report.json").read_text(encoding="utf-8")))
         return _unfinished(path, names, records)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
@@ -95,7 +103,7 @@ def _finished(path: Path, names: Mapping[str, Any], report: Mapping[str, Any]) -
         macs=pruned["macs"] / dense["macs"],
         latency=float(pruned["latency"]["1"]["median"]),
         speedup=report.get("speedup", {}).get("1"),
-        seconds=sum(report["seconds"].values()),
+        seconds=seconds_spent(report["seconds"]),
     )
 
 
@@ -104,13 +112,17 @@ def _unfinished(path: Path, names: Mapping[str, Any], records: list[Mapping[str,
     costs = [record["macs_kept"] for record in records if record["kind"] in ("removal", "step")]
     return RunEntry(
         path,
-        "running" if _is_locked(path / ".lock") else "interrupted",
+        _unfinished_state(path),
         **names,
         metric=epochs[-1]["metric"] if epochs else None,
         value=epochs[-1]["validation_accuracy"] if epochs else None,
         macs=costs[-1] if costs else None,
-        seconds=sum(sum(record["seconds"].values()) for record in epochs) if epochs else None,
+        seconds=sum(seconds_spent(record["seconds"]) for record in epochs) if epochs else None,
     )
+
+
+def _unfinished_state(path: Path) -> State:
+    return "running" if _is_locked(path / ".lock") else "interrupted"
 
 
 def _is_locked(path: Path) -> bool:

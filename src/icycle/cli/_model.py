@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,8 +17,8 @@ ModelName = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A zoo model, torchvision/NAME, timm/NAME, or module.path:factory of your own, which returns a model, or "
-        "a model and its example inputs.",
+        help="A zoo model, torchvision/NAME, timm/NAME, huggingface/NAME, or module.path:factory of your own, which "
+        "returns a model, or a model and its example inputs.",
     ),
 ]
 InputShape = Annotated[
@@ -31,10 +32,16 @@ def load_model(name: str, shape: str | None) -> tuple[nn.Module, Any]:
 
     `shape` is that of one input, without the batch, as "C,H,W". Raises RecipeError where there is no such model.
     """
+    from icycle.errors import RecipeError
     from icycle.zoo import build_model, example_shape, require_model
 
     if ":" in name:
         return _own(name, shape)
+    if Path(name).is_dir():
+        raise RecipeError(
+            f"Expected a model, but '{name}' is a folder; give the model that is in it by its name, or icycle report "
+            "where it is a run"
+        )
     require_model(name)
     sizes = example_shape(name) if shape is None else _parse(shape)
     return build_model(name, num_classes=1000 if "/" in name else 10, in_channels=sizes[0]), _random(sizes)

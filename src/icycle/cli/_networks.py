@@ -29,9 +29,12 @@ def open_source(name: str, shape: str | None) -> Source:
     """RUN, MODEL or MODEL=FOLDER; raises RecipeError or ArtifactError where there is no such thing."""
     from icycle.artifacts import load
     from icycle.cli._model import load_model
+    from icycle.errors import RecipeError
     from icycle.recipes import is_run, open_run
 
     if is_run(Path(name)):
+        if shape is not None:
+            raise RecipeError(f"Expected --input for a MODEL alone, but {name} is a run, which is shown its own data")
         run = open_run(Path(name))
         return Source(name, run.pruned, run.dense, examples(run, 1), run)
     reference, _, folder = name.partition("=")

@@ -24,7 +24,7 @@ def runs(
     The metric is that of the test set where a run is finished, and that of the last epoch's validation where it is not.
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from icycle.runs import list_runs
 
@@ -35,7 +35,8 @@ def runs(
     if not found:
         typer.echo(f"No runs in {folder}; icycle run RECIPE makes one")
         return
-    table = Table("run", "method", "metric", "MACs", "latency", "seconds", "state")
+    columns = ("run", "method", "metric", "MACs", "latency", "seconds", "state")
+    table = Table(*(Column(name, overflow="fold") for name in columns))  # a name that is cut cannot be copied
     for run in found:
         table.add_row(*_cells(run, folder))
     Console().print(table)

@@ -11,7 +11,7 @@ from icycle.compare._plan import DENSE, Run
 from icycle.errors import RecipeError
 from icycle.files import write_whole
 from icycle.report import Latency
-from icycle.training import seconds_spent
+from icycle.runs import seconds_spent
 
 __all__ = ["Failure", "Kept", "Outcome", "Result", "environments", "keep_results", "kept_results", "read_result"]
 

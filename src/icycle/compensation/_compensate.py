@@ -9,8 +9,9 @@ over the data, W_k being what stays of W: where the data tell nothing, weights a
 refitted in turn, in the order in which they run, and each makes up for what is missing of its own input and for what
 those before it could not. Of a convolution x is all that its window sees; where that is too large, the channels at one
 position, and each tap is refitted alike; so are the elements of a channel that a linear layer reads behind a
-flattening, where there are many of them. Where the consumer adds a bias, the moments are those about the means, and the
-bias takes what the means differ by.
+flattening, where there are many of them. Where the consumer adds a bias, it takes what the means differ by, of each tap
+for the share of the output's positions that it reaches; where that is all of them, the moments are those about the
+means.
 
 One pass does it, in which the network sees every batch twice, with its weights as they were and as they are refitted:
 when a batch comes to a consumer its moments are added to those of the batches before, and the consumer is refitted
@@ -60,8 +61,9 @@ def compensate(
     To be called right before `icycle.prune(model, structure, subnet)`, with the structure of the model as it still is.
     Afterwards every consumer's weights are zero for the removed channels, and those for the kept channels are such that
     its output on the data is as close as can be to what it was, given what the refitted consumers before it put out.
-    Weights that are computed from others (weight norm) and products of two activations are left as they are. Batch-norm
-    statistics do not fit the new activations quite: recalibrate them after the removal.
+    Weights that are computed from others (weight norm), products of two activations and transposed convolutions in
+    several groups are left as they are; copies of a weight in another precision, as autocast makes them, are not such.
+    Batch-norm statistics do not fit the new activations quite: recalibrate them after the removal.
 
     Args:
         batches: of training data: tensors, (inputs..., targets) or mappings of keyword arguments.
@@ -72,8 +74,8 @@ def compensate(
 
     Raises:
         SubNetworkError: `subnet` is not of `structure`.
-        SurgeryError: `structure` is not of the model as it is now (after the removal it is too late), or a setting is
-            out of range.
+        SurgeryError: `structure` is not of the model as it is now (after the removal it is too late), a setting is out
+            of range, or no weight of the model can be seen to read channels that could go.
         DataError: there are no batches, or activations on them are not finite. The model is as it was.
     """
     if (damping is not None and not 0 < damping < math.inf) or max_batches < 1:
@@ -92,6 +94,7 @@ def compensate(
             refit.take_in(batch)
         if batch is None:
             raise DataError("Expected at least one batch to compensate on, but there was none.")
+        refit.check()
     return model
 
 
@@ -134,6 +137,9 @@ class _RefitInTurn:
         self._elements = elements
         self._damping = damping
         self._consumers: dict[Place, Consumer] = {}
+        # a parametrised weight is computed, and never seen
+        self._readers = {axis for axis in elements if "parametrizations" not in axis[0].split(".")}
+        self._sees = not self._readers
 
     def take_in(self, batch: Any) -> None:
         """Run the network on a batch as it was, and again: each consumer is refitted when the batch comes to it."""
@@ -155,9 +161,20 @@ class _RefitInTurn:
             with undisturbed(self._model), watching(self._model, observe):
                 forward(self._model, batch)
 
+    def check(self) -> None:
+        """SurgeryError where no weight of the model was seen to read what could go. That none of those was seen that
+        read what does go is no error: batches may bring nothing to an expert."""
+        if not self._sees:
+            raise SurgeryError(
+                f"Expected at least one of {len(self._readers)} weights that read prunable channels to be seen in a "
+                f"product with activations on these batches, {min(self._readers)[0]} say, but none was. Only products "
+                "of matrices and convolutions are refitted, whose weights are not computed; leave compensation out."
+            )
+
     def _known(self, reading: Reading) -> Place | None:
         """Where the reading is, which is remembered; None where nothing goes from what is read."""
         axis = reading.parameter, reading.dim
+        self._sees = self._sees or axis in self._readers
         kept = self._kept.get(axis)
         if kept is None:
             return None

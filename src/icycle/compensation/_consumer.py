@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from icycle.compensation._moments import Moments
-from icycle.compensation._vectors import taps_of, vectors
+from icycle.compensation._vectors import reach, taps_of, vectors
 from icycle.errors import DataError
 from icycle.probing import Reading, damped
 
@@ -40,6 +40,10 @@ class Place:
         """(count, n): what is read there."""
         return vectors(reading, self.taps, self.elements)
 
+    def reach(self, reading: Reading) -> torch.Tensor:
+        """(taps that are refitted alike,): the share of the output's positions to which each brings what is read."""
+        return reach(reading, self.taps)
+
 
 class Seen(NamedTuple):
     """Of what was read before: the target, (count, y or n), and what stays of it, (count, k)."""
@@ -61,10 +65,12 @@ class Consumer:
         self._parameters = parameters
         self._before = before
         self._kept = kept[:: place.elements].repeat_interleave(place.taps)
-        self._old = self._as_matrix(self._part(before))  # (rows, ..., n)
+        old = self._as_matrix(self._part(before))  # (rows, ..., n)
+        self._old = old.to(torch.promote_types(old.dtype, torch.float32))
         self._outputs = self._old.flatten(0, -2) if self._old[..., 0].numel() < len(self._kept) else None  # (y, n)
         targets = len(self._kept) if self._outputs is None else len(self._outputs)
         self._moments = Moments(targets, int(self._kept.sum()), kept.device)
+        self._reaches: torch.Tensor | float = 0.0  # the sum of `reach` over the vectors
         self.biases: set[tuple[str, int] | None] = set()
 
     @property
@@ -82,6 +88,7 @@ class Consumer:
         """To all that was seen, with what is read now, and what was read there before."""
         z = self._place.vectors(reading)[:, self._kept]
         self._moments.update(before.target, z if _belong(before.kept, z) else before.kept)
+        self._reaches = self._reaches + len(z) * self._place.reach(reading)
         regression = self._regression(damping)
         new = self._put_out(regression)
         weight = new.new_zeros(self._old.shape)
@@ -91,9 +98,19 @@ class Consumer:
         if self._bias is not None:
             name, start = self._bias
             own, was = (each[name].narrow(0, start, len(new)) for each in (self._parameters, self._before))
-            mean, mean_z = self._moments.means()
-            lost = self._put_out(mean - regression @ mean_z)
-            own.copy_(was + lost.reshape(len(new), -1).sum(dim=1))
+            own.copy_(was + self._lost(regression))
+
+    def _lost(self, regression: torch.Tensor) -> torch.Tensor:
+        """(rows,): what is missing of the output's mean: of each of the window's elements what it misses, as often as
+        it reaches a position."""
+        mean, mean_z = self._moments.means()
+        lost = self._put_out(mean - regression @ mean_z)
+        return lost.reshape(len(self._old), len(self._reach), -1).sum(dim=2) @ self._reach
+
+    @property
+    def _reach(self) -> torch.Tensor:
+        """(taps that are refitted alike,): the mean of `reach` over the vectors."""
+        return torch.as_tensor(self._reaches) / self._moments.count
 
     def _put_out(self, target: torch.Tensor) -> torch.Tensor:
         """(rows, ..., k): what the weight makes of targets (n, k), or those of its outputs in their shape."""
@@ -103,7 +120,9 @@ class Consumer:
     def _regression(self, damping: float | None) -> torch.Tensor:
         """(E[x z^T] + lambda I_k) (E[z z^T] + lambda I)^-1, where I_k picks what stays, with y for x where that is the
         target: how it follows from what is read now."""
-        cross, own = self._moments.second() if self._bias is None else self._moments.covariance()
+        # one constant for all positions can stand in for means only where all of them are reached alike
+        constant = self._bias is not None and bool((self._reach == 1).all())
+        cross, own = self._moments.covariance() if constant else self._moments.second()
         if not (cross.isfinite().all() and own.isfinite().all()):
             raise DataError(
                 f"Expected finite activations in front of {self._place.parameter}, but there are others on these "

@@ -47,8 +47,8 @@ def trace(
     `structure.proof` says which it was, and `structure.notes` why.
 
     The model is left as it is: mode, weights, buffers, random state and attributes. During the trial torch's default
-    dtype, which all threads share, may be float64: let no other thread make tensors meanwhile. Raises TraceError where the model
-    cannot be copied or does not run on the example."""
+    dtype, which all threads share, may be float64: let no other thread make tensors meanwhile. Raises TraceError where
+    the model cannot be copied or does not run on the example."""
     if any(is_sharded(tensor) for _, tensor in named_tensors(model)):
         raise TraceError(
             f"Expected a model whose weights are whole, but {type(model).__name__} is sharded over processes; trace it "

@@ -12,6 +12,7 @@ __all__ = ["Card", "write_card"]
 
 Row = tuple[str, str, str]
 
+_LIBRARY = "library_name: icycle"  # by which a card is known
 _ACCURACY = "accuracy"  # the metric that icycle tells in percent, and Hugging Face as a share
 
 
@@ -43,7 +44,7 @@ class Card:
     def __str__(self) -> str:
         metadata: dict[str, object] = {
             "license": self.license,
-            "library_name": "icycle",
+            **yaml.safe_load(_LIBRARY),
             "tags": ["pytorch", "pruning", "structured-pruning", self.method],
             "datasets": [self.data],
         }
@@ -83,10 +84,17 @@ class Card:
 
 
 def write_card(card: Card, folder: Path) -> Path:
-    """Write README.md into `folder`; one that is there already is replaced."""
+    """Write README.md into `folder`, in place of an earlier card; MODEL_CARD.md where another README.md is there."""
     file = folder / "README.md"
+    if file.exists() and not _is_card(file.read_text(encoding="utf-8", errors="replace")):
+        file = folder / "MODEL_CARD.md"
     file.write_text(str(card), encoding="utf-8")
     return file
+
+
+def _is_card(text: str) -> bool:
+    metadata = text.split("\n---\n")[0]
+    return metadata.startswith("---\n") and _LIBRARY in metadata.splitlines()
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -75,7 +75,7 @@ def export(model: nn.Module, inputs: Any, path: str | Path, to: str, *, dynamic_
     Args:
         inputs: a tensor, a tuple of positional or a dict of keyword arguments; real ones, since numerics are compared
             on them.
-        path: the format's suffix is added where there is none.
+        path: the format's suffix is added where it is missing.
         dynamic_batch: the first dimension of every input is left free, and a batch of another size is compared, too.
 
     Raises ExportError where the format is unknown, its package is missing, the file exists, or the model cannot be
@@ -85,7 +85,7 @@ def export(model: nn.Module, inputs: Any, path: str | Path, to: str, *, dynamic_
         raise ExportError(f"Expected a format out of {', '.join(_formats)}, but got {to!r}.")
     suffix, write = _formats[to]
     file = Path(path)
-    file = file if file.suffix else file.with_suffix(suffix)
+    file = file if file.suffix == suffix else file.with_name(file.name + suffix)
     if file.exists():
         raise ExportError(f"Expected a new file, but {file} exists; choose another or remove it.")
     own = copy_of(model).eval()

@@ -124,8 +124,7 @@ class Selector:
 
     @property
     def _in_bytes(self) -> Budget:
-        """The budget, with memory as an amount that the structure knows: a fraction is one of what the whole network was
-        measured to take."""
+        """The budget, with memory as an amount: a fraction is one of what the whole network was measured to take."""
         if self.memory is None:
             return self.budget
         whole = self.memory(np.array([group.size for group in self.structure.prunable]))

@@ -16,8 +16,8 @@ from icycle.engine import trace
 from icycle.errors import TrainingError
 from icycle.methods._registry import Context, Method, MethodResult, register
 from icycle.methods._scheduled import RemoveAtStart
+from icycle.runs import seconds_spent
 from icycle.structure import Structure, SubNetwork
-from icycle.training import seconds_spent
 
 __all__ = ["Scratch"]
 
@@ -34,6 +34,8 @@ class Scratch(Method):
     equal: Literal["epochs", "seconds"] = "epochs"
 
     def run(self, context: Context) -> MethodResult:
+        if not (self.of / "model").is_dir():
+            raise TrainingError(f"Expected method.of as the folder of a finished run, but {self.of} has no model in it")
         structure = trace(context.model, context.example_inputs)
         subnet = _shape_of(self.of / "model", context.model, context.example_inputs, structure)
         settings = context.train
@@ -71,7 +73,10 @@ def _epochs_in_the_same_time(folder: Path) -> int:
     epochs = [seconds_spent(record["seconds"]) for record in after if record["kind"] == "epoch"][last >= 0 :]
     tuned = [record["seconds"] / record["epochs"] for record in after if record["kind"] == "fine-tune"]
     if not epochs and not tuned:
-        raise TrainingError(f"Expected an epoch after the last removal of the run in {folder}, but it has none")
+        raise TrainingError(
+            f"Expected an epoch after the last removal of the run in {folder}, to tell how many fit into its seconds, "
+            "but it has none; say them: equal: epochs, and train.epochs"
+        )
     return max(1, int(run.all_seconds / statistics.median(epochs or tuned)))
 
 

@@ -9,6 +9,7 @@ from icycle.report import figures
 from icycle.report._parts import Card, Content, Section, Table, duration
 from icycle.report._records import Latency
 from icycle.report._runs import RunRecord
+from icycle.runs import seconds_spent
 
 __all__ = ["one_run"]
 
@@ -66,7 +67,7 @@ def _cards(run: RunRecord) -> Iterator[Card]:
         yield Card(words, f"{share:.1%}", f"{report['pruned'][cost]:,} of {dense:,}", share=share)
     for size, dense in report["dense"]["latency"].items():
         yield _latency_card(size, dense, report["pruned"]["latency"][size])
-    yield Card("time spent", duration(run.total_seconds), _time_beside(run))
+    yield Card("time spent", duration(run.seconds_spent), _time_beside(run))
 
 
 def _against_dense(run: RunRecord) -> str:
@@ -81,12 +82,12 @@ def _against_dense(run: RunRecord) -> str:
 def _time_beside(run: RunRecord) -> str:
     """Against dense training, where the run has epochs of both networks."""
     if run.stepwise:
-        training = sum(sum(record.get("seconds", {}).values()) for record in run.of_kind("epoch"))
-        return f"{duration(run.total_seconds - training)} of it for pruning" if training else "from trained weights"
+        training = sum(seconds_spent(record.get("seconds", {})) for record in run.of_kind("epoch"))
+        return f"{duration(run.seconds_spent - training)} of it for pruning" if training else "from trained weights"
     dense, pruned = run.epoch_seconds(pruned=False), run.epoch_seconds(pruned=True)
     if dense is None or pruned is None or not run.within_training:
         return f"{len(run.of_kind('epoch'))} epochs"
-    share = run.total_seconds / (run.epochs * dense)
+    share = run.seconds_spent / (run.epochs * dense)
     return f"{share:.0%} of {run.epochs:g} dense epochs; one takes {dense:.2g} s dense, {pruned:.2g} s pruned"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from icycle.errors import RecipeError
+from icycle.runs import seconds_spent
 
 __all__ = ["RunRecord", "read_run_record"]
 
@@ -102,8 +103,9 @@ class RunRecord:
         return float(removals[0]["accuracy_before"]) if self.stepwise and removals else None
 
     @property
-    def total_seconds(self) -> float:
-        return sum(self.report["seconds"].values())
+    def seconds_spent(self) -> float:
+        """What the run took, without what every run takes (see `icycle.runs.seconds_spent`)."""
+        return seconds_spent(self.report["seconds"])
 
     def epoch_seconds(self, *, pruned: bool) -> float | None:
         """What an epoch took before (or after) all removals, with its evaluation; the median. None: there was none."""
@@ -160,6 +162,10 @@ def read_run_record(folder: Path) -> RunRecord:
         RecipeError: it is no folder of a finished run, or what is in it cannot be read.
     """
     file = folder / "report.json"
+    if (folder / "study.json").exists():
+        raise RecipeError(
+            f"Expected the folder of a run, but {folder} is that of a study; run the recipe that it tuned"
+        )
     if not file.is_file():
         raise RecipeError(
             f"Expected the folder of a finished run, but {folder} has no report.json; finish it with "

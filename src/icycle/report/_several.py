@@ -12,7 +12,7 @@ from icycle.report._series import Series, in_series
 __all__ = ["several_runs"]
 
 _NOTES = {
-    "seconds": "What the runs took, training included.",
+    "seconds": "What the runs took, training included; reading data, measuring latency and writing files not.",
     "macs": "What is left to compute for one input.",
     "latency": "Medians, measured at the end of each run; the machine may have been busy at one and idle at another.",
 }
@@ -75,7 +75,7 @@ def _latency(run: RunRecord) -> float:
 
 
 def _seconds(run: RunRecord) -> float:
-    return run.total_seconds
+    return run.seconds_spent
 
 
 def _metric(one: Series) -> str:
@@ -118,7 +118,7 @@ def _singles(runs: Sequence[RunRecord]) -> Table:
             run.metric_text(run.test_metric),
             f"{run.kept('macs'):.1%}",
             f"{run.latency('1'):.2f} ms",
-            duration(run.total_seconds),
+            duration(run.seconds_spent),
         )
         for run in runs
     ]

@@ -81,7 +81,7 @@ def _accuracies(report: Report) -> Table:
 def _seconds(report: Report) -> Table:
     table = Table(title="seconds", title_justify="left")
     for stage in (*report.seconds, "total"):
-        table.add_column(stage, justify="right")
+        table.add_column(stage, justify="right", overflow="fold")
     table.add_row(*(f"{seconds:.1f}" for seconds in (*report.seconds.values(), sum(report.seconds.values()))))
     return table
 

@@ -9,11 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from icycle.errors import CriterionError
 from icycle.probing import Reading, forward, in_eval_mode, watching
 from icycle.saliency._data import first_batches
 from icycle.saliency._registry import Scores, criterion
 from icycle.saliency._slices import Place, average, consumers, place
 from icycle.structure import Structure
+from icycle.tracing import flat_tensors, undisturbed
 
 __all__ = ["activation_entropy", "mean_activation"]
 
@@ -31,7 +33,7 @@ def mean_activation(
     Efficient Inference (Molchanov et al., ICLR 2017).
 
     Raises:
-        CriterionError: `loader` is None or empty, or no group can be seen.
+        CriterionError: `loader` is None or empty, no group can be seen, or activations are not finite.
     """
     return _watch(model, structure, first_batches(loader, batches, "mean_activation"), _Mean)
 
@@ -43,9 +45,10 @@ def activation_entropy(
     """Entropy (nats) of a 20-bin histogram of a channel's magnitude where it is read, pooled to one number per sample.
 
     A channel that says the same of every sample tells nothing. The bins divide 0..top, where top starts at the first
-    batch's largest value and doubles (pairs of bins merge) when a larger one comes, so that one pass is enough.
-    Watching and errors as in `mean_activation`. Source: An Entropy-based Pruning Method for CNN Compression (Luo and
-    Wu, 2017).
+    batch's largest value and doubles (pairs of bins merge) when a larger one comes, so that one pass is enough. Samples
+    are counted along the first dimension of a batch's first tensor; what a layer reads without a dimension of as many
+    (tokens that the network itself has gathered) is a sample each. Watching and errors as in `mean_activation`. Source:
+    An Entropy-based Pruning Method for CNN Compression (Luo and Wu, 2017).
     """
     return _watch(model, structure, first_batches(loader, batches, "activation_entropy"), _Entropy)
 
@@ -109,16 +112,19 @@ def _watch(
     """Mean over the consumers of each group of the statistic, over `data`, of what they read of its channels."""
     wanted = {place(piece) for group in structure.prunable for piece in consumers(group)}
     statistics: dict[Place, dict[int, _Statistic]] = defaultdict(lambda: defaultdict(statistic))
+    samples = 0
 
     def observe(reading: Reading) -> None:
         key = (reading.parameter, reading.dim)
         if key in wanted:
             # parts of a weight may read different tensors, the joint projections of an attention say
-            statistics[key][reading.rows.start].update(_pooled(reading.inputs))
+            statistics[key][reading.rows.start].update(_pooled(reading, samples))
 
     with in_eval_mode(model), torch.no_grad(), watching(model, observe, computed=True):
         for batch in data:
-            forward(model, batch)
+            samples = next((len(tensor) for tensor in flat_tensors(batch) if tensor.dim()), 0)
+            with undisturbed(model):
+                forward(model, batch)
     seen = {key: np.mean([part.value() for part in parts.values()], axis=0) for key, parts in statistics.items()}
     return average(
         model,
@@ -128,7 +134,17 @@ def _watch(
     )
 
 
-def _pooled(inputs: torch.Tensor) -> torch.Tensor:
-    """(samples, channels): mean magnitude over the positions of (samples, channels, ...)."""
-    magnitude = inputs.abs()
-    return (magnitude.flatten(2).mean(dim=2) if magnitude.dim() > 2 else magnitude).cpu().double()
+def _pooled(reading: Reading, samples: int) -> torch.Tensor:
+    """(samples, channels): mean magnitude over the positions of (samples, channels, ...), finite."""
+    magnitude = reading.inputs.abs()
+    magnitude = magnitude.to(torch.promote_types(magnitude.dtype, torch.float32))
+    if samples in reading.folded:
+        apart = magnitude.unflatten(0, reading.folded).movedim(reading.folded.index(samples), 0)
+        magnitude = apart.movedim(-1, 1)
+    pooled = (magnitude.flatten(2).mean(dim=2) if magnitude.dim() > 2 else magnitude).cpu().double()
+    if not pooled.isfinite().all():
+        raise CriterionError(
+            f"Expected finite activations in front of {reading.parameter!r}, but there are others on these batches; "
+            "look for what makes them so, or choose a criterion that reads weights alone, such as 'group_norm'."
+        )
+    return pooled

@@ -36,7 +36,8 @@ def taylor(
     Neural Network Pruning (Molchanov et al., CVPR 2019).
 
     Raises:
-        CriterionError: `loader` or `loss` is None, the loader is empty, or the loss reaches none of the weights.
+        CriterionError: `loader` or `loss` is None, the loader is empty, the loss reaches none of the weights, or it or
+            its gradient is not finite.
     """
     if loss is None:
         raise CriterionError(
@@ -48,12 +49,22 @@ def taylor(
     count = 0
     with in_eval_mode(model), _trainable(parameters.values()), torch.enable_grad():
         for batch in first_batches(loader, batches, "taylor"):
-            products = _gradient_times_weight(loss(*forward(model, batch)), parameters)
-            sums = channel_sums(products, lambda product, _: product)
+            value = loss(*forward(model, batch))
+            _check_finite("loss", bool(value.isfinite().all()), count)
+            sums = channel_sums(_gradient_times_weight(value, parameters), lambda product, _: product)
             totals = [total + sums(piece) ** 2 for total, piece in zip(totals, pieces, strict=True)]
+            _check_finite("gradient of the loss", all(np.isfinite(total).all() for total in totals), count)
             count += 1
     means = {id(piece): total / count for total, piece in zip(totals, pieces, strict=True)}
     return average(model, structure, weights, lambda piece: means[id(piece)])
+
+
+def _check_finite(what: str, finite: bool, batch: int) -> None:
+    if not finite:
+        raise CriterionError(
+            f"Expected a finite {what} on batch {batch} (the first is 0), but it is not; look for what makes it so, or "
+            "choose a criterion that reads weights alone, such as 'group_norm'."
+        )
 
 
 def _gradient_times_weight(loss: torch.Tensor, parameters: dict[Place, torch.Tensor]) -> dict[Place, torch.Tensor]:

@@ -15,6 +15,7 @@ from icycle.saliency._data import first_batches
 from icycle.saliency._registry import Scores, criterion
 from icycle.saliency._slices import Place, consumers, place
 from icycle.structure import Group, Structure
+from icycle.tracing import undisturbed
 
 __all__ = ["reconstruction"]
 
@@ -32,14 +33,15 @@ def reconstruction(
 
     Of each group the channels go one after the other, always the one whose loss on top is least, when all that went
     before has been made up for as well as can be; the score is the loss by then, 0..1, in the mean over the consumers.
-    So two channels that say the same do not both score low, and scores of different groups can be compared. One pass
-    gathers the moments of what is read, position by position; the rest takes some n^3 operations for n channels. Where
-    a weight reads many elements of each channel (a linear layer behind a flattening), and more than 4,096 in all, they
-    count as so many positions.
+    Both the loss and what is put out are those of activations with a little white noise on each channel, which is what
+    the damping of `icycle.compensate` comes to. So two channels that say the same do not both score low, and scores of
+    different groups can be compared. One pass gathers the moments of what is read, position by position; the rest takes
+    some n^3 operations for n channels. Where a weight reads many elements of each channel (a linear layer behind a
+    flattening), and more than 4,096 in all, they count as so many positions.
     Groups that no weight is seen to read score +inf.
 
     Raises:
-        CriterionError: `loader` is None or empty, or no group can be seen.
+        CriterionError: `loader` is None or empty, no group can be seen, or weights or activations are not finite.
 
     Source: backward elimination by the formula of the Optimal Brain Surgeon (Hassibi and Stork, 1993), with second
     moments of activations in the place of the Hessian, as in layer-wise least squares (He and others, ICCV 2017).
@@ -103,7 +105,8 @@ def _gather(model: torch.nn.Module, elements: Mapping[Place, int], data: Iterabl
 
     with in_eval_mode(model), watching(model, observe, computed=True):
         for batch in data:
-            forward(model, batch)
+            with undisturbed(model):
+                forward(model, batch)
     parts: dict[Place, list[_Moments]] = defaultdict(list)
     for (parameter, dim, _), moments in found.items():
         parts[parameter, dim].append(moments)
@@ -119,7 +122,7 @@ def _losses(
         for piece in consumers(group)
         for each in moments.get(place(piece), ())
     ]
-    readers = [reader for reader in readers if reader.energy > 0]
+    readers = [reader for reader in readers if reader.speaks]
     if not readers:
         return torch.full((group.size,), torch.inf)
     losses, lost = torch.empty(group.size, dtype=torch.float64), 0.0
@@ -165,12 +168,13 @@ class _Reader:
                 f"Expected finite weights and activations at {reading.parameter!r}, but there are others; choose a "
                 "criterion that reads weights alone, or look for what makes them so."
             )
-        self.energy = float((matrix @ covariance * matrix).sum())
+        self.speaks = bool((matrix @ covariance * matrix).sum() > 0)  # else there is nothing to lose
         covariance, _ = damped(covariance, moments.count)  # as compensation does
+        energy = float((matrix @ covariance * matrix).sum())
         own = index.to(matrix.device).flatten()
         self._elements = index.shape[1]
         self._inverse = torch.linalg.inv(covariance)[own[:, None], own]
-        self._gram = matrix[:, own].T @ matrix[:, own] / (self.energy or 1.0)
+        self._gram = matrix[:, own].T @ matrix[:, own] / (energy or 1.0)
         self._begin()
 
     def _begin(self) -> None:

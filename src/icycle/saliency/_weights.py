@@ -67,7 +67,7 @@ def geometric_median(model: torch.nn.Module, structure: Structure) -> Scores:
 def random(model: torch.nn.Module, structure: Structure, *, seed: int = 0) -> Scores:
     """Uniform in 0..1, the same for the same seed: what every criterion must beat."""
     generator = torch.Generator().manual_seed(seed)
-    return {group.name: torch.rand(group.size, generator=generator) for group in structure.prunable}
+    return {group.name: torch.rand(group.size, generator=generator, device="cpu") for group in structure.prunable}
 
 
 def _square(weights: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
-__all__ = ["STAGES", "StageClock", "seconds_spent"]
+__all__ = ["STAGES", "StageClock"]
 
 STAGES = ("train", "search", "evaluation", "recalibration", "rest")
-
-
-def seconds_spent(stages: Mapping[str, float]) -> float:
-    """All seconds but the rest, in which data was read and files were written, which cost every run the same."""
-    return sum(seconds for stage, seconds in stages.items() if stage != "rest")
 
 
 class StageClock:

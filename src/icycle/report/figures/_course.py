@@ -104,7 +104,7 @@ def time_spent(run: RunRecord) -> Figure:
     """Where the seconds went: a bar for each stage, the longest first."""
     stages: Sequence[tuple[str, float]] = sorted(run.report["seconds"].items(), key=lambda stage: stage[1])
     shown = [(stage, spent) for stage, spent in stages if spent > 0]
-    total = max(run.total_seconds, 1e-9)
+    total = sum(spent for _, spent in shown) or 1.0
     drawn = layout("seconds", "", 120 + 30 * len(shown))
     drawn["margin"] = {"l": 90, "r": 44, "t": 12, "b": 44}
     trace = {

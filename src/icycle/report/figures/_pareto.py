@@ -12,7 +12,7 @@ __all__ = ["PRICES", "pareto"]
 
 # price -> (title of the axis, what a run paid)
 PRICES: dict[str, tuple[str, Callable[[RunRecord], float]]] = {
-    "seconds": ("seconds spent", lambda run: run.total_seconds),
+    "seconds": ("seconds spent", lambda run: run.seconds_spent),
     "macs": ("share of the MACs left", lambda run: run.kept("macs")),
     "latency": ("latency at batch 1, ms", lambda run: run.latency("1")),
 }
