@@ -428,7 +428,8 @@ def test_a_run_is_resumed_with_its_own_settings_only(tiny: Recipe, tmp_path: Pat
 
 def facts(macs: int, milliseconds: float) -> NetworkFacts:
     latency = Latency(milliseconds, milliseconds, milliseconds, runs=5)
-    return NetworkFacts(macs=macs, params=10, file_bytes=40, latency={1: latency, 64: Latency(9.0, 8.0, 10.0, 5)})
+    latencies = {1: latency, 64: Latency(9.0, 8.0, 10.0, 5)}
+    return NetworkFacts(macs=macs, params=10, file_bytes=40, latency=latencies, memory=macs)
 
 
 def shown(dense: NetworkFacts, pruned: NetworkFacts, removals: int = 1) -> str:
@@ -441,6 +442,7 @@ def shown(dense: NetworkFacts, pruned: NetworkFacts, removals: int = 1) -> str:
 
 def test_the_table_shows_what_was_gained_and_lost() -> None:
     text = shown(facts(100, 2.0), facts(50, 1.0))
+    assert "activations at once, bytes" in text
     for part in ("50.0%", "2.00 ms", "3.50 epochs", "90.00", "80.00", "91.00", "92.00", "7.2", "7.8"):
         assert part in text
     assert "SLOWER" not in text
@@ -455,7 +457,7 @@ def test_removals_in_steps_are_told_from_the_first_to_the_last() -> None:
 
 
 def test_no_ratio_where_the_machine_does_not_tell_the_two_apart() -> None:
-    noisy = NetworkFacts(macs=50, params=10, file_bytes=40, latency={1: Latency(3.0, 0.5, 9.0, 5)})
+    noisy = NetworkFacts(macs=50, params=10, file_bytes=40, latency={1: Latency(3.0, 0.5, 9.0, 5)}, memory=8)
     quiet = replace(facts(100, 1.0), latency={1: Latency(1.0, 1.0, 1.0, 5)})
     text = shown(quiet, noisy)
     assert "SLOWER" not in text and "no clear change" in text

@@ -66,7 +66,7 @@ def test_a_speedup_is_told_where_the_latencies_clearly_differ(
 ) -> None:
     lower, upper = pruned
     latencies = {"dense": Latency(2.0, 1.9, 2.1, 10), "pruned": Latency(lower, lower, upper, 10)}
-    facts = {name: NetworkFacts(2, 2, 2, {1: latency}) for name, latency in latencies.items()}
+    facts = {name: NetworkFacts(2, 2, 2, {1: latency}, memory=2) for name, latency in latencies.items()}
     report = Report("digits", "one-cycle", **facts, removals=(), validation_accuracy=1, test_accuracy=1, seconds={})
     (runs / "digits-1" / "report.json").write_text(report.to_json())
     assert command(monkeypatch, "runs", str(runs)) == 0

@@ -167,7 +167,7 @@ def test_a_damaged_run_is_refused_in_one_message(tmp_path: Path, name: str, text
 
 def test_what_a_run_gives_back_is_short_to_print() -> None:
     latency = {1: Latency(1.0, 0.9, 1.1, 40), 64: Latency(9.0, 8.0, 10.0, 40)}
-    facts = NetworkFacts(1000, 100, 400, latency)
+    facts = NetworkFacts(1000, 100, 400, latency, memory=64)
     groups = tuple(GroupFacts(f"layers.{number}", 64, 32, ("weight", "bias")) for number in range(99))
     long = {str(number): [number] * 99 for number in range(99)}
     report = Report(

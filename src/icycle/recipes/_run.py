@@ -283,6 +283,7 @@ def _facts(
             params=structure.params(),
             file_bytes=file_bytes(network),
             latency={size: measured[position] for size, measured in latencies.items()},
+            memory=structure.memory(),
         )
         for position, (network, structure) in enumerate(zip(networks, structures, strict=True))
     ]

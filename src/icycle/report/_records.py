@@ -38,12 +38,14 @@ class Latency:
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """What a network costs: MACs for one input, parameters, bytes as a file, latency per batch size."""
+    """What a network costs: MACs for one input, parameters, bytes as a file, latency per batch size, and the bytes that
+    results of operations take at once, at the most, for one input (see `Structure.memory`)."""
 
     macs: int
     params: int
     file_bytes: int
     latency: Mapping[int, Latency]
+    memory: int
 
 
 @dataclass(frozen=True)
