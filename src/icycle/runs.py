@@ -78,7 +78,7 @@ def _entry(path: Path) -> RunEntry:
         records = _records(path / "metrics.jsonl")
         ended = bool(records) and records[-1]["kind"] == "end"
         if (path / "study.json").exists():
-            return RunEntry(path, "finished" if ended else _unfinished_state(path), **names | {"method": "tune"})
+            return RunEntry(path, "finished" if ended else _unfinished_state(path), names["recipe"], "tune")
         if ended:
             return _finished(path, names, json.loads((path / "report.json").read_text(encoding="utf-8")))
         return _unfinished(path, names, records)
