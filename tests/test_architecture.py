@@ -140,17 +140,7 @@ def test_what_does_not_need_torch_does_not_load_it(statement: str) -> None:
 def test_optional_packages_load_only_when_used() -> None:
     code = "import sys, icycle; icycle.trace; icycle.prune; icycle.OneCycle; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
-    optional = {
-        "timm",
-        "transformers",
-        "lightning",
-        "optuna",
-        "matplotlib",
-        "sklearn",
-        "onnx",
-        "onnxruntime",
-        "openvino",
-    }
+    optional = set("timm transformers lightning optuna matplotlib sklearn onnx onnxruntime openvino".split())
     assert {"torch", *optional}.intersection(run.stdout.split()) == {"torch"}
 
 

@@ -442,7 +442,7 @@ def shown(dense: NetworkFacts, pruned: NetworkFacts, removals: int = 1) -> str:
 
 def test_the_table_shows_what_was_gained_and_lost() -> None:
     text = shown(facts(100, 2.0), facts(50, 1.0))
-    assert "activations at once, bytes" in text
+    assert "activations, bytes" in text
     for part in ("50.0%", "2.00 ms", "3.50 epochs", "90.00", "80.00", "91.00", "92.00", "7.2", "7.8"):
         assert part in text
     assert "SLOWER" not in text

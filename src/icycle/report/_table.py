@@ -41,7 +41,7 @@ def _costs(report: Report) -> Table:
         ("MACs per input", dense.macs, pruned.macs),
         ("parameters", dense.params, pruned.params),
         ("file size, bytes", dense.file_bytes, pruned.file_bytes),
-        ("activations at once, bytes", dense.memory, pruned.memory),
+        ("activations, bytes", dense.memory, pruned.memory),
     ):
         table.add_row(label, f"{before:,}", f"{after:,}", f"{after / before:.1%}")
     for size, latency in dense.latency.items():

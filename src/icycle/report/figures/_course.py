@@ -31,7 +31,7 @@ def course(run: RunRecord) -> Figure | None:
         lines += _limits(run)
         if run.deadline is not None and run.reason != "deadline":
             lines.append(line("x", run.deadline, QUIET, "dash"))
-            labels.append(_label(run, run.deadline, "deadline", QUIET))
+            labels.append(_label(run, run.deadline, "deadline", QUIET) | {"yshift": -16})  # it may be near the removal
     if len(data) == 1:  # without a legend
         drawn["margin"] |= {"t": 16}
     drawn["xaxis"] |= {"range": [0, 1.02 * run.epochs]}  # what is written at a mark counts for a range, too
