@@ -71,6 +71,19 @@ def test_a_run_in_steps_is_held_against_its_dense_network(tmp_path: Path) -> Non
     assert {shape["y0"] for shape in figure["layout"]["shapes"]} == {90, 89}, "the dense network's and the threshold"
 
 
+def test_steps_at_which_nothing_was_read_have_no_threshold(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", "iterative", steps=True)
+    assert "to the threshold" in own_words(write_page([folder], tmp_path / "page.html").read_text())
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        if record["kind"] == "step":
+            record["decision"] |= {"accuracy": None, "drop": None, "share": 0.0}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    page = own_words(write_page([folder], tmp_path / "page.html").read_text())
+    assert "without a look at the validation split" in page
+    assert "to the threshold" not in page
+
+
 def test_marks_stand_where_things_happened(tmp_path: Path) -> None:
     figure = figures.course(read_run_record(make_run(tmp_path / "run")))
     assert figure is not None

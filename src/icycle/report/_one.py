@@ -105,8 +105,7 @@ def _sections(run: RunRecord) -> Iterator[Section | None]:
     yield _section(
         "steps",
         "Step by step",
-        f"The validation {run.metric} right after each removal, and what it led to. A fine-tune is due where it has "
-        "fallen from the dense network's to the threshold. Below, where the time of each step went.",
+        _steps_note(run),
         figures.steps(run),
         _steps(run),
     )
@@ -188,6 +187,16 @@ def _epochs(run: RunRecord) -> Table:
     return Table("Epochs", ("epoch", "loss", f"validation {run.report['metric']}"), rows)
 
 
+def _steps_note(run: RunRecord) -> str:
+    seconds = "Below, where the time of each step went."
+    if all(step["decision"]["accuracy"] is None for step in run.of_kind("step")):
+        return f"What each removal led to, without a look at the validation split. {seconds}"
+    return (
+        f"The validation {run.metric} right after each removal, and what it led to. A fine-tune is due where it has "
+        f"fallen from the dense network's to the threshold. {seconds}"
+    )
+
+
 def _steps(run: RunRecord) -> Table:
     rows = [
         (
@@ -195,7 +204,7 @@ def _steps(run: RunRecord) -> Table:
             ", ".join(f"{name} {count}" for name, count in one["kept"].items()),
             f"{one['macs_kept']:.1%}",
             figures.evidence(run, one),
-            f"fine-tune, {one['fine_tuned']:g} epochs" if one["fine_tuned"] else "go on",
+            f"fine-tune, epochs: {one['fine_tuned']:g}" if one["fine_tuned"] else "go on",
             f"{sum(one.get('seconds', {}).values()):.1f}",
         )
         for one in run.of_kind("step")
