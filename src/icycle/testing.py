@@ -57,14 +57,7 @@ def removal_error(
 def exact_part(structure: Structure, subnet: SubNetwork) -> SubNetwork:
     """`subnet` with every group that is not exact kept whole."""
     subnet.masks(structure)
-    return SubNetwork(
-        {
-            group.name: subnet.keep[group.name]
-            if group.exact
-            else torch.ones(group.size, dtype=torch.bool, device="cpu")
-            for group in structure.prunable
-        }
-    )
+    return subnet.within({group.name for group in structure.prunable if group.exact})
 
 
 def _outputs(model: nn.Module, example_inputs: Any) -> list[torch.Tensor]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from statistics import median
 
 import torch
 
 from icycle.structure import Group, Structure, SubNetwork
 
-__all__ = ["equal", "few", "part", "unequal"]
+__all__ = ["equal", "few", "unequal"]
 
 
 def unequal(structure: Structure) -> SubNetwork:
@@ -37,11 +37,6 @@ def equal(structure: Structure) -> SubNetwork:
 def few(structure: Structure) -> SubNetwork:
     """An eighth of every group: code that looks at the size of a number sees one of another size."""
     return _choose(structure, 2, lambda group: group.size // 8)
-
-
-def part(structure: Structure, subnet: SubNetwork, names: Collection[str]) -> SubNetwork:
-    """`subnet` in the groups of these names; every other group is kept whole."""
-    return SubNetwork({**SubNetwork.full(structure).keep, **{name: subnet.keep[name] for name in names}})
 
 
 def _choose(structure: Structure, seed: int, count: Callable[[Group], int]) -> SubNetwork:

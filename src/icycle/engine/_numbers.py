@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from icycle.axes import Dim, mark_inexact, pin
-from icycle.engine._choices import equal, few, part, unequal
+from icycle.engine._choices import equal, few, unequal
 from icycle.engine._halves import at_fault
 from icycle.engine._locate import first_difference
 from icycle.engine._marks import free_axes
@@ -58,13 +58,13 @@ class _Numbers:
         return False
 
     def _marked(self, names: Sequence[str], subnet: SubNetwork, ask: Ask, ask_again: Ask) -> bool:
-        doubt = ask(part(self._structure, subnet, names))
+        doubt = ask(subnet.within(names))
         if doubt is None:
             return False
-        guilty = at_fault(names, lambda some: ask_again(part(self._structure, subnet, some)) is not None)
+        guilty = at_fault(names, lambda some: ask_again(subnet.within(some)) is not None)
         for name in guilty:
-            alone = ask_again(part(self._structure, subnet, [name]))
-            self._mark(name, alone or doubt, part(self._structure, subnet, [name] if alone else guilty))
+            alone = ask_again(subnet.within([name]))
+            self._mark(name, alone or doubt, subnet.within([name] if alone else guilty))
         return True
 
     def _mark(self, name: str, doubt: Doubt, subnet: SubNetwork) -> None:

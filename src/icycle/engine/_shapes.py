@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from icycle.axes import leaves, mark_inexact, pin
-from icycle.engine._choices import part, unequal
+from icycle.engine._choices import unequal
 from icycle.engine._compare import said
 from icycle.engine._dry_run import Fault, dry_run
 from icycle.engine._halves import at_fault
@@ -94,7 +94,7 @@ class _Shapes:
         inputs, expected = self._found.also[number]
 
         def fails(names: Sequence[str]) -> bool:
-            subnet = part(self._structure, self.subnet, names)
+            subnet = self.subnet.within(names)
             shapes = _output_shapes(
                 self._model,
                 self._found,
@@ -146,7 +146,7 @@ class _Shapes:
             self._pin([name], own.problem, own)
 
     def _run_part(self, names: Sequence[str]) -> Fault | None:
-        return self.run(part(self._structure, self.subnet, names), self.shadow())
+        return self.run(self.subnet.within(names), self.shadow())
 
     def _near(self, fault: Fault) -> list[str]:
         """The groups of the dimensions that the operations in doubt touch."""

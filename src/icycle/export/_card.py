@@ -12,7 +12,7 @@ __all__ = ["Card", "write_card"]
 
 Row = tuple[str, str, str]
 
-_LIBRARY = "library_name: icycle"  # by which a card is known
+_LIBRARY = "icycle"  # by which a card is known
 _ACCURACY = "accuracy"  # the metric that icycle tells in percent, and Hugging Face as a share
 
 
@@ -44,7 +44,7 @@ class Card:
     def __str__(self) -> str:
         metadata: dict[str, object] = {
             "license": self.license,
-            **yaml.safe_load(_LIBRARY),
+            "library_name": _LIBRARY,
             "tags": ["pytorch", "pruning", "structured-pruning", self.method],
             "datasets": [self.data],
         }
@@ -94,7 +94,7 @@ def write_card(card: Card, folder: Path) -> Path:
 
 def _is_card(text: str) -> bool:
     metadata = text.split("\n---\n")[0]
-    return metadata.startswith("---\n") and _LIBRARY in metadata.splitlines()
+    return metadata.startswith("---\n") and f"library_name: {_LIBRARY}" in metadata.splitlines()
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

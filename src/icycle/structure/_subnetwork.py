@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +93,10 @@ class SubNetwork:
             kept[torch.randperm(group.size, generator=generator, device="cpu")[: int(ratio * group.size)]] = False
             keep[group.name] = kept
         return cls(keep)
+
+    def within(self, names: Collection[str]) -> SubNetwork:
+        """This in the groups of these names; every other group is kept whole."""
+        return SubNetwork({name: kept if name in names else torch.ones_like(kept) for name, kept in self.keep.items()})
 
     def masks(self, structure: Structure) -> list[np.ndarray]:
         """The bool masks in the order of `structure.prunable`; raises SubNetworkError where they do not fit."""
