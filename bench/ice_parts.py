@@ -45,7 +45,7 @@ def main() -> None:
         if results.find(**key) is None:
             dense = trained(recipe, seed, arguments.cache, TEST_SHARE)
             method = _method(threshold, freeze, _CURVES[curve])
-            results.append({**key, **measured(recipe, [method], seed, dense), "command": command()})
+            results.append({**key, **measured(recipe, method, seed, dense), "command": command()})
     print(tables(results.read()))
 
 
@@ -59,6 +59,7 @@ def _method(threshold: float, freeze: float, curve: Curve) -> IceMethod:
         threshold=threshold,
         freeze=freeze,
         curve=curve,
+        epochs=1.0,
         final_epochs=2,
     )
 

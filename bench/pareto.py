@@ -8,9 +8,8 @@ group. All trained epochs count, those of steps as well. Accuracy is read on the
 time, when all is decided.
 
     one-shot     everything at once, then all epochs, at a rate that runs to zero
-    ice          step by step (a layer each, or where there is compensation as many together as may), fine-tuned where
-                 10 points are lost; then all epochs, as above
-    rounds       as one-shot, twice: to the square root of the target, one epoch, to the target, the other epochs
+    ice          as one-shot; but where that would cost 10 points at once half of the way first, and a third as many
+                 epochs before the other half
     frozen       as one-shot, but the first half of the layers does not train
     taught       as one-shot, but half of the loss is the distance to what the dense network makes of the same images
     iterative    step by step, the epochs in equal parts after every step, at a constant rate
@@ -41,18 +40,18 @@ from _start import context_of, test_batches, trained
 
 from icycle.compare import interval
 from icycle.engine import trace
-from icycle.methods import BudgetSettings, Curve, IceMethod, Iterative, Method, OneShot, Uniform
+from icycle.methods import Curve, IceMethod, Iterative, Method, OneShot, Uniform
 from icycle.recipes import Recipe, load_recipe
 from icycle.training import evaluate
 
 _STEPWISE = ("one-shot-", "one-shot+", "one-shot*", "ice-", "ice+", "ice*", "iterative-", "iterative*")
-METHODS = (*_STEPWISE, "rounds*", "frozen*", "taught*", "scratch")
+METHODS = (*_STEPWISE, "frozen*", "taught*", "scratch")
 
 _REFERENCES = ("one-shot*", "one-shot-")
 _WIDTHS = {"vgg16-bn": 16, "resnet56": 8}
 _RATES = {"vgg16-bn": 0.02, "resnet56": 0.01}  # swept on a seed that is in no table
 TEST_SHARE = 0.25
-_FEWEST = {"rounds": 2, "iterative": 1, "scratch": 1}  # epochs
+_FEWEST = {"iterative": 1, "scratch": 1}  # epochs
 
 
 def main() -> None:
@@ -92,10 +91,9 @@ def run_all(arguments: argparse.Namespace) -> list[Record]:
         if record is None:
             method = _method(network, name, kept, epochs, rate)
             dense = trained(recipe_of(network, arguments.dense_epochs), seed, arguments.cache, TEST_SHARE)
-            parts = _rounds(method) if name.startswith("rounds") else (method,)
             trains = epochs if name == "scratch" else arguments.dense_epochs
             recipe = recipe_of(network, trains, taught=name == "taught*")
-            record = {"version": 1, **key, **measured(recipe, parts, seed, dense), "command": command()}
+            record = {"version": 1, **key, **measured(recipe, method, seed, dense), "command": command()}
             results.append(record)
             print(f"{network}, {name}, {kept:g}, {epochs} epochs, seed {seed}: {record['test']:.2f} %", flush=True)
         found.append(record)
@@ -120,14 +118,13 @@ def _method(network: str, name: str, kept: float, epochs: int, rate: float) -> M
     kind, criterion = name[:-1], "reconstruction" if name[-1] == "*" else "group_norm"
     shared = {"budget": budget, "limit": 0.95, "compensate": name[-1] != "-", "criterion": criterion}
     final = {"curve": Curve(base=rate / 2, delta=0.0), "final_epochs": epochs}
-    if kind in ("one-shot", "rounds", "taught"):
+    if kind in ("one-shot", "taught"):
         return OneShot(**shared, **final)
     if kind == "frozen":
         return IceMethod(**shared, **final, steps="all", epochs=0, freeze=0.5)
-    shared["steps"] = "group"
     if kind == "ice":
         return IceMethod(**shared, **final)
-    return Iterative(**shared, curve=Curve(base=rate, delta=0.0), epochs=epochs / _steps(network))
+    return Iterative(**shared, steps="group", curve=Curve(base=rate, delta=0.0), epochs=epochs / _steps(network))
 
 
 @lru_cache
@@ -137,26 +134,17 @@ def _steps(network: str) -> int:
     return len(trace(context.model, context.example_inputs, proof="shapes").prunable)
 
 
-def _rounds(method: OneShot) -> tuple[OneShot, ...]:
-    """Two removals in the place of one; the epochs are at least 2."""
-    macs = math.sqrt(method.budget.macs)
-    first = method.model_copy(update={"budget": BudgetSettings(macs=macs), "final_epochs": 1})
-    second = method.model_copy(update={"budget": BudgetSettings(macs=macs), "final_epochs": method.final_epochs - 1})
-    return first, second
-
-
-def measured(recipe: Recipe, methods: Sequence[Method], seed: int, dense: Path) -> dict[str, Any]:
-    """Run `methods`, one after the other, on one network."""
-    context = context_of(recipe, seed, weights=dense if methods[0].starts_trained else None)
+def measured(recipe: Recipe, method: Method, seed: int, dense: Path) -> dict[str, Any]:
+    context = context_of(recipe, seed, weights=dense if method.starts_trained else None)
     macs = trace(context.model, context.example_inputs).macs()
     start = time.process_time()
-    results = [method.run(context) for method in methods]
+    result = method.run(context)
     seconds = time.process_time() - start
     return {
         "seconds": seconds,
-        "details": dict(results[-1].details),
-        "validation": results[-1].validation_accuracy,
-        "after_removal": [removal.accuracy_after for result in results for removal in result.removals],
+        "details": dict(result.details),
+        "validation": result.validation_accuracy,
+        "after_removal": [removal.accuracy_after for removal in result.removals],
         "test": evaluate(context.model, test_batches(context, TEST_SHARE)),
         "macs": trace(context.model, context.example_inputs).macs() / macs,
         "machine": machine(),

@@ -38,7 +38,7 @@ def test_rounding_is_honoured_and_what_loses_nothing_is_no_step() -> None:
 
 
 @pytest.mark.parametrize("scope", ["group", "step", "global"])
-@pytest.mark.parametrize("steps", ["group", "block", "all"])
+@pytest.mark.parametrize("steps", ["group", "block", "all", 3])
 def test_a_budget_is_met_whatever_the_steps(steps: Any, scope: Any) -> None:
     model = make_model(32)
     structure, found = planned(model, budget=Budget(macs=0.5), steps=steps, scope=scope)
@@ -62,6 +62,13 @@ def test_neighbours_within_one_module_go_together() -> None:
     structure = icycle.trace(pairs, torch.zeros(2, 6))
     steps = plan_steps(structure, icycle.saliency.l1(pairs, structure), ratio=0.5)
     assert [sorted(step.counts) for step in steps] == [["0.body.0", "0.body.2"], ["1.body.0", "1.body.2"]]
+
+
+@pytest.mark.parametrize(("round_to", "widths"), [(1, [27, 23, 19]), (8, [24, 16])])
+def test_a_number_of_steps_takes_the_same_share_of_every_group_each_time(round_to: int, widths: list[int]) -> None:
+    structure, steps = planned(make_model(32), ratio=0.4, steps=3, round_to=round_to)
+    assert [set(step.counts.values()) for step in steps] == [{width} for width in widths]
+    assert all(set(step.counts) == {group.name for group in structure.prunable} for step in steps)
 
 
 def test_patterns_and_lists_choose_groups() -> None:

@@ -1,4 +1,4 @@
-"""Steps that go together, where no fine-tune would be due after them."""
+"""Everything at once, unless a fine-tune is due before that."""
 
 from __future__ import annotations
 
@@ -15,70 +15,90 @@ from icycle.saliency._slices import consumers
 
 
 class Penalty:
-    """Each group that has lost channels costs so many points, until there is a fine-tune."""
+    """Each channel that has gone since the last fine-tune costs a point; half of the channels are 24."""
 
-    def __init__(self, model: nn.Module, points: float) -> None:
+    def __init__(self, model: nn.Module) -> None:
         groups = icycle.trace(model, EXAMPLE).prunable
         self._readers = [next(piece.parameter for piece in consumers(group)) for group in groups]
-        self._sizes = [group.size for group in groups]
-        self._points = points
-        self._forgiven = 0
+        self._forgiven = self._left = sum(group.size for group in groups)
 
     def evaluate(self, model: nn.Module) -> float:
         weights = dict(model.named_parameters())
         read = [int(weights[name].transpose(0, 1).flatten(1).any(dim=1).sum()) for name in self._readers]
-        lost = sum(now < size for now, size in zip(read, self._sizes, strict=True))
-        return 100 - self._points * max(lost - self._forgiven, 0)
+        self._left = sum(read)
+        return 100.0 - (self._forgiven - self._left)
 
     def fine_tune(self, model: nn.Module, request: FineTune) -> None:
-        self._forgiven = request.step
+        self.evaluate(model)
+        self._forgiven = self._left
 
 
-def run(model: nn.Module, points: float, **settings: object) -> IceResult:
-    penalty = Penalty(model, points)
-    return prune(model, penalty.fine_tune, evaluate=penalty.evaluate, final_epochs=0, steps="group", **settings)
+def run(model: nn.Module, **settings: object) -> IceResult:
+    penalty = Penalty(model)
+    given = {"steps": 3, "final_epochs": 0, "confidence": None, **settings}
+    return prune(model, penalty.fine_tune, evaluate=penalty.evaluate, **given)
 
 
 @pytest.mark.parametrize(
-    ("points", "numbers", "fine_tunes"),
+    ("threshold", "numbers", "ahead"),
     [
-        (5.0, [3], 0),  # all at once
-        (12.0, [1, 2, 3], 1),  # 36 with all three, 12 with the half, 24 with another one
-        (20.0, [1, 2, 3], 3),  # each by itself
+        (25.0, [3], [None]),
+        (20.0, [1, 3], [24.0, None]),  # 16 -> 13 of each group, then the other 15
+        (10.0, [1, 2, 3], [24.0, 15.0, None]),
     ],
 )
-def test_as_many_steps_go_together_as_the_trigger_lets_pass(
-    trained: nn.Module, points: float, numbers: list[int], fine_tunes: int
+def test_all_goes_at_once_unless_a_fine_tune_is_due_first(
+    trained: nn.Module, threshold: float, numbers: list[int], ahead: list[float | None]
 ) -> None:
-    result = run(trained, points, threshold=20.0, confidence=None)
+    result = run(trained, threshold=threshold)
     assert [step.number for step in result.steps] == numbers
-    assert result.fine_tunes == fine_tunes
+    assert [step.decision.ahead for step in result.steps] == ahead
+    assert [step.decision.fire for step in result.steps] == [drop is not None for drop in ahead]
+    assert result.fine_tunes == len(numbers) - 1
+    assert all(set(step.kept.values()) == {{1: 13, 2: 10, 3: 8}[step.number]} for step in result.steps)
 
 
-def test_together_they_are_one_removal_refitted_to_the_whole_network(trained: nn.Module) -> None:
-    stepwise, at_once = copy.deepcopy(trained), copy.deepcopy(trained)
-    prune(stepwise, steps="group", threshold=90.0, seed=3)
-    prune(at_once, steps="all", threshold=90.0, seed=3)
-    _require_equal(stepwise, at_once)
+@pytest.mark.parametrize(("final_epochs", "fine_tunes"), [(0, 3), (1, 2)])
+def test_after_the_last_removal_comes_the_final_fine_tune_or_one_that_is_due(
+    trained: nn.Module, final_epochs: int, fine_tunes: int
+) -> None:
+    assert run(trained, threshold=5.0, final_epochs=final_epochs).fine_tunes == fine_tunes
+
+
+def test_at_once_is_one_removal_refitted_to_the_whole_network(trained: nn.Module) -> None:
+    ours, one_shot = copy.deepcopy(trained), copy.deepcopy(trained)
+    prune(ours, steps=3, threshold=90.0, seed=3)
+    prune(one_shot, steps="all", threshold=90.0, seed=3)
+    _require_equal(ours, one_shot)
 
 
 def test_what_was_declined_leaves_no_trace(trained: nn.Module) -> None:
     tried, plain = copy.deepcopy(trained), copy.deepcopy(trained)
-    run(tried, 20.0, threshold=20.0, confidence=None)
-    run(plain, 20.0, threshold=None)
+    run(tried, threshold=5.0, final_epochs=1)
+    run(plain, threshold=None, final_epochs=1)
     _require_equal(tried, plain)
 
 
-def test_without_compensation_every_step_is_taken_by_itself(trained: nn.Module) -> None:
-    result = run(trained, 0.0, threshold=20.0, confidence=None, compensate=False)
+@pytest.mark.parametrize("settings", [{"compensate": False}, {"steps": "group"}])
+def test_without_compensation_and_for_groups_every_step_is_taken_by_itself(
+    trained: nn.Module, settings: dict[str, object]
+) -> None:
+    result = run(trained, threshold=50.0, **settings)
     assert [step.number for step in result.steps] == [1, 2, 3]
+    assert result.fine_tunes == 0
 
 
 def test_every_read_of_the_split_counts(trained: nn.Module) -> None:
-    asked = Asked()
-    result = prune(trained, asked, steps="group", threshold=20.0, validation=VALIDATION)
+    result = prune(trained, Asked(), steps=2, threshold=20.0, validation=VALIDATION)
     assert len(result.steps) == 1
     assert result.examples_read > result.steps[0].decision.examples  # the trial before the removal
+
+
+def test_a_fine_tune_before_a_removal_takes_a_third_of_the_final_one_unless_told_otherwise(trained: nn.Module) -> None:
+    for epochs, expected in ((None, 2.0), (5.0, 5.0)):
+        asked = Asked()
+        prune(copy.deepcopy(trained), asked, steps=2, threshold=None, epochs=epochs, final_epochs=6)
+        assert [request.epochs for request in asked.requests if request.kind == "step"] == [expected] * 2
 
 
 def _require_equal(one: nn.Module, other: nn.Module) -> None:

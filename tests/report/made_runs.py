@@ -114,6 +114,8 @@ def _steps(names: list[str]) -> list[dict[str, Any]]:
     records = []
     for number, name in enumerate(names, start=1):
         decision = {"fire": number % 3 == 0, "accuracy": 90.0 - number % 3, "drop": number % 3, "share": 0.5}
+        if decision["fire"]:
+            decision["ahead"] = 30.0
         if number == 4:  # nothing was read
             decision = {"fire": False, "accuracy": None, "drop": None, "share": 0.0}
         records.append(_saliency([name]))

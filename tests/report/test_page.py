@@ -64,6 +64,7 @@ def test_a_run_in_steps_is_held_against_its_dense_network(tmp_path: Path) -> Non
     page = own_words(write_page([make_run(tmp_path / "run", "ice", steps=True)], tmp_path / "page.html").read_text())
     assert "validation 98.00 %, +8.00 against the dense network" in page
     assert "88.00 %, +2.00 points lost, 50% of the split read" in page
+    assert "90.00 %, +0.00 points lost, 50% of the split read; the rest at once would have cost 30.00" in page
     assert "nothing was read" in page
     run = read_run_record(tmp_path / "run")
     figure = figures.steps(run)

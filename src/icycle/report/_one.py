@@ -193,7 +193,8 @@ def _steps_note(run: RunRecord) -> str:
         return f"What each removal led to, without a look at the validation split. {seconds}"
     return (
         f"The validation {run.metric} right after each removal, and what it led to. A fine-tune is due where it has "
-        f"fallen from the dense network's to the threshold. {seconds}"
+        "fallen from the dense network's to the threshold, or would by the removal of all the rest at once. "
+        f"{seconds}"
     )
 
 

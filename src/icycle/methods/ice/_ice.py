@@ -1,11 +1,11 @@
 """ICE: iterative pruning of a trained network that fine-tunes only when it must.
 
-1. Measure the dense network; plan the steps, front to back                                       `begin`
-2. Remove the least important channels of the steps that are left, all at once where the            `_stride`
-   accuracy allows it, or else of half as many, and so on; what reads them is refitted              `_remove`
-   and the batch-norm statistics are estimated anew                                               `_recalibrate`
-3. Has the validation accuracy fallen too far below the dense network's? Then, and only then,      trigger
-   fine-tune, at a learning rate that follows what remains of the weights                         `_fine_tune_step`
+1. Measure the dense network; plan the steps                                                       `begin`
+2. Remove the least important channels of all steps at once, refitting what reads them, and        `_stride`
+   estimate the batch-norm statistics anew                                                        `_recalibrate`
+3. Would the validation accuracy fall too far below the dense network's? Then, and only then,      trigger
+   take but the next step, fine-tune, at a learning rate that follows what remains of the         `_fine_tune_step`
+   weights, and look again
 4. In all fine-tunes the first layers, a share of them, may be frozen                              `_choose_frozen`
 5. At the end fine-tune at twice that rate, which decays; stop early where nothing is gained       `_finish`
 
@@ -130,9 +130,9 @@ class IceRun:
             if self._frozen.names:
                 self._on_part()
         while self.result.steps_done < len(self.steps):
-            step, number = self._stride(self.result.steps_done)
+            step, number, declined = self._stride(self.result.steps_done)
             self._recalibrate()
-            decision = self._decide()
+            decision = self._due(self._decide(), declined)
             self._record(step, number, decision, *self._fine_tune_step(number, decision))
             self._on_part()
         self._finish()
@@ -143,7 +143,7 @@ class IceRun:
     def _make_trigger(self, dense: float, answers: Answers | None = None) -> Trigger:
         """The trigger for a dense network of this accuracy and these answers: the model's own, unless given."""
         settings, correct = self.settings, self._training.correct_per_batch
-        if settings.epochs == 0:
+        if settings.step_epochs == 0:
             return NeverFineTune()
         if settings.threshold is None:
             return AlwaysFineTune()
@@ -164,24 +164,30 @@ class IceRun:
             seed=self._seed + number,
         )
 
-    def _stride(self, done: int) -> tuple[Step, int]:
-        """Remove what the steps after the first `done` remove, of as many of them as can go together; returns them as
-        one, and how many are done by then.
+    def _stride(self, done: int) -> tuple[Step, int, Decision | None]:
+        """Remove all that the steps after the first `done` remove, or, where a fine-tune is due before that, the next
+        of them; returns what went, how many steps are done by then, and the decision against the rest, if there is one.
 
-        What is removed together is refitted together, to what the network puts out that is whole still. So between two
-        fine-tunes one removal is better than many, as long as none of them would have to be fine-tuned after.
+        What is removed at once is refitted at once, to what the network puts out that is whole still. So one removal is
+        better than two, unless more is lost than can be refitted.
         """
         left = self.steps[done:]
-        count = len(left) if self.settings.compensate and self.settings.threshold is not None else 1
+        ahead = self.settings.looks_ahead and len(left) > 1
+        step = together(left) if ahead else left[0]
+        decisions: list[Decision] = []
+
+        def passes() -> bool:
+            decisions.append(self._decide())  # what is to go is there still, but nothing reads it
+            return not decisions[-1].fire
+
         with self._clock.stage("search"):
-            scores = self._due_scores(together(left[:count]), done)
-        while True:
-            step = together(left[:count])
-            try:
-                self._remove(step, scores, accept=self._passes if count > 1 else lambda: True)
-                return step, done + count
-            except Declined:
-                count //= 2
+            scores = self._due_scores(step, done)
+        try:
+            self._remove(step, scores, accept=passes if ahead else lambda: True)
+            return step, len(self.steps) if ahead else done + 1, None
+        except Declined:
+            self._remove(left[0], scores)
+            return left[0], done + 1, decisions[-1]
 
     def _due_scores(self, step: Step, done: int) -> Scores:
         """Those of the step's groups by now; before the first step nothing has changed since the plan."""
@@ -191,7 +197,7 @@ class IceRun:
         due = replace(self.structure, groups=tuple(self.structure[name] for name in step.counts))
         return self._scores(done, due)
 
-    def _remove(self, step: Step, scores: Scores, accept: Callable[[], bool]) -> None:
+    def _remove(self, step: Step, scores: Scores, accept: Callable[[], bool] = lambda: True) -> None:
         """Take the step's channels out, of the optimizer's state too, unless `accept` declines the refitted network."""
         with self._clock.stage("search"):
             subnet = channels_to_keep(self.structure, scores, step)
@@ -200,15 +206,19 @@ class IceRun:
             chosen = SubNetwork({name: subnet.keep[name] for name in step.counts})
             self._on_choice({name: scores[name] for name in step.counts}, chosen)
 
-    def _passes(self) -> bool:
-        """Would no fine-tune be due after the removal? The channels to go are there still, but nothing reads them."""
-        return not self._decide().fire
-
     def _decide(self) -> Decision:
         with self._clock.stage("evaluation"):
             decision = from_first(self._trigger(self.model))  # the others may have read other data
         self.result.examples_read += decision.examples
         return decision
+
+    def _due(self, decision: Decision, declined: Decision | None) -> Decision:
+        """Where the run looks ahead, a fine-tune comes before what would cost too much, and not after: after the last
+        removal there is the final one."""
+        if declined is not None:
+            return replace(decision, fire=True, ahead=declined.drop)
+        final = self.settings.looks_ahead and self.settings.final_epochs > 0
+        return replace(decision, fire=decision.fire and not final)
 
     def _refit(self, model: torch.nn.Module, structure: Structure, subnet: SubNetwork) -> None:
         with self._clock.stage("compensation"):
@@ -235,7 +245,7 @@ class IceRun:
         settings = self.settings
         if not decision.fire:
             return 0.0, None
-        epochs, rate = settings.epochs * settings.data_share, settings.curve(self._remaining)
+        epochs, rate = settings.step_epochs * settings.data_share, settings.curve(self._remaining)
         self._request_training("step", number, epochs, rate, settings.decay)
         self.result.fine_tunes += 1
         return epochs, rate
@@ -255,7 +265,7 @@ class IceRun:
         """The layers that move least where a copy of the network is trained."""
         settings, probe = self.settings, copy.deepcopy(self.model)
         before = weights_of(probe, layers)
-        epochs, rate = settings.epochs * settings.data_share, settings.curve.highest
+        epochs, rate = settings.step_epochs * settings.data_share, settings.curve.highest
         end = 0.0 if settings.decay else rate
         self._training.train_for(probe, FineTune(epochs, rate, end, "probe", 0, epochs, None, settings.data_share))
         self._count(epochs)

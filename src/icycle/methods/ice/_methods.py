@@ -71,7 +71,7 @@ class Stepwise(StepwiseSettings, Method):
         settings = self.settings(context.train)
         structure = trace(context.model, context.example_inputs)
         settings.plan(structure, score("random", context.model, structure), context.model)
-        if settings.epochs and settings.threshold is not None and settings.confidence is not None:
+        if settings.step_epochs and settings.threshold is not None and settings.confidence is not None:
             if context.task.judges:
                 require_size(context.data.validation.examples, settings.threshold, settings.confidence)
         _require_a_batch(context, settings.data_share)

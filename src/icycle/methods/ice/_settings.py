@@ -17,7 +17,7 @@ from icycle.training import Settings
 
 __all__ = ["IceSettings", "StepwiseSettings"]
 
-StepNames = Literal["group", "block", "all"] | tuple[tuple[str, ...], ...]
+StepNames = Literal["group", "block", "all"] | Count | tuple[tuple[str, ...], ...]
 
 
 class StepwiseSettings(Settings):
@@ -73,7 +73,8 @@ class StepwiseSettings(Settings):
 class IceSettings(StepwiseSettings):
     """All that decides the course of a run; see `icycle.ice`."""
 
-    epochs: Annotated[float, Field(ge=0)] = 1.0
+    steps: StepNames = 2
+    epochs: Annotated[float, Field(ge=0)] | None = None
     data_share: Kept = 1.0
     decay: bool = True
     threshold: Annotated[float, Field(gt=0, lt=100)] | None = 10.0
@@ -88,6 +89,17 @@ class IceSettings(StepwiseSettings):
 
     @model_validator(mode="after")
     def _probe_trains(self) -> IceSettings:
-        if self.freezing == "published" and self.freeze > 0 and self.epochs == 0:
+        if self.freezing == "published" and self.freeze > 0 and self.step_epochs == 0:
             raise ValueError("freezing 'published' trains a copy as long as a step, so it needs epochs above 0")
         return self
+
+    @property
+    def step_epochs(self) -> float:
+        """Of the fine-tune between two removals. Where it is left open: a third of the final one's."""
+        return self.final_epochs / 3 if self.epochs is None else self.epochs
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Is all that is left removed at once, unless that needs a fine-tune first? What is not refitted cannot be
+        judged, and put back, before it is gone."""
+        return isinstance(self.steps, int) and self.compensate and self.threshold is not None

@@ -121,7 +121,7 @@ class IceSpace:
         return 3 * self._examples * effort.epochs + effort.examples_read + effort.steps * self._calibration
 
     def _baseline(self, steps: int) -> float:
-        return steps * (3 * self._examples * (self._method.epochs or 1.0) + self._validation)
+        return steps * (3 * self._examples * (self._method.step_epochs or 1.0) + self._validation)
 
 
 def _lowest_threshold(confidence: float | None, examples: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -18,7 +18,7 @@ from icycle.structure import Group, Structure, SubNetwork
 __all__ = ["Scope", "Scores", "Step", "Steps", "channels_to_keep", "plan_steps", "together"]
 
 Scores = dict[str, torch.Tensor]  # group -> (size,), higher is kept
-Steps = Literal["group", "block", "all"] | Sequence[Sequence[str]]
+Steps = Literal["group", "block", "all"] | int | Sequence[Sequence[str]]
 Scope = Literal["group", "step", "global"]
 
 
@@ -50,7 +50,8 @@ def plan_steps(
         ratio, budget: exactly one: the share of channels to remove at every step, or what the result may cost.
         groups: patterns (`*.conv1`) of the names of those that may lose channels.
         steps: "group": one each; "block": neighbours that lie in one and the same module (a residual block's) go
-            together; "all": everything at once; or lists of group names.
+            together; "all": everything at once; lists of group names; or a number: so many steps of all groups, each of
+            which keeps the same share of what the one before has left.
         scope: who competes: the channels of each group ("group", all lose the same share), those of each step, or all
             ("global").
         round_to: as in `select`.
@@ -81,7 +82,8 @@ def plan_steps(
         assert ratio is not None
         subnet = _by_ratio(structure, scores, ratio, members, scope, round_to)
     kept = {name: int(mask.sum()) for name, mask in subnet.keep.items()}
-    planned = ({name: kept[name] for name in names if kept[name] < structure[name].size} for names in members)
+    fewer = [{name: kept[name] for name in names if kept[name] < structure[name].size} for names in members]
+    planned = _parts(structure, fewer[0], steps, round_to) if isinstance(steps, int) else fewer
     result = tuple(Step(counts) for counts in planned if counts)
     if not result:
         asked = f"a ratio of {ratio}" if budget is None else f"a budget of {budget}"
@@ -93,7 +95,7 @@ def plan_steps(
 
 
 def together(steps: Sequence[Step]) -> Step:
-    """What they remove, in one step."""
+    """What they remove, in one step: of each group what the last of them leaves."""
     return Step({name: count for step in steps for name, count in step.counts.items()})
 
 
@@ -123,14 +125,16 @@ def _matching(structure: Structure, patterns: Sequence[str]) -> list[str]:
 
 def _members(structure: Structure, chosen: Sequence[str], steps: Steps) -> list[list[str]]:
     """The groups of each step."""
-    if steps == "all":
+    if steps == "all" or isinstance(steps, int):
         return [list(chosen)]
     if steps == "group":
         return [[name] for name in chosen]
     if steps == "block":
         return _blocks([structure[name] for name in chosen])
     if isinstance(steps, str):
-        raise TrainingError(f"Expected steps 'group', 'block', 'all' or lists of group names, but got {steps!r}.")
+        raise TrainingError(
+            f"Expected steps 'group', 'block', 'all', a number, or lists of group names, but got {steps!r}."
+        )
     given = [list(names) for names in steps]
     flat = [name for names in given for name in names]
     known = {group.name for group in structure.prunable}
@@ -138,6 +142,19 @@ def _members(structure: Structure, chosen: Sequence[str], steps: Steps) -> list[
         odd = [name for name in flat if name not in known] or flat
         raise StructureError(f"Expected steps of prunable groups, each group once, but got {odd}")
     return given
+
+
+def _parts(structure: Structure, kept: Mapping[str, int], parts: int, round_to: int) -> Iterator[dict[str, int]]:
+    """What is kept after each of so many parts of the way, of the groups that lose channels in it."""
+    before = {name: structure[name].size for name in kept}
+    for part in range(1, parts + 1):
+        now = {}
+        for name, count in kept.items():
+            size = structure[name].size
+            wanted = round(size * (count / size) ** (part / parts) / round_to) * round_to
+            now[name] = count if part == parts else min(max(wanted, count), before[name])
+        yield {name: count for name, count in now.items() if count < before[name]}
+        before = now
 
 
 def _blocks(groups: Sequence[Group]) -> list[list[str]]:

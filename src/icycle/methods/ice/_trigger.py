@@ -52,6 +52,7 @@ class Decision:
     share: float
     examples: int = 0
     confident: bool = True  # False: the split ended before the test did, and its own average decided
+    ahead: float | None = None  # the drop (percent) that all the rest would have cost at once, where that was declined
 
 
 class Trigger(Protocol):

@@ -120,7 +120,9 @@ def evidence(run: RunRecord, record: Mapping[str, Any]) -> str:
         return "nothing was read"
     words = f"{run.metric_text(decision['accuracy'])}, {decision['drop']:+.2f} points lost"
     read = f", {decision['share']:.0%} of the split read"
-    return words + read + ("" if decision.get("confident", True) else ", not sure at its end")
+    sure = "" if decision.get("confident", True) else ", not sure at its end"
+    ahead = decision.get("ahead")
+    return words + read + sure + ("" if ahead is None else f"; the rest at once would have cost {ahead:.2f}")
 
 
 def _told(run: RunRecord, record: Mapping[str, Any]) -> str:
