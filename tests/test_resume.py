@@ -22,6 +22,9 @@ ICE = (
     "data.validation=0.2",
     "train.epochs=8",
     "method.round_to=1",
+    "method.steps=4",
+    "method.epochs=1",
+    "method.tolerance=null",
     "method.final_epochs=2",
     "method.freeze=0.4",
     "method.threshold=1",
@@ -38,7 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = RunFolder(tmp_path_factory.mktemp("ice") / "whole")
     run_recipe(recipe_of(), folder)
     fine_tunes = records(folder, "fine-tune")
-    assert [record["step"] for record in fine_tunes] == [2, 3, 4, 4, 4]  # only where they must be
+    assert [record["step"] for record in fine_tunes] == [1, 2, 3, 4, 4]  # only where they must be
     assert any(record["replayed"] for record in fine_tunes)  # stored outputs are part of it
     return folder
 

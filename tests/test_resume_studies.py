@@ -32,7 +32,9 @@ STUDY = TuneSettings(trials=7, share=0.5, drop=30.0)
 
 
 def study_recipe(*overrides: str) -> Recipe:
-    return load_recipe("digits-ice", [*TINY, "method.final_epochs=1", "method.confidence=null", *overrides])
+    return load_recipe(
+        "digits-ice", [*TINY, "method.final_epochs=1", "method.tolerance=null", "method.confidence=null", *overrides]
+    )
 
 
 def study(folder: RunFolder, *listeners: Callable[[Record], None], resume: bool = False) -> str:
@@ -160,7 +162,7 @@ def test_a_study_and_a_run_are_not_taken_for_each_other(tmp_path: Path) -> None:
 def test_a_run_that_tunes_itself_goes_on_in_its_trials_and_in_its_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = study_recipe("method.tune={trials: 3, share: 0.5, drop: 30}", "method.compensate=false")
+    recipe = study_recipe("method.tune={trials: 3, share: 0.5, drop: 30}", "method.steps=group")
     whole, folder = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "cut")
     run_recipe(recipe, whole)
     with pytest.raises(CutError):

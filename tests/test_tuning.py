@@ -20,7 +20,7 @@ from icycle.tuning import open_study, tune
 from icycle.zoo import build_model, load_data
 
 SMALL = ("train.epochs=1", "model.width=8", "data.subset=600", "data.validation=0.2", "method.round_to=1")
-METHOD = IceMethod(ratio=0.5, threshold=10.0, epochs=1.0, final_epochs=2)
+METHOD = IceMethod(ratio=0.5, threshold=10.0, epochs=1.0, final_epochs=2, tolerance=None)
 
 
 @pytest.fixture

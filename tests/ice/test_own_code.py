@@ -128,6 +128,31 @@ def test_the_final_fine_tune_stops_early_and_keeps_the_best(trained: nn.Module) 
     assert torch.equal(result.model[7].weight, states[0])  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("after", "rates"),
+    [
+        ([93.0], []),  # close enough right after the removal
+        ([90.0, 92.0, 93.0], [(0.02, 0.01), (0.01, 0.0)] * 2),  # after a quarter, after half
+        (
+            [90.0, 92.0, 92.9, 92.9],
+            [(0.02, 0.01), (0.01, 0.0)] * 2 + [(0.02, 0.015), (0.015, 0.01), (0.01, 0.005), (0.005, 0.0)],
+        ),
+    ],
+)
+def test_the_final_fine_tune_takes_no_longer_than_it_must(
+    trained: nn.Module, after: list[float], rates: list[tuple[float, float]]
+) -> None:
+    accuracies, asked = iter([95.0, *after]), Asked()
+    settings = {"tolerance": 2.0, "final_epochs": 8, "epochs": 0, "curve": Curve(base=0.01)}
+    result = prune(trained, asked, evaluate=lambda _: next(accuracies), steps="all", **settings)
+    assert [(request.learning_rate, request.end) for request in asked.requests] == [
+        pytest.approx(rate) for rate in rates
+    ]
+    assert result.accuracy == after[-1]
+    assert result.epochs == len(rates)
+    assert next(accuracies, None) is None, "no look that decides nothing"
+
+
 def test_equal_seeds_give_equal_decisions_and_sub_networks(trained: nn.Module) -> None:
     settings = {"validation": VALIDATION, "threshold": 15.0, "freeze": 0.3, "criterion": "random", "seed": 3}
     first, second = (prune(copy.deepcopy(trained), **settings) for _ in range(2))

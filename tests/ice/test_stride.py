@@ -94,11 +94,10 @@ def test_every_read_of_the_split_counts(trained: nn.Module) -> None:
     assert result.examples_read > result.steps[0].decision.examples  # the trial before the removal
 
 
-def test_a_fine_tune_before_a_removal_takes_a_third_of_the_final_one_unless_told_otherwise(trained: nn.Module) -> None:
-    for epochs, expected in ((None, 2.0), (5.0, 5.0)):
-        asked = Asked()
-        prune(copy.deepcopy(trained), asked, steps=2, threshold=None, epochs=epochs, final_epochs=6)
-        assert [request.epochs for request in asked.requests if request.kind == "step"] == [expected] * 2
+def test_without_epochs_between_removals_all_goes_at_once_unread(trained: nn.Module) -> None:
+    result = prune(trained, steps=2, epochs=0, threshold=1e-3)
+    assert [step.number for step in result.steps] == [2]
+    assert result.examples_read == 0
 
 
 def _require_equal(one: nn.Module, other: nn.Module) -> None:

@@ -7,7 +7,8 @@
    take but the next step, fine-tune, at a learning rate that follows what remains of the         `_fine_tune_step`
    weights, and look again
 4. In all fine-tunes the first layers, a share of them, may be frozen                              `_choose_frozen`
-5. At the end fine-tune at twice that rate, which decays; stop early where nothing is gained       `_finish`
+5. At the end fine-tune at twice that rate, which decays, for as long as it takes to come close    `_finish`
+   to the dense network again
 
 Source: "ICE-Pruning: An Iterative Cost-Efficient Pruning Pipeline for Deep Neural Networks", arXiv 2505.07411. Where
 its released code and its idea part, this follows the idea: decisions read a validation split, never the test set, and
@@ -143,7 +144,7 @@ class IceRun:
     def _make_trigger(self, dense: float, answers: Answers | None = None) -> Trigger:
         """The trigger for a dense network of this accuracy and these answers: the model's own, unless given."""
         settings, correct = self.settings, self._training.correct_per_batch
-        if settings.step_epochs == 0:
+        if settings.epochs == 0:
             return NeverFineTune()
         if settings.threshold is None:
             return AlwaysFineTune()
@@ -245,7 +246,7 @@ class IceRun:
         settings = self.settings
         if not decision.fire:
             return 0.0, None
-        epochs, rate = settings.step_epochs * settings.data_share, settings.curve(self._remaining)
+        epochs, rate = settings.epochs * settings.data_share, settings.curve(self._remaining)
         self._request_training("step", number, epochs, rate, settings.decay)
         self.result.fine_tunes += 1
         return epochs, rate
@@ -265,7 +266,7 @@ class IceRun:
         """The layers that move least where a copy of the network is trained."""
         settings, probe = self.settings, copy.deepcopy(self.model)
         before = weights_of(probe, layers)
-        epochs, rate = settings.step_epochs * settings.data_share, settings.curve.highest
+        epochs, rate = settings.epochs * settings.data_share, settings.curve.highest
         end = 0.0 if settings.decay else rate
         self._training.train_for(probe, FineTune(epochs, rate, end, "probe", 0, epochs, None, settings.data_share))
         self._count(epochs)
@@ -320,19 +321,24 @@ class IceRun:
             if settings.final_epochs == 0:
                 return
             result.accuracy_before_final = result.accuracy
-            self._final = FinalFineTune(settings.patience, self.model, result.accuracy)
+            self._final = self._begun(result.accuracy)
         final = self._final
         rate = settings.final_factor * settings.curve(self._remaining)
-        while final.epochs < settings.final_epochs and not final.over:
-            epoch, left = final.epochs, settings.final_epochs - final.epochs
-            course = (epoch / settings.final_epochs, (epoch + 1) / settings.final_epochs)
-            self._request_training("final", len(self.steps), 1.0, rate, settings.final_decay, course, left)
-            if left == 1 or settings.patience is not None:
+        while not final.over:
+            (start, end), epoch, judges = final.part, final.epochs, final.judges
+            course = ((epoch - start) / (end - start), (epoch + 1 - start) / (end - start))
+            self._request_training("final", len(self.steps), 1.0, rate, settings.final_decay, course, end - epoch)
+            if judges:
                 with self._clock.stage("evaluation"):
                     result.accuracy = self._evaluate()
             final.epoch_done(result.accuracy)
             self._on_part()
         result.accuracy = final.restored(result.accuracy)
+
+    def _begun(self, accuracy: float) -> FinalFineTune:
+        settings, dense = self.settings, self.result.dense_accuracy
+        enough = None if settings.tolerance is None else dense - settings.tolerance
+        return FinalFineTune(settings.final_epochs, settings.patience, enough, self.model, accuracy)
 
     def state_dict(self) -> dict[str, Any]:
         """All that is not in the model."""
@@ -364,7 +370,7 @@ class IceRun:
         self._before = state["seconds before"]
         self._trigger = self._make_trigger(result.dense_accuracy, Answers.saved(state))
         if "final" in state:
-            self._final = FinalFineTune(self.settings.patience, self.model, 0.0)
+            self._final = self._begun(0.0)
             self._final.load_state_dict(state)
 
 

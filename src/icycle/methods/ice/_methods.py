@@ -71,7 +71,7 @@ class Stepwise(StepwiseSettings, Method):
         settings = self.settings(context.train)
         structure = trace(context.model, context.example_inputs)
         settings.plan(structure, score("random", context.model, structure), context.model)
-        if settings.step_epochs and settings.threshold is not None and settings.confidence is not None:
+        if settings.epochs and settings.threshold is not None and settings.confidence is not None:
             if context.task.judges:
                 require_size(context.data.validation.examples, settings.threshold, settings.confidence)
         _require_a_batch(context, settings.data_share)
@@ -103,7 +103,7 @@ class Stepwise(StepwiseSettings, Method):
 
 @register
 class IceMethod(IceSettings, Stepwise):
-    """Prune a trained network step by step, and fine-tune it only when it must be."""
+    """Prune a trained network at once, or in steps with a fine-tune between them where that would cost too much."""
 
     name: Literal["ice"] = "ice"
     reuse_mib: Annotated[int, Field(ge=0)] = 1024
@@ -155,6 +155,7 @@ class IcePublished(Stepwise):
             "freezing": "published",
             "decay": False,
             "final_decay": False,
+            "tolerance": None,
         }
 
 

@@ -44,7 +44,8 @@ def ice(
     seed: int = 0,
     **settings: Any,
 ) -> IceResult:
-    """Prune the trained `model` in place, step by step, and fine-tune it by your own code, only when it must be.
+    """Prune the trained `model` in place, at once or in steps, and fine-tune it by your own code, between them only
+    when it must be.
 
         def fine_tune(model, request):
             optimizer = SGD([p for p in model.parameters() if p.requires_grad], lr=request.learning_rate, momentum=0.9)
@@ -71,9 +72,9 @@ def ice(
             `calibration_batches` of `loader` or `calibration`. Default: where there are any.
         on_step: called after each step, or after steps that were taken together.
         groups: patterns of names; only groups that match one lose channels. Default: all.
-        steps: a number (default 2): everything goes at once, but where that would trigger a fine-tune the first of so
-            many parts of the way goes before, for all groups, and the fine-tune follows it; without compensation each
-            part by itself. Or the paper's, one by one: a "group", a "block", "all", or lists of group names.
+        steps: a number (default 2): everything goes at once, but where that would trigger a fine-tune (of `epochs`) the
+            first of so many parts of the way goes before, for all groups, and the fine-tune follows it; without
+            compensation each part by itself. Or the paper's, one by one: a "group", a "block", "all", or lists of group names.
         scope: "group" (default), "step" or "global": among which channels those to remove are sought.
         round_to, limit: as in `icycle.select`.
         criterion, criterion_batches: the name of a criterion, and the batches it reads. Default: reconstruction, what
@@ -86,11 +87,14 @@ def ice(
         freezing: which: "prefix", the first ones, which saves most; or "published", those convolutions that move least
             when a copy of the network is trained as long as for a step.
         curve: the learning rate as a function of what remains; see `Curve`. Default: 0.01 throughout.
-        epochs, decay: of a step's fine-tune (default: a third of `final_epochs`; 0: steps are never fine-tuned), and
-            whether its rate runs to zero (default).
+        epochs, decay: of a fine-tune between removals (default 0: there is none, and all goes at once), and whether its
+            rate runs to zero (default).
         data_share: of the training data that a step's fine-tune uses, 0..1 (default 1); `epochs` pass over that.
-        final_epochs, final_decay, final_factor: of the final fine-tune: 4 epochs from twice the curve's rate to zero; 0
-            epochs: none.
+        final_epochs, final_decay, final_factor: of the final fine-tune: at most 16 epochs from twice the curve's rate to
+            zero; 0 epochs: none.
+        tolerance: how many points below the dense network's accuracy are close enough (default 1): the final fine-tune
+            ends there, looked at before it, after a quarter and after half of its epochs, each time with the rate at
+            zero; None: it takes all epochs, in one course.
         patience: end the final fine-tune after this many epochs without a better accuracy, and keep the best.
         seed: of a random criterion.
 

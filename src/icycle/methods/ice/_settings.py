@@ -74,7 +74,7 @@ class IceSettings(StepwiseSettings):
     """All that decides the course of a run; see `icycle.ice`."""
 
     steps: StepNames = 2
-    epochs: Annotated[float, Field(ge=0)] | None = None
+    epochs: Annotated[float, Field(ge=0)] = 0.0
     data_share: Kept = 1.0
     decay: bool = True
     threshold: Annotated[float, Field(gt=0, lt=100)] | None = 10.0
@@ -82,21 +82,17 @@ class IceSettings(StepwiseSettings):
     calibrate: bool = True
     freeze: Share = 0.0
     freezing: Literal["prefix", "published"] = "prefix"
-    final_epochs: Annotated[int, Field(ge=0)] = 4
+    final_epochs: Annotated[int, Field(ge=0)] = 16
     final_decay: bool = True
     final_factor: Positive = 2.0
+    tolerance: Annotated[float, Field(ge=0, lt=100)] | None = 1.0
     patience: Count | None = None
 
     @model_validator(mode="after")
     def _probe_trains(self) -> IceSettings:
-        if self.freezing == "published" and self.freeze > 0 and self.step_epochs == 0:
+        if self.freezing == "published" and self.freeze > 0 and self.epochs == 0:
             raise ValueError("freezing 'published' trains a copy as long as a step, so it needs epochs above 0")
         return self
-
-    @property
-    def step_epochs(self) -> float:
-        """Of the fine-tune between two removals. Where it is left open: a third of the final one's."""
-        return self.final_epochs / 3 if self.epochs is None else self.epochs
 
     @property
     def looks_ahead(self) -> bool:

@@ -37,6 +37,7 @@ PAPERS_GRID: dict[str, list[float]] = {
 
 _LOWEST = {"threshold": 2.0, "freeze": 0.0, "base": 0.003, "delta_share": 0.0, "p": 0.1, "beta": 10.0}
 _HIGHEST = {"threshold": 60.0, "freeze": 0.6, "base": 0.1, "delta_share": 0.8, "p": 0.7, "beta": 60.0}
+_EPOCHS = 1.0  # of a fine-tune between removals, where the method has none
 _LEAST_FROZEN = 0.05  # for less nothing is frozen
 _TRAINED_WITH = 0.1  # the rate that these ranges are made for, where the method has no base of its own
 _BY_FACTORS = frozenset({"threshold", "base", "beta"})
@@ -65,7 +66,7 @@ class IceSpace:
         """The method's settings as a trial's values, moved into the ranges."""
         method, curve = self._method, self._method.curve.after(_TRAINED_WITH)
         values = {
-            "threshold": method.threshold or _LOWEST["threshold"],
+            "threshold": (method.threshold or _LOWEST["threshold"]) if method.epochs else _HIGHEST["threshold"],
             "freeze": method.freeze,
             "base": curve.highest,
             "delta_share": curve.delta / curve.highest,
@@ -93,6 +94,7 @@ class IceSpace:
         delta = float(f"{short['base'] * short['delta_share']:.4g}")
         curve = Curve(base=short["base"], delta=delta, p=short["p"], beta=short["beta"])
         changes = {"threshold": short["threshold"], "freeze": short["freeze"], "curve": curve, "tune": None}
+        changes["epochs"] = self._method.epochs or _EPOCHS
         if "final_epochs" in values:
             changes["final_epochs"] = int(values["final_epochs"])
         return self._method.model_copy(update=changes)
@@ -112,6 +114,8 @@ class IceSpace:
         final, method = self.method(values).final_epochs, self._method
         if method.patience is not None:
             final = min(final, 1)
+        if method.tolerance is not None:
+            final = 0
         share = 1 / 3 if self.method(values).freeze > 0 else 1.0
         done = Effort(**record["effort"])
         at_least = Effort(done.epochs + share * final, done.examples_read, done.steps)
@@ -121,7 +125,7 @@ class IceSpace:
         return 3 * self._examples * effort.epochs + effort.examples_read + effort.steps * self._calibration
 
     def _baseline(self, steps: int) -> float:
-        return steps * (3 * self._examples * (self._method.step_epochs or 1.0) + self._validation)
+        return steps * (3 * self._examples * (self._method.epochs or _EPOCHS) + self._validation)
 
 
 def _lowest_threshold(confidence: float | None, examples: int) -> float:

@@ -75,7 +75,8 @@ def plan_steps(
         ranked = {**whole, **{name: ranked[name] for name in chosen}}
         weighed = scope == "global" and len(chosen) > 1
         selector = Selector(structure, budget, model)
-        subnet = selector.measured(ranked, round_to=round_to, limit=limit, cost_factor=weighed)
+        limits = {"limit": limit, "limit_rate": math.inf} if scope == "group" else {"limit": limit}  # all lose the same
+        subnet = selector.measured(ranked, round_to=round_to, **limits, cost_factor=weighed)
         if on_attempts is not None and selector.attempts:
             on_attempts(selector.attempts)
     else:
