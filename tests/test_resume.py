@@ -24,7 +24,7 @@ ICE = (
     "method.round_to=1",
     "method.steps=4",
     "method.epochs=1",
-    "method.tolerance=null",
+    "method.drop=null",
     "method.final_epochs=2",
     "method.freeze=0.4",
     "method.threshold=1",
@@ -48,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.mark.parametrize(
     ("kind", "number", "again"),
-    [("step", 1, 4), ("step", 3, 2), ("fine-tune", 1, 3), ("fine-tune", -2, 0), ("fine-tune", -1, 0)],
+    [("step", 1, 4), ("step", 3, 2), ("fine-tune", 1, 4), ("fine-tune", -2, 0), ("fine-tune", -1, 0)],
 )
 def test_a_step_that_is_done_is_never_done_again(
     kind: str, number: int, again: int, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

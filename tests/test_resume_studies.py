@@ -33,7 +33,7 @@ STUDY = TuneSettings(trials=7, share=0.5, drop=30.0)
 
 def study_recipe(*overrides: str) -> Recipe:
     return load_recipe(
-        "digits-ice", [*TINY, "method.final_epochs=1", "method.tolerance=null", "method.confidence=null", *overrides]
+        "digits-ice", [*TINY, "method.final_epochs=1", "method.drop=null", "method.confidence=null", *overrides]
     )
 
 
@@ -196,7 +196,7 @@ def test_the_commands_end_with_a_code_of_their_own_and_need_nothing_but_the_fold
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = [part for value in TINY for part in ("--set", value)]
+    options = [part for value in (*TINY, "method.drop=null") for part in ("--set", value)]
     with monkeypatch.context() as patch:
         Steps(patch, 8, ask_to_stop)
         assert command(patch, "tune", "digits-ice", "--trials", "1", "--share", "0.5", *options) == 75

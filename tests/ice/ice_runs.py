@@ -13,7 +13,7 @@ CLOCK = ("train", "fine-tuning", "probing", "evaluation", "recalibration", "sear
 
 def recipe_of(method: str, *overrides: str) -> Recipe:
     """A tiny recipe: the trained digits network, half its MACs, a group after the other; ICE with every part of it."""
-    parts = ("freeze=0.2", "epochs=1", "final_epochs=3", "tolerance=null", "patience=2")
+    parts = ("freeze=0.2", "epochs=1", "final_epochs=3", "drop=null", "patience=2")
     ice = tuple(f"method.{part}" for part in parts)
     own = ice if method == "ice" else (f"method.name={method}", "method.budget.macs=0.5")
     return load_recipe("digits-ice", [*own, "method.steps=group", *TINY, *overrides])

@@ -50,6 +50,6 @@ def prune(model: nn.Module, fine_tune: Any = None, **settings: Any) -> IceResult
     """`icycle.ice` on the toy task: half of every group, as published a group or a block after the other, with an epoch
     where one is due and four at the end; unless told otherwise."""
     target = {} if "budget" in settings else {"ratio": 0.5}
-    course = {"steps": "block", "epochs": 1, "final_epochs": 4, "tolerance": None}
+    course = {"steps": "block", "epochs": 1, "final_epochs": 4, "drop": None}
     given = {"evaluate": accuracy_of, "calibration": BATCHES, **course, **target, **settings}
     return icycle.ice(model, EXAMPLE, fine_tune=fine_tune or Asked(), **given)

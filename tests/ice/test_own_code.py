@@ -129,27 +129,23 @@ def test_the_final_fine_tune_stops_early_and_keeps_the_best(trained: nn.Module) 
 
 
 @pytest.mark.parametrize(
-    ("after", "rates"),
+    ("after", "courses", "ended"),
     [
-        ([93.0], []),  # close enough right after the removal
-        ([90.0, 92.0, 93.0], [(0.02, 0.01), (0.01, 0.0)] * 2),  # after a quarter, after half
-        (
-            [90.0, 92.0, 92.9, 92.9],
-            [(0.02, 0.01), (0.01, 0.0)] * 2 + [(0.02, 0.015), (0.015, 0.01), (0.01, 0.005), (0.005, 0.0)],
-        ),
+        ([93.0], [], "within the allowed drop"),
+        ([90.0, 92.0, 93.0], [2, 2], "within the allowed drop"),
+        ([90.0, 92.0, 92.9, 92.9], [2, 2, 4], "all epochs taken"),
     ],
 )
 def test_the_final_fine_tune_takes_no_longer_than_it_must(
-    trained: nn.Module, after: list[float], rates: list[tuple[float, float]]
+    trained: nn.Module, after: list[float], courses: list[int], ended: str
 ) -> None:
     accuracies, asked = iter([95.0, *after]), Asked()
-    settings = {"tolerance": 2.0, "final_epochs": 8, "epochs": 0, "curve": Curve(base=0.01)}
+    settings = {"drop": 2.0, "final_epochs": 8, "epochs": 0, "curve": Curve(base=0.01)}
     result = prune(trained, asked, evaluate=lambda _: next(accuracies), steps="all", **settings)
-    assert [(request.learning_rate, request.end) for request in asked.requests] == [
-        pytest.approx(rate) for rate in rates
-    ]
-    assert result.accuracy == after[-1]
-    assert result.epochs == len(rates)
+    rates = [0.02 * (1 - epoch / epochs) for epochs in courses for epoch in range(epochs)]
+    assert [request.learning_rate for request in asked.requests] == pytest.approx(rates)
+    assert [request.epochs_left for request in asked.requests] == [e - i for e in courses for i in range(e)]
+    assert (result.accuracy, result.epochs, result.ended) == (after[-1], sum(courses), ended)
     assert next(accuracies, None) is None, "no look that decides nothing"
 
 

@@ -49,6 +49,17 @@ def test_a_budget_is_met_whatever_the_steps(steps: Any, scope: Any) -> None:
         assert max(kept) - min(kept) < 0.1
 
 
+def test_small_groups_lose_as_large_a_share_as_large_ones() -> None:
+    model, example = build_model("resnet20", num_classes=10, width=8), torch.zeros(1, 3, 32, 32)
+    structure = icycle.trace(model, example)
+    (step,) = plan_steps(
+        structure, icycle.saliency.l1(model, structure), budget=Budget(macs=0.12), steps="all", limit=0.95
+    )
+    shares = [step.counts[group.name] / group.size for group in structure.prunable]
+    assert {group.size for group in structure.prunable} == {8, 16, 32}
+    assert max(shares) - min(shares) <= 1 / 8, "more than a channel of the smallest"
+
+
 def test_neighbours_within_one_module_go_together() -> None:
     class Pair(nn.Module):
         def __init__(self) -> None:

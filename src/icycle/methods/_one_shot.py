@@ -23,4 +23,4 @@ class OneShot(Stepwise):
     final_factor: Positive = 2.0
 
     def fixed(self) -> dict[str, Any]:
-        return {"steps": "all", "epochs": 0, "freeze": 0.0, "tolerance": None}
+        return {"steps": "all", "epochs": 0, "freeze": 0.0, "drop": None}

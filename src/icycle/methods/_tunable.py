@@ -52,7 +52,7 @@ class SearchSpace(Protocol):
         """The same, made cheaper for a trial on a share of the data where that does not count as `cost`."""
 
     def cost(self, effort: Effort) -> float:
-        """What a whole run of such an effort costs; 1 is the baseline that the method is to beat."""
+        """What a whole run of such an effort costs; 1 is an epoch of training."""
 
     def least_cost(self, values: Values, record: Mapping[str, Any]) -> float | None:
         """What the run with these values that wrote `record` must cost at the least; None where nobody can tell yet."""

@@ -22,7 +22,7 @@ Ending = Literal[
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial: its values, what it cost (1 is the iterative baseline), and the points of accuracy it lost."""
+    """One trial: its values, what it cost (in epochs of training), and the points of accuracy it lost."""
 
     number: int
     values: Values

@@ -1,6 +1,6 @@
 """The objective, its trials, and what is made of them.
 
-    minimise    what a run costs, as a share of what its baseline does    (counted by the method's search space)
+    minimise    what a run costs, in epochs of training                     (counted by the method's search space)
     subject to  accuracy of the dense network - accuracy at the end <= drop    (points, on the validation split)
 
 A trial trains on a share of the training data; it is counted as it would be in a whole run, and stopped as soon as it
@@ -54,8 +54,8 @@ class Outcome:
         """One sentence for the head of a recipe."""
         kept = "within" if self.feasible else "beyond (no trial kept it)"
         return (
-            f"Tuned in {self.seconds:.0f} s by {len(self.trials)} trials: {self.cost:.3f} of the iterative baseline's "
-            f"passes, {self.drop:.2f} points lost, {kept} the limit of {self.limit:g}."
+            f"Tuned in {self.seconds:.0f} s by {len(self.trials)} trials: a run costs as much as {self.cost:.3g} "
+            f"epochs of training, {self.drop:.2f} points lost, {kept} the limit of {self.limit:g}."
         )
 
 

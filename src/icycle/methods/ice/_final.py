@@ -40,10 +40,13 @@ class FinalFineTune:
         self.epochs = 0  # done
 
     @property
-    def over(self) -> bool:
-        enough = self._enough is not None and self.epochs in self._ends and self._now >= self._enough
-        useless = self._patience is not None and self._waited >= self._patience
-        return enough or useless or self.epochs >= self._ends[-1]
+    def over(self) -> str | None:
+        """Why it is over, in words; None: it is not."""
+        if self._enough is not None and self.epochs in self._ends and self._now >= self._enough:
+            return "within the allowed drop"
+        if self._patience is not None and self._waited >= self._patience:
+            return f"nothing gained in {self._patience} epochs"
+        return "all epochs taken" if self.epochs >= self._ends[-1] else None
 
     @property
     def part(self) -> tuple[int, int]:

@@ -3,9 +3,9 @@
 1. Measure the dense network; plan the steps                                                       `begin`
 2. Remove the least important channels of all steps at once, refitting what reads them, and        `_stride`
    estimate the batch-norm statistics anew                                                        `_recalibrate`
-3. Would the validation accuracy fall too far below the dense network's? Then, and only then,      trigger
-   take but the next step, fine-tune, at a learning rate that follows what remains of the         `_fine_tune_step`
-   weights, and look again
+3. Where fine-tunes in between are asked for: would the validation accuracy fall too far below     trigger
+   the dense network's? Then, and only then, take but the next step, fine-tune, at a learning     `_fine_tune_step`
+   rate that follows what remains of the weights, and look again
 4. In all fine-tunes the first layers, a share of them, may be frozen                              `_choose_frozen`
 5. At the end fine-tune at twice that rate, which decays, for as long as it takes to come close    `_finish`
    to the dense network again
@@ -333,11 +333,12 @@ class IceRun:
                     result.accuracy = self._evaluate()
             final.epoch_done(result.accuracy)
             self._on_part()
+        result.ended = final.over
         result.accuracy = final.restored(result.accuracy)
 
     def _begun(self, accuracy: float) -> FinalFineTune:
         settings, dense = self.settings, self.result.dense_accuracy
-        enough = None if settings.tolerance is None else dense - settings.tolerance
+        enough = None if settings.drop is None else dense - settings.drop
         return FinalFineTune(settings.final_epochs, settings.patience, enough, self.model, accuracy)
 
     def state_dict(self) -> dict[str, Any]:

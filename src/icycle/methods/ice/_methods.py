@@ -155,7 +155,7 @@ class IcePublished(Stepwise):
             "freezing": "published",
             "decay": False,
             "final_decay": False,
-            "tolerance": None,
+            "drop": None,
         }
 
 
@@ -224,15 +224,22 @@ def _removal(result: IceResult, context: Context) -> Removal:
 
 
 def _details(result: IceResult) -> dict[str, Any]:
+    """What there is to tell; nothing of parts that are off."""
     frozen = result.frozen
-    return {
+    details: dict[str, Any] = {
         "steps": result.steps_done,
         "removals": len(result.steps),
         "fine-tunes of steps": result.fine_tunes,
         "epochs of fine-tuning": round(result.epochs, 3),
-        "share of the validation split read per decision": round(result.share_read, 3),
-        "share of the layers frozen": round(frozen.share, 3) if frozen else 0.0,
-        "share of the multiplications in the frozen prefix": round(frozen.prefix_share, 3) if frozen else 0.0,
-        "cut of the frozen prefix": (frozen and frozen.cut) or "none",
+        "end of the final fine-tune": result.ended or "there was none",
         "seconds": result.seconds,
     }
+    if result.examples_read:
+        details["share of the validation split read per decision"] = round(result.share_read, 3)
+    if frozen:
+        details |= {
+            "share of the layers frozen": round(frozen.share, 3),
+            "share of the multiplications in the frozen prefix": round(frozen.prefix_share, 3),
+            "cut of the frozen prefix": frozen.cut or "none",
+        }
+    return details

@@ -74,7 +74,8 @@ def ice(
         groups: patterns of names; only groups that match one lose channels. Default: all.
         steps: a number (default 2): everything goes at once, but where that would trigger a fine-tune (of `epochs`) the
             first of so many parts of the way goes before, for all groups, and the fine-tune follows it; without
-            compensation each part by itself. Or the paper's, one by one: a "group", a "block", "all", or lists of group names.
+            compensation each part by itself. Or the paper's, one by one: a "group", a "block", "all", or lists of group
+            names.
         scope: "group" (default), "step" or "global": among which channels those to remove are sought.
         round_to, limit: as in `icycle.select`.
         criterion, criterion_batches: the name of a criterion, and the batches it reads. Default: reconstruction, what
@@ -90,9 +91,9 @@ def ice(
         epochs, decay: of a fine-tune between removals (default 0: there is none, and all goes at once), and whether its
             rate runs to zero (default).
         data_share: of the training data that a step's fine-tune uses, 0..1 (default 1); `epochs` pass over that.
-        final_epochs, final_decay, final_factor: of the final fine-tune: at most 16 epochs from twice the curve's rate to
-            zero; 0 epochs: none.
-        tolerance: how many points below the dense network's accuracy are close enough (default 1): the final fine-tune
+        final_epochs, final_decay, final_factor: of the final fine-tune: at most 16 epochs, from twice the curve's rate
+            to zero; 0: none.
+        drop: how many points below the dense network's accuracy are close enough (default 1): the final fine-tune
             ends there, looked at before it, after a quarter and after half of its epochs, each time with the rate at
             zero; None: it takes all epochs, in one course.
         patience: end the final fine-tune after this many epochs without a better accuracy, and keep the best.

@@ -39,6 +39,7 @@ class IceResult:
     dense_accuracy: float = 0.0
     accuracy: float = 0.0
     accuracy_before_final: float | None = None  # where there is a final fine-tune
+    ended: str | None = None  # why the final fine-tune did, in words
     steps: list[IceStep] = field(default_factory=list, repr=False)
     fine_tunes: int = 0  # after steps; the final one and a probe do not count
     epochs: float = 0.0  # trained, all together

@@ -85,7 +85,7 @@ class IceSettings(StepwiseSettings):
     final_epochs: Annotated[int, Field(ge=0)] = 16
     final_decay: bool = True
     final_factor: Positive = 2.0
-    tolerance: Annotated[float, Field(ge=0, lt=100)] | None = 1.0
+    drop: Annotated[float, Field(ge=0, lt=100)] | None = 1.0
     patience: Count | None = None
 
     @model_validator(mode="after")

@@ -2,8 +2,8 @@
 
 Cost is counted in passes, not read off a clock, so that a rerun decides alike and a busy machine misleads nobody: a
 training example costs three (one forward, two backward; less what frozen layers save), one that is only looked at costs
-one. What a step is refitted and recalibrated on counts for each of them, although steps that go together share it. The
-baseline, which costs 1, trains for `epochs` after every step and evaluates the validation split each time.
+one. What a step is refitted and recalibrated on counts for each of them, although steps that go at once share it. An
+epoch of training costs 1.
 """
 
 from __future__ import annotations
@@ -51,10 +51,9 @@ class IceSpace:
     def __init__(self, method: IceMethod, data: Data) -> None:
         self._method = method
         self._examples = data.train.examples
-        self._validation = data.validation.examples
         passes = method.calibrate + method.compensate
         self._calibration = passes * method.calibration_batches * data.train.batch_size
-        self._lowest = {**_LOWEST, "threshold": _lowest_threshold(method.confidence, self._validation)}
+        self._lowest = {**_LOWEST, "threshold": _lowest_threshold(method.confidence, data.validation.examples)}
 
     @property
     def first(self) -> Sequence[Values]:
@@ -105,7 +104,8 @@ class IceSpace:
         return method if method.compensate else method.model_copy(update={"calibration_batches": 1})
 
     def cost(self, effort: Effort) -> float:
-        return self._passes(effort) / self._baseline(effort.steps)
+        looked_at = effort.examples_read + effort.steps * self._calibration
+        return effort.epochs + looked_at / (3 * self._examples)
 
     def least_cost(self, values: Values, record: Mapping[str, Any]) -> float | None:
         """What remains costs at least the final fine-tune, or, where layers may be frozen, its forward passes."""
@@ -114,18 +114,11 @@ class IceSpace:
         final, method = self.method(values).final_epochs, self._method
         if method.patience is not None:
             final = min(final, 1)
-        if method.tolerance is not None:
+        if method.drop is not None:
             final = 0
         share = 1 / 3 if self.method(values).freeze > 0 else 1.0
         done = Effort(**record["effort"])
-        at_least = Effort(done.epochs + share * final, done.examples_read, done.steps)
-        return self._passes(at_least) / self._baseline(record["of"])
-
-    def _passes(self, effort: Effort) -> float:
-        return 3 * self._examples * effort.epochs + effort.examples_read + effort.steps * self._calibration
-
-    def _baseline(self, steps: int) -> float:
-        return steps * (3 * self._examples * (self._method.epochs or _EPOCHS) + self._validation)
+        return self.cost(Effort(done.epochs + share * final, done.examples_read, done.steps))
 
 
 def _lowest_threshold(confidence: float | None, examples: int) -> float:
