@@ -165,7 +165,7 @@ def test_the_dense_network_of_the_run_teaches_what_is_left_of_it(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = taught_by(monkeypatch)
-    settings = {"ice": ("threshold=null", "final_epochs=1"), "abc": ("cycles=1", "sources=2", "final_epochs=1")}
+    settings = {"ice": ("drop=null", "final_epochs=1"), "abc": ("cycles=1", "sources=2", "final_epochs=1")}
     more = [f"method.{setting}" for setting in settings.get(method, ())]
     recipe = load_recipe(
         "digits", (*SMALL, f"method.name={method}", "method.budget.macs=0.5", "method.round_to=1", *more)
