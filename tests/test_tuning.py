@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 
@@ -126,7 +128,7 @@ def test_workers_share_one_study(context: Context, monkeypatch: pytest.MonkeyPat
     first, second = (tune(METHOD, context, settings) for _ in range(2))
     assert [trial.number for trial in first.trials + second.trials] == [0, 1, 2, 3, 4, 5]
     assert second.cost <= first.cost
-    assert len(open_study(METHOD, context.data, settings, 0).trials) == 6
+    assert len(open_study(METHOD, context, settings).trials) == 6
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_workers_share_one_study(context: Context, monkeypatch: pytest.MonkeyPat
 )
 def test_a_storage_that_cannot_be_reached_is_a_clear_error(context: Context, storage: str) -> None:
     with pytest.raises(TuningError, match="Expected a study storage") as caught:
-        open_study(METHOD, context.data, TuneSettings(storage=storage), 0)
+        open_study(METHOD, context, TuneSettings(storage=storage))
     assert "secret" not in str(caught.value)
 
 
@@ -143,12 +145,60 @@ def test_a_share_of_less_than_a_batch_is_a_clear_error(context: Context) -> None
         tune(METHOD, context, TuneSettings(trials=1, share=0.01))
 
 
+def test_a_share_of_less_than_a_batch_is_refused_before_any_training(tmp_path: Path) -> None:
+    with pytest.raises(TuningError, match="share"):
+        run_recipe(recipe_of("method.tune=3"), RunFolder(tmp_path / "run"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_workers_that_make_the_tables_at_once_try_again(
+    context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    create, calls = optuna.create_study, []
+
+    def racing(**named: Any) -> Any:
+        calls.append(named)
+        if len(calls) < 3:
+            raise RuntimeError("UNIQUE constraint failed: alembic_version.version_num")
+        return create(**named)
+
+    monkeypatch.setattr(optuna, "create_study", racing)
+    settings = TuneSettings(share=0.5, storage=f"sqlite:///{tmp_path}/study.db")
+    assert open_study(METHOD, context, settings).trials == []
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"curve": {"base": 0.0001}},
+        {"freeze": 0.9},
+        {"epochs": 1.0, "threshold": 1.0, "confidence": None},
+        {"epochs": 0.0},
+        {"final_epochs": 1},
+    ],
+)
+def test_the_first_trial_has_the_recipe_s_own_settings(context: Context, settings: dict[str, Any]) -> None:
+    method = IceMethod(ratio=0.5, **settings)
+    space = IceSpace(method, context)
+    own = space.method(space.first[0])
+    assert own.curve.highest == pytest.approx(method.curve.base or 0.1 * context.train.optimizer.learning_rate)
+    assert (own.freeze, own.final_epochs) == (method.freeze, method.final_epochs)
+    assert own.threshold == (method.threshold if method.epochs else 60.0)
+    assert len(space.first) == (2 if method.epochs else 1)
+    study = optuna.create_study()
+    study.enqueue_trial(dict(space.first[0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # values out of their ranges are drawn anew, with a warning
+        assert dict(space.suggest(study.ask())) == dict(space.first[0])
+
+
 def test_a_trial_s_values_make_a_method_and_back(context: Context) -> None:
-    space = IceSpace(METHOD, context.data)
+    space = IceSpace(METHOD, context)
     values = {"threshold": 12.0, "freeze": 0.25, "base": 0.04, "delta_share": 0.5, "p": 0.3, "beta": 20.0}
     values["final_epochs"] = 2
     method = space.method(values)
-    assert IceSpace(method, context.data).own_values() == values
+    assert IceSpace(method, context).own_values() == values
     assert method.curve.delta == 0.02
     assert space.method({**values, "freeze": 0.04}).freeze == 0
 
@@ -170,6 +220,7 @@ def test_a_run_tunes_itself_counts_the_time_and_leaves_a_recipe(tmp_path: Path) 
     assert report.seconds["tuning"] > 0
     assert kinds(folder).count("trial") == 2
     tuned = load_recipe(str(folder.tuned))
+    assert report.settings["method"] == tuned.method.model_dump(mode="json"), "what was run"
     assert isinstance(tuned.method, IceMethod)
     assert tuned.method.tune is None
     assert folder.tuned.read_text().startswith("# icycle run ")
@@ -186,7 +237,7 @@ def test_tuning_leaves_the_network_as_it_is(tmp_path: Path, context: Context) ->
 
 
 def test_an_unreachable_storage_stops_before_any_training(tmp_path: Path) -> None:
-    recipe = recipe_of("method.tune={trials: 2, storage: 'sqlite:////nowhere/at/all.db'}")
+    recipe = recipe_of("method.tune={trials: 2, share: 0.5, storage: 'sqlite:////nowhere/at/all.db'}")
     assert isinstance(recipe.method, IceMethod)
     assert recipe.method.tune is not None
     seen: list[Any] = []

@@ -252,5 +252,5 @@ def test_a_full_disk_leaves_nothing_behind(
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="Nothing was left"):
+    with pytest.raises(ArtifactError, match="nothing was left"):
         icycle.save(Heads(), tmp_path / "file" / "saved")

@@ -55,7 +55,7 @@ def test_a_resumed_run_writes_every_step_once(tmp_path: Path) -> None:
 def test_where_all_at_once_would_cost_too_much_half_of_the_way_and_a_fine_tune_come_first(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     target = ("method.budget.macs=0.15", "method.limit=0.95", "method.steps=2", "method.patience=9")
-    hard = (*target, "method.threshold=1", "method.confidence=null")
+    hard = (*target, "method.threshold=1", "method.confidence=null", "train.epochs=8")
     report = run_recipe(recipe_of("ice", *hard), folder)
     first, second = records(folder, "step")
     assert [record["reason"] for record in records(folder, "fine-tune")] == ["step", "final", "final", "final"]

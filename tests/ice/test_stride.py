@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import icycle
-from ice_toy import EXAMPLE, VALIDATION, Asked, prune
+from ice_toy import BATCHES, EXAMPLE, VALIDATION, Asked, prune
 from icycle.methods import FineTune, IceResult
 from icycle.saliency._slices import consumers
+from icycle.training import recalibrate
 
 
 class Penalty:
@@ -86,6 +87,21 @@ def test_without_compensation_and_for_groups_every_step_is_taken_by_itself(
     result = run(trained, threshold=50.0, **settings)
     assert [step.number for step in result.steps] == [1, 2, 3]
     assert result.fine_tunes == 0
+
+
+def test_what_is_left_is_judged_with_statistics_of_its_own_and_they_go_back_where_it_is_declined(
+    trained: nn.Module,
+) -> None:
+    plain, before = copy.deepcopy(trained), []
+
+    def estimate(model: nn.Module) -> None:
+        before.append(len(list(model.parameters())) and model[0].weight.shape[0])  # type: ignore[index,union-attr]
+        recalibrate(model, BATCHES, batches=2)
+
+    run(trained, threshold=5.0, final_epochs=1, calibration=estimate, loader=BATCHES)
+    run(plain, threshold=None, final_epochs=1, calibration=estimate, loader=BATCHES)
+    _require_equal(trained, plain)
+    assert before[:5] == [16, 13, 13, 10, 8]  # the rest is tried, then the next step goes
 
 
 def test_every_read_of_the_split_counts(trained: nn.Module) -> None:

@@ -64,7 +64,7 @@ def save(model: nn.Module, path: str | Path) -> Path:
             shutil.rmtree(fresh, ignore_errors=True)
     except (OSError, safetensors.SafetensorError) as error:
         raise ArtifactError(
-            f"Expected to write a model to {folder}, but it failed: {error}. Nothing was left."
+            f"Expected to write a model to {folder}, but it failed: {error}; nothing was left there"
         ) from error
     return folder
 

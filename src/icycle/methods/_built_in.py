@@ -66,6 +66,10 @@ class BuiltInTraining:
         return task.loss_of if isinstance(task, Supervised) else None
 
     @property
+    def validation_examples(self) -> int:
+        return self._data.validation.examples
+
+    @property
     def correct_per_batch(self) -> CorrectPerBatch | None:
         return self._correct if self.trainer.task.judges else None
 

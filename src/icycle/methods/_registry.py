@@ -147,8 +147,8 @@ class Method(Settings, ABC):
         """How the method wants to be tuned before it runs; None: not at all."""
         return None
 
-    def space(self, data: Data) -> SearchSpace | None:
-        """What can be tuned in it, on this data; None: nothing."""
+    def space(self, context: Context) -> SearchSpace | None:
+        """What can be tuned in it, for this network and data; None: nothing."""
         return None
 
 

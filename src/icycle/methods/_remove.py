@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -53,7 +53,7 @@ def remove(
             if refit is None:
                 break
             whole = unwrapped(each)
-            undo.append(partial(_write, whole, {name: weight.clone() for name, weight in whole.named_parameters()}))
+            undo.append(partial(_write, whole, {name: tensor.clone() for name, tensor in _tensors(whole)}))
             refit(whole, structure, subnet)
             _take_from_rank0(whole)
         if not accept():
@@ -73,10 +73,16 @@ def _rank0s(model: nn.Module, structure: Structure, subnet: SubNetwork) -> SubNe
     return subnet
 
 
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Weights, and statistics such as batch norm's, which `accept` may estimate anew."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
 @torch.no_grad()
-def _write(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    for name, parameter in model.named_parameters():
-        parameter.copy_(weights[name])
+def _write(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in _tensors(model):
+        tensor.copy_(tensors[name])
 
 
 @torch.no_grad()

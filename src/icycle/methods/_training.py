@@ -69,6 +69,10 @@ class Training(Protocol):
         """(outputs, targets) -> scalar, for criteria that read gradients; None: there is none."""
 
     @property
+    def validation_examples(self) -> int:
+        """How many examples `evaluate` reads; 0 where nobody can tell."""
+
+    @property
     def correct_per_batch(self) -> CorrectPerBatch | None:
         """Which validation examples are right; None where the task has no right and wrong, or nobody can tell."""
 
@@ -117,6 +121,10 @@ class OwnTraining:
                 f"Expected evaluate(model) to return an accuracy in percent, 0..100, but got {float(value)}"
             )
         return float(value)
+
+    @property
+    def validation_examples(self) -> int:
+        return 0
 
     @property
     def correct_per_batch(self) -> CorrectPerBatch | None:

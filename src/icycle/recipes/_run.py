@@ -116,7 +116,7 @@ def _carry_out(recipe: Recipe, folder: RunFolder, recorder: Recorder) -> Report:
     model, the method's result, the report, its page, the record of the end."""
     context = _context(recipe, recorder, folder.checkpoint)
     pruned = on_first(folder.result.exists)
-    study = None if pruned else _study(recipe, context.data)
+    study = None if pruned else _study(recipe, context)
     recorder.write(
         "start",
         recipe=recipe.name,
@@ -146,6 +146,8 @@ def _finish(
 ) -> Report:
     """What remains once the test set is measured: the report, its page, the record of the end."""
     recorder = context.recorder
+    if recipe.method.tuning is not None:  # what was found is what was run
+        recipe = recipe.model_copy(update={"method": load_recipe(str(folder.tuned)).method})
     report = _report(recipe, context.data, context.model, result, metrics, recorder)
     with folder.written():
         write_whole(folder.report, report.to_json())
@@ -167,13 +169,13 @@ def _prune(recipe: Recipe, context: Context, folder: RunFolder, study: Any) -> M
     return method.run(context)
 
 
-def _study(recipe: Recipe, data: Data) -> Any:
+def _study(recipe: Recipe, context: Context) -> Any:
     """The study of a method that tunes itself, opened before any training; None where there is none."""
     wanted = recipe.method.tuning
     if wanted is None:
         return None
     require_one_process("method.tune")
-    return open_study(recipe.method, data, wanted, recipe.seed)
+    return open_study(recipe.method, context, wanted)
 
 
 def _context(recipe: Recipe, recorder: Recorder, checkpoint: Path | None) -> Context:

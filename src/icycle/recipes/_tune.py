@@ -51,7 +51,7 @@ def tune_recipe(
     method = recipe.method
     with opened(recipe, folder, listeners, resume, _described(settings, output)) as recorder:
         context = _context(recipe, recorder, folder.checkpoint)
-        study = open_study(method, context.data, settings, recipe.seed)
+        study = open_study(method, context, settings)
         context = _with_teacher(recipe, context)
         recorder.write(
             "start", recipe=recipe.name, method="tuning", epochs=recipe.train.epochs, metric=recipe.task.metric

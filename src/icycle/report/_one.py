@@ -193,7 +193,8 @@ def _steps_note(run: RunRecord) -> str:
         return f"What each removal led to, without a look at the validation split. {seconds}"
     return (
         f"The validation {run.metric} right after each removal, and what it led to. A fine-tune is due where it has "
-        "fallen from the dense network's to the threshold, or would by the removal of all the rest at once. "
+        "fallen from the dense network's to the threshold, or would by the removal of all the rest at once; after the "
+        "last removal comes the final one. "
         f"{seconds}"
     )
 
@@ -253,7 +254,11 @@ def _details(run: RunRecord) -> Table:
     rows = [(key, _plain(value)) for key, value in plain.items()]
     for removal in run.report["removals"]:
         before, after = (run.metric_text(removal[f"accuracy_{side}"]) for side in ("before", "after"))
-        rows.append((f"removal after {removal['epoch']:.2f} epochs", f"{before} before, {after} after (validation)"))
+        several = removal.get("removals", 1) > 1
+        last = f"{removal['removals']} removals, the last" if several else "removal"
+        first = " the first" if several else ""
+        when = f"{last} after {removal['epoch']:.2f} epochs"
+        rows.append((when, f"{before} before{first}, {after} after (validation)"))
     return Table(f"What {run.report['method']} tells", (), rows)
 
 

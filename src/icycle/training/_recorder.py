@@ -57,5 +57,5 @@ def _append(path: Path, line: str) -> None:
     except OSError as error:
         raise TrainingError(
             f"Expected to write a record to {path}, but it failed: {error}; make room, then go on with the run from "
-            "its last checkpoint: icycle run --resume FOLDER"
+            f"its last checkpoint (icycle run --resume {path.parent}), or begin it anew where that is gone"
         ) from error

@@ -25,8 +25,7 @@ from icycle.errors import DataError, TrainingError, TuningError
 from icycle.methods import Context, Method, MethodResult, SearchSpace, TuneSettings, Values
 from icycle.training import Record, Recorder, require_no_stop
 from icycle.tuning._kept import Ending, KeptTrials, Trial
-from icycle.tuning._study import OVER_THE_LIMIT, WORKER, forget_unfinished, open_study, require_space
-from icycle.zoo import Data
+from icycle.tuning._study import OVER_THE_LIMIT, WORKER, forget_unfinished, open_study, require_space, tuning_share
 
 if TYPE_CHECKING:
     import optuna
@@ -80,9 +79,9 @@ def tune(
         RunInterruptedError: SIGTERM or SIGUSR1 came within `icycle.training.stoppable`; finished trials are kept.
     """
     began = time.perf_counter()
-    space = require_space(method, context.data)
+    space = require_space(method, context)
     with context.recorder.clock.stage("tuning"):
-        study = study or open_study(method, context.data, settings, context.seed)
+        study = study or open_study(method, context, settings)
         trials = _Trials(space, context, settings, study, kept)
         with warnings.catch_warnings(), torch.random.fork_rng():
             warnings.simplefilter("ignore", category=UserWarning)
@@ -107,7 +106,7 @@ class _Trials:
         self._context = context
         self._settings = settings
         self._study = study
-        self._data = _share(context.data, settings.share, context.seed)
+        self._data = tuning_share(context.data, settings.share, context.seed)
         self._kept = KeptTrials(kept)
         self._worker = None if kept is None else str(kept.resolve())
         self.done: list[Trial] = []
@@ -126,10 +125,10 @@ class _Trials:
         """The cost of one trial; Optuna's function to minimise."""
         import optuna
 
+        if self._worker is not None:
+            trial.set_user_attr(WORKER, self._worker)  # before anything else: it may be killed at any moment
         values = self._suggest(trial)
         told = self._kept.answer(trial.number, values) if self._settings.storage is None else None
-        if told is None and self._worker is not None:
-            trial.set_user_attr(WORKER, self._worker)
         done = told or self._tried(trial.number, values)
         self._note(done, told_before=told is not None)
         if done.drop is None or done.cost is None:
@@ -210,19 +209,6 @@ class _TooSlow(Exception):  # noqa: N818 - a signal
     def __init__(self, cost: float) -> None:
         super().__init__(cost)
         self.cost = cost
-
-
-def _share(data: Data, share: float, seed: int) -> Data:
-    """The same data with a share of the training examples, every class in its proportion."""
-    if share == 1:
-        return data
-    train = data.train.share(share, seed)
-    if train.examples < train.batch_size:
-        raise TuningError(
-            f"Expected at least one batch of {train.batch_size} examples to tune on, but a share of {share} of "
-            f"{data.train.examples} is {train.examples}; raise method.tune.share"
-        )
-    return replace(data, train=train)
 
 
 def _complete(study: optuna.Study) -> Sequence[tuple[dict[str, Any], float, float]]:

@@ -149,7 +149,7 @@ class IceRun:
         if settings.threshold is None:
             return AlwaysFineTune()
         if correct is None or settings.confidence is None:
-            return ExactTrigger(self._training.evaluate, dense, settings.threshold)
+            return ExactTrigger(self._training.evaluate, dense, settings.threshold, self._training.validation_examples)
         answers = answers or Answers.of(self.model, correct)
         return SequentialTrigger(answers, correct, settings.threshold, settings.confidence)
 
@@ -178,7 +178,8 @@ class IceRun:
         decisions: list[Decision] = []
 
         def passes() -> bool:
-            decisions.append(self._decide())  # what is to go is there still, but nothing reads it
+            self._recalibrate()  # what is to go is there still, but nothing reads it
+            decisions.append(self._decide())
             return not decisions[-1].fire
 
         with self._clock.stage("search"):

@@ -22,7 +22,6 @@ from icycle.methods.ice._space import IceSpace
 from icycle.methods.ice._trigger import require_size
 from icycle.saliency import score
 from icycle.training import SGD, Optimizer, PartSaver, TrainSettings
-from icycle.zoo import Data
 
 __all__ = ["IceMethod", "IcePublished", "Stepwise"]
 
@@ -125,8 +124,8 @@ class IceMethod(IceSettings, Stepwise):
     def tuning(self) -> TuneSettings | None:
         return self.tune
 
-    def space(self, data: Data) -> SearchSpace:
-        return IceSpace(self, data)
+    def space(self, context: Context) -> SearchSpace:
+        return IceSpace(self, context)
 
 
 @register
@@ -208,12 +207,13 @@ def _effort(result: IceResult) -> Effort:
 
 
 def _removal(result: IceResult, context: Context) -> Removal:
-    """All steps as one removal, from the dense network to what the final fine-tune begins with."""
+    """All steps as one removal, from the dense network to what the final fine-tune begins with; its time is the
+    last one's."""
     task = context.task
     final = result.accuracy if result.accuracy_before_final is None else result.accuracy_before_final
-    fine_tuned = sum(step.fine_tuned for step in result.steps)
+    before = sum(step.fine_tuned for step in result.steps[:-1])
     return Removal(
-        epoch=context.epochs_trained + fine_tuned,
+        epoch=context.epochs_trained + before,
         macs_before=result.macs_before,
         macs_after=result.structure.macs(),
         accuracy_before=task.value(result.dense_accuracy),
@@ -234,7 +234,7 @@ def _details(result: IceResult) -> dict[str, Any]:
         "end of the final fine-tune": result.ended or "there was none",
         "seconds": result.seconds,
     }
-    if result.examples_read:
+    if result.share_read:
         details["share of the validation split read per decision"] = round(result.share_read, 3)
     if frozen:
         details |= {

@@ -12,11 +12,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from icycle.methods._registry import Effort
+from icycle.methods._registry import Context, Effort
 from icycle.methods._tunable import Values
 from icycle.methods.ice._curve import Curve
 from icycle.methods.ice._trigger import size_needed
-from icycle.zoo import Data
 
 if TYPE_CHECKING:
     import optuna
@@ -35,50 +34,60 @@ PAPERS_GRID: dict[str, list[float]] = {
     "beta": [40.0, 60.0],
 }
 
-_LOWEST = {"threshold": 2.0, "freeze": 0.0, "base": 0.003, "delta_share": 0.0, "p": 0.1, "beta": 10.0}
-_HIGHEST = {"threshold": 60.0, "freeze": 0.6, "base": 0.1, "delta_share": 0.8, "p": 0.7, "beta": 60.0}
+# base: as a share of the rate that the network was trained with
+_LOWEST = {"threshold": 2.0, "freeze": 0.0, "base": 0.03, "delta_share": 0.0, "p": 0.1, "beta": 10.0}
+_HIGHEST = {"threshold": 60.0, "freeze": 0.6, "base": 1.0, "delta_share": 0.8, "p": 0.7, "beta": 60.0}
 _EPOCHS = 1.0  # of a fine-tune between removals, where the method has none
 _LEAST_FROZEN = 0.05  # for less nothing is frozen
-_TRAINED_WITH = 0.1  # the rate that these ranges are made for, where the method has no base of its own
 _BY_FACTORS = frozenset({"threshold", "base", "beta"})
 
 
 class IceSpace:
-    """The search space of `method` on `data`; the threshold is one that the validation split can decide on."""
+    """The search space of `method`; the threshold is one that the validation split can decide on, the rate at most that
+    which the network was trained with. What the method says itself lies within the ranges."""
 
     grid: Mapping[str, Sequence[float]] = PAPERS_GRID
 
-    def __init__(self, method: IceMethod, data: Data) -> None:
+    def __init__(self, method: IceMethod, context: Context) -> None:
+        train, rate = context.data.train, context.train.optimizer.learning_rate
         self._method = method
-        self._examples = data.train.examples
+        self._curve = method.curve.after(rate)
+        self._examples = train.examples
         passes = method.calibrate + method.compensate
-        self._calibration = passes * method.calibration_batches * data.train.batch_size
-        self._lowest = {**_LOWEST, "threshold": _lowest_threshold(method.confidence, data.validation.examples)}
+        self._calibration = passes * method.calibration_batches * train.batch_size
+        threshold = _lowest_threshold(method.confidence, context.data.validation.examples)
+        self._lowest = {**_LOWEST, "threshold": threshold, "base": _LOWEST["base"] * rate}
+        self._highest = {**_HIGHEST, "base": _HIGHEST["base"] * rate}
+        for name, value in self.own_values().items():
+            if name in self._lowest:
+                self._lowest[name] = min(self._lowest[name], value)
+                self._highest[name] = max(self._highest[name], value)
 
     @property
     def first(self) -> Sequence[Values]:
         """The method's own settings, and the same with so high a threshold that all recovery is left to the end."""
         own = self.own_values()
-        return own, {**own, "threshold": _HIGHEST["threshold"]}
+        patient = {**own, "threshold": self._highest["threshold"]}
+        return (own,) if patient == own else (own, patient)
 
     def own_values(self) -> Values:
-        """The method's settings as a trial's values, moved into the ranges."""
-        method, curve = self._method, self._method.curve.after(_TRAINED_WITH)
+        """The method's settings as a trial's values; no fine-tunes in between are those of the highest threshold, one
+        after every step those of the lowest."""
+        method, curve = self._method, self._curve
         values = {
-            "threshold": (method.threshold or _LOWEST["threshold"]) if method.epochs else _HIGHEST["threshold"],
+            "threshold": (method.threshold or self._lowest["threshold"]) if method.epochs else _HIGHEST["threshold"],
             "freeze": method.freeze,
             "base": curve.highest,
             "delta_share": curve.delta / curve.highest,
             "p": curve.p,
             "beta": curve.beta,
         }
-        within = {name: min(max(value, self._lowest[name]), _HIGHEST[name]) for name, value in values.items()}
-        return {**within, "final_epochs": method.final_epochs} if method.final_epochs > 1 else within
+        return {**values, "final_epochs": method.final_epochs} if method.final_epochs > 1 else values
 
     def suggest(self, trial: optuna.Trial) -> Values:
         """Anything within the ranges; of the method's `final_epochs` fewer may do, but at least one."""
         values: dict[str, float] = {
-            name: trial.suggest_float(name, lowest, _HIGHEST[name], log=name in _BY_FACTORS)
+            name: trial.suggest_float(name, lowest, self._highest[name], log=name in _BY_FACTORS)
             for name, lowest in self._lowest.items()
         }
         if self._method.final_epochs > 1:

@@ -84,8 +84,10 @@ def _levels(run: RunRecord) -> dict[str, float]:
     if dense is None:
         return {}
     threshold = run.method.get("threshold")
-    loses = {"threshold": dense - threshold} if threshold is not None and run.higher_is_better else {}
-    return {"dense": dense, **loses}
+    decides = any(record["decision"]["accuracy"] is not None for record in run.of_kind("step"))
+    if threshold is None or not decides or not run.higher_is_better:
+        return {"dense": dense}
+    return {"dense": dense, "threshold": dense - threshold}
 
 
 def _level(name: str, value: float, anchor: str) -> Figure:
