@@ -110,8 +110,9 @@ def test_every_read_of_the_split_counts(trained: nn.Module) -> None:
     assert result.examples_read > result.steps[0].decision.examples  # the trial before the removal
 
 
-def test_without_epochs_between_removals_all_goes_at_once_unread(trained: nn.Module) -> None:
-    result = prune(trained, steps=2, epochs=0, threshold=1e-3)
+@pytest.mark.parametrize("compensate", [True, False])
+def test_without_epochs_between_removals_all_goes_at_once_unread(trained: nn.Module, compensate: bool) -> None:
+    result = prune(trained, steps=2, epochs=0, threshold=1e-3, compensate=compensate)
     assert [step.number for step in result.steps] == [2]
     assert result.examples_read == 0
 

@@ -173,8 +173,9 @@ class IceRun:
         better than two, unless more is lost than can be refitted.
         """
         left = self.steps[done:]
-        ahead = self.settings.looks_ahead and len(left) > 1
-        step = together(left) if ahead else left[0]
+        count = len(left) if self.settings.at_once else 1
+        step = together(left[:count])
+        looks = count > 1 and self.settings.epochs > 0
         decisions: list[Decision] = []
 
         def passes() -> bool:
@@ -185,8 +186,8 @@ class IceRun:
         with self._clock.stage("search"):
             scores = self._due_scores(step, done)
         try:
-            self._remove(step, scores, accept=passes if ahead else lambda: True)
-            return step, len(self.steps) if ahead else done + 1, None
+            self._remove(step, scores, accept=passes if looks else lambda: True)
+            return step, done + count, None
         except Declined:
             self._remove(left[0], scores)
             return left[0], done + 1, decisions[-1]
@@ -215,11 +216,11 @@ class IceRun:
         return decision
 
     def _due(self, decision: Decision, declined: Decision | None) -> Decision:
-        """Where the run looks ahead, a fine-tune comes before what would cost too much, and not after: after the last
+        """Where all may go at once a fine-tune comes before what would cost too much, and not after: after the last
         removal there is the final one."""
         if declined is not None:
             return replace(decision, fire=True, ahead=declined.drop)
-        final = self.settings.looks_ahead and self.settings.final_epochs > 0
+        final = self.settings.at_once and self.settings.final_epochs > 0
         return replace(decision, fire=decision.fire and not final)
 
     def _refit(self, model: torch.nn.Module, structure: Structure, subnet: SubNetwork) -> None:

@@ -95,7 +95,8 @@ class IceSettings(StepwiseSettings):
         return self
 
     @property
-    def looks_ahead(self) -> bool:
-        """Is all that is left removed at once, unless that needs a fine-tune first? What is not refitted cannot be
-        judged, and put back, before it is gone."""
-        return isinstance(self.steps, int) and self.compensate and self.threshold is not None
+    def at_once(self) -> bool:
+        """Does all that is left go at once, unless that needs a fine-tune first? What is not refitted cannot be judged,
+        and put back, before it is gone."""
+        judged = self.compensate and self.threshold is not None
+        return isinstance(self.steps, int) and (self.epochs == 0 or judged)
