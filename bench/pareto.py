@@ -121,7 +121,7 @@ def _method(network: str, name: str, kept: float, epochs: int, rate: float) -> M
     if kind in ("one-shot", "taught"):
         return OneShot(**shared, **final)
     if kind == "frozen":
-        return IceMethod(**shared, **final, steps="all", epochs=0, freeze=0.5)
+        return IceMethod(**shared, **final, steps="all", freeze=0.5, drop=None)
     if kind == "ice":
         return IceMethod(**shared, **final)
     return Iterative(**shared, steps="group", curve=Curve(base=rate, delta=0.0), epochs=epochs / _steps(network))

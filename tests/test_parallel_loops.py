@@ -84,7 +84,7 @@ def one_cycle_on(rank: int) -> None:
 def ice_on(rank: int) -> None:
     """Accuracies, gradients and activations of each rank are its own; what is done is rank 0's."""
     parallel = DistributedDataParallel(network())
-    accuracies = iter([90.0, 60.0, 90.0, 90.0, 90.0] if rank == 0 else [90.0, 90.0, 10.0, 10.0, 10.0])
+    accuracies = iter([90.0, 60.0, 90.0, 80.0, 90.0] if rank == 0 else [90.0, 90.0, 10.0, 90.0, 10.0])
     asked: list[tuple[str, int]] = []
 
     def fine_tune(model: nn.Module, request: FineTune) -> None:
@@ -108,6 +108,7 @@ def ice_on(rank: int) -> None:
         compensate=False,  # each step by itself
         loader=[batch(100 * rank + number) for number in range(2)],
         freeze=0.4,
+        epochs=1,
         final_epochs=1,
     )
     assert [step.decision.fire for step in result.steps] == [True, False]
