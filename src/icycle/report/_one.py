@@ -255,10 +255,9 @@ def _details(run: RunRecord) -> Table:
     for removal in run.report["removals"]:
         before, after = (run.metric_text(removal[f"accuracy_{side}"]) for side in ("before", "after"))
         several = removal.get("removals", 1) > 1
-        last = f"{removal['removals']} removals, the last" if several else "removal"
-        first = " the first" if several else ""
-        when = f"{last} after {removal['epoch']:.2f} epochs"
-        rows.append((when, f"{before} before{first}, {after} after (validation)"))
+        which, first = (f"{removal['removals']} removals, the last", " the first") if several else ("removal", "")
+        told = f"{before} before{first}, {after} after (validation)"
+        rows.append((f"{which} after {removal['epoch']:.2f} epochs", told))
     return Table(f"What {run.report['method']} tells", (), rows)
 
 

@@ -71,24 +71,25 @@ def open_study(method: Method, context: Context, settings: TuneSettings) -> optu
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that parts of Optuna are called experimental
         sampler = _sampler(settings, grid, own_seed)
-        for patience in reversed(range(_TRIES)):
-            try:
-                return optuna.create_study(
-                    study_name=settings.study, storage=settings.storage, sampler=sampler, load_if_exists=True
-                )
-            except Exception as error:  # whatever a database's driver raises
-                if patience == 0 or settings.storage is None:
-                    raise _unusable(settings.storage, error) from error
-                time.sleep(random.uniform(0.1, 0.5))  # another worker may be making the tables
-    raise AssertionError("unreachable")
+        return _created(settings, sampler, _TRIES)
 
 
-def _unusable(storage: str | None, error: Exception) -> TuningError:
-    return TuningError(
-        f"Expected a study storage at {_without_password(storage)}, but it cannot be used: "
-        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; check the URL (such as "
-        "sqlite:///tune.db) and that its driver is installed, or leave method.tune.storage out"
-    )
+def _created(settings: TuneSettings, sampler: Any, tries: int) -> optuna.Study:
+    import optuna
+
+    try:
+        return optuna.create_study(
+            study_name=settings.study, storage=settings.storage, sampler=sampler, load_if_exists=True
+        )
+    except Exception as error:  # whatever a database's driver raises
+        if tries > 1:
+            time.sleep(random.uniform(0.1, 0.5))  # another worker may be making the tables
+            return _created(settings, sampler, tries - 1)
+        raise TuningError(
+            f"Expected a study storage at {_without_password(settings.storage)}, but it cannot be used: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; check the URL (such as "
+            "sqlite:///tune.db) and that its driver is installed, or leave method.tune.storage out"
+        ) from error
 
 
 def forget_unfinished(study: optuna.Study, worker: str | None) -> None:
