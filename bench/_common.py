@@ -10,6 +10,7 @@ import re
 import shlex
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -31,6 +32,8 @@ __all__ = [
 RESULTS = Path(__file__).parent / "results"
 
 Record = Mapping[str, Any]
+
+_VERSIONS = ("icycle", "torch", "torch-pruning", "python")
 
 
 class Results:
@@ -120,15 +123,16 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def provenance(records: Sequence[Record]) -> str:
-    """The lines under a table: the command or commands, the machine, the versions and the number of runs."""
-    place = records[-1]["machine"]
-    accelerator = "" if place["accelerator"] == "none" else f", {place['accelerator']}"
-    versions = ", ".join(
-        f"{name} {place[name]}" for name in ("icycle", "torch", "torch-pruning", "python") if name in place
-    )
+    """The lines under a table: the command or commands, the machines, the versions and the number of runs."""
     lines = (re.sub(r" --out \S+", "", record["command"]) for record in records)  # a file that only its maker has
     commands = "; ".join(f"`{line}`" for line in dict.fromkeys(lines))
-    return (
-        f"{len(records)} runs of {commands}, on {place['cpu']}, {place['cores']} cores, "
-        f"{place['threads']} threads{accelerator}; {versions}."
-    )
+    places = Counter(_place(record["machine"]) for record in records)
+    told = [place if len(places) == 1 else f"{place} ({count})" for place, count in places.items()]
+    last = records[-1]["machine"]
+    versions = ", ".join(f"{name} {last[name]}" for name in _VERSIONS if name in last)
+    return f"{len(records)} runs of {commands}, on {' and on '.join(told)}; {versions}."
+
+
+def _place(machine: Mapping[str, str]) -> str:
+    accelerator = "" if machine["accelerator"] == "none" else f", {machine['accelerator']}"
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads{accelerator}"

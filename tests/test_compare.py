@@ -351,3 +351,15 @@ def test_the_command_writes_a_table_and_pictures(
     assert len(kept_results(folder / "results.json").outcomes) == 2
     assert table.splitlines()[2] in shown
     assert (folder / "pareto-epochs.svg").is_file()
+
+
+def test_pictures_that_cannot_be_drawn_are_refused_before_any_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(sys, "argv", ["icycle", "compare", "digits", "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code
+    assert "icycle[plot]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

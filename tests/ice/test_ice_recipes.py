@@ -14,6 +14,7 @@ import icycle
 from ice_runs import CLOCK, TINY, recipe_of, records
 from icycle.errors import BudgetError, DataError, RecipeError, StructureError
 from icycle.methods import Context
+from icycle.methods.ice import IceSettings
 from icycle.recipes import RunFolder, load_recipe, run_recipe
 from icycle.training import Recorder, TrainSettings
 from icycle.zoo import SealedLoader, build_model, load_data
@@ -65,6 +66,16 @@ def test_where_all_at_once_would_cost_too_much_half_of_the_way_and_a_fine_tune_c
     assert (second["decision"]["fire"], second["decision"]["ahead"]) == (False, None)
     assert first["macs_kept"] == pytest.approx(second["macs_kept"] ** 0.5, abs=0.07)
     assert second["macs_kept"] == report.pruned.macs / report.dense.macs
+
+
+def test_what_is_set_of_fine_tunes_that_there_are_not_is_refused() -> None:
+    ice = {"ratio": 0.5, "threshold": 5.0}
+    with pytest.raises(ValueError, match="threshold: of fine-tunes in between"):
+        IceSettings.model_validate(ice)
+    with pytest.raises(RecipeError, match="set their epochs"):
+        load_recipe("digits-ice", ["method.threshold=5"])
+    assert IceSettings.model_validate({**ice, "epochs": 1}).threshold == 5.0
+    assert IceSettings.model_validate({**ice, "epochs": 0}).epochs == 0, "said to be off"
 
 
 @pytest.mark.parametrize(

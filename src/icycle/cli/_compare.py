@@ -44,10 +44,24 @@ def compare(
     # Imported here so that `icycle --help` need not wait for torch.
     from rich.console import Console
 
-    from icycle.compare import Entry, Failure, Kept, draw, environments, keep_results, make_plan, rows, run_plan, text
+    from icycle.compare import (
+        Entry,
+        Failure,
+        Kept,
+        draw,
+        environments,
+        keep_results,
+        make_plan,
+        require_matplotlib,
+        rows,
+        run_plan,
+        text,
+    )
     from icycle.recipes import load_recipe
     from icycle.training import require_one_process
 
+    if pictures:
+        require_matplotlib()  # before any run
     require_one_process("icycle compare, which starts its own (--workers)")
     console = Console()
     loaded = load_recipe(recipe, overrides or (), imports=context.obj)

@@ -1,6 +1,6 @@
 """Comparisons: many methods, many seeds, one recipe; paired differences, and what each costs."""
 
-from icycle.compare._pictures import draw
+from icycle.compare._pictures import draw, require_matplotlib
 from icycle.compare._plan import Entry, Run, make_plan
 from icycle.compare._results import Failure, Kept, Outcome, Result, environments, keep_results, kept_results
 from icycle.compare._run import run_plan
@@ -21,6 +21,7 @@ __all__ = [
     "kept_results",
     "make_plan",
     "markdown",
+    "require_matplotlib",
     "rows",
     "run_plan",
     "text",

@@ -11,8 +11,9 @@ from icycle.errors import RecipeError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["draw", "front"]
+__all__ = ["draw", "front", "require_matplotlib"]
 
 _COSTS = {"seconds": "seconds of the whole run", "epochs": "epochs", "latency": "latency at batch 64 / dense"}
 
@@ -23,17 +24,29 @@ def draw(table: Sequence[Row], folder: Path) -> list[Path]:
     Raises:
         RecipeError: matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RecipeError("Expected matplotlib, which pictures need; pip install 'icycle[plot]'") from error
+    new_figure = require_matplotlib()
     made = []
     for cost, words in _COSTS.items():
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        figure = new_figure(figsize=(7, 4.5), layout="constrained")
         _scatter(figure.subplots(), table, cost, words)
         made.append(folder / f"pareto-{cost}.svg")
         figure.savefig(made[-1])
     return made
+
+
+def require_matplotlib() -> type[Figure]:
+    """Its figures.
+
+    Raises:
+        RecipeError: it is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise RecipeError(
+            "Expected matplotlib, which pictures need; pip install 'icycle[plot]', or use --no-pictures"
+        ) from error
+    return Figure
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -206,7 +206,7 @@ def _steps(run: RunRecord) -> Table:
             ", ".join(f"{name} {count}" for name, count in one["kept"].items()),
             f"{one['macs_kept']:.1%}",
             figures.evidence(run, one),
-            f"fine-tune, epochs: {one['fine_tuned']:g}" if one["fine_tuned"] else "go on",
+            f"fine-tune, epochs: {one['fine_tuned']:g}" if one["fine_tuned"] else "no fine-tune",
             f"{sum(one.get('seconds', {}).values()):.1f}",
         )
         for one in run.of_kind("step")

@@ -20,7 +20,7 @@ WeightDecay = Annotated[float, Field(ge=0)]
 
 
 class Optimizer(Settings, ABC):
-    """An optimizer's settings."""
+    """An optimizer's settings; one of your own has a default for `name`, and fields for all that can be set."""
 
     name: str
     learning_rate: LearningRate

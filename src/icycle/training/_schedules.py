@@ -20,7 +20,10 @@ __all__ = ["Constant", "Cosine", "MultiStep", "Schedule", "ScheduleSettings"]
 
 
 class Schedule(Settings, ABC):
-    """A schedule with an optional linear warm-up over the first `warmup` share of the run."""
+    """A schedule with an optional linear warm-up over the first `warmup` share of the run.
+
+    One of your own has a default for `name`, settings as fields, and `_decay(progress)`, the factor after the warm-up.
+    """
 
     name: str
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0

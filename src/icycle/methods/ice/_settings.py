@@ -17,6 +17,7 @@ from icycle.training import Settings
 
 __all__ = ["IceSettings", "StepwiseSettings"]
 
+_IN_BETWEEN = ("data_share", "decay", "threshold", "confidence")  # settings of the fine-tunes between removals
 StepNames = Literal["group", "block", "all"] | Count | tuple[tuple[str, ...], ...]
 
 
@@ -87,6 +88,17 @@ class IceSettings(StepwiseSettings):
     final_factor: Positive = 2.0
     drop: Annotated[float, Field(ge=0, lt=100)] | None = 1.0
     patience: Count | None = None
+
+    @model_validator(mode="after")
+    def _no_fine_tunes_to_set(self) -> IceSettings:
+        """What is set of fine-tunes in between, while there are none by default, is taken for a wish to have them."""
+        idle = [name for name in _IN_BETWEEN if name in self.model_fields_set]
+        if idle and "epochs" not in self.model_fields_set:
+            raise ValueError(
+                f"{', '.join(idle)}: of fine-tunes in between, and there are none by default; set their epochs, 1 say, "
+                f"or leave {'it' if len(idle) == 1 else 'them'} out."
+            )
+        return self
 
     @model_validator(mode="after")
     def _probe_trains(self) -> IceSettings:

@@ -36,7 +36,7 @@ def steps(run: RunRecord) -> Figure | None:
 
 def _decisions(run: RunRecord, records: list[Mapping[str, Any]]) -> list[Figure]:
     """Two traces, so that the legend explains the colours."""
-    looks = (("goes on", False, KEPT, "circle"), ("fine-tunes", True, REMOVED, "diamond"))
+    looks = (("no fine-tune", False, KEPT, "circle"), ("fine-tune", True, REMOVED, "diamond"))
     traces = []
     for name, tuned, color, symbol in looks:
         own = [record for record in records if (record["fine_tuned"] > 0) is tuned]
