@@ -8,17 +8,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import icycle
 from icycle.errors import BudgetError, RecipeError, TrainingError
-from icycle.latency import Call, Setting, Target, find_target, register
+from icycle.latency import Call, Latency, Setting, Target, find_target, peak_activation_bytes, register
 from icycle.methods import Gradual
 from icycle.methods._gradual import schedule, time_of
+from icycle.methods._scheduled import _Costs
 from icycle.recipes import Recipe, RunFolder, load_recipe, run_recipe
 from icycle.report import Report
+from icycle.structure import SubNetwork
+from icycle.tracing import copy_of
 from icycle.zoo import build_model
 
 TINY = ("train.epochs=4", "model.width=8", "data.subset=300")  # half the MACs, as the recipe says
@@ -223,6 +227,27 @@ def test_half_the_latency_is_half_the_latency(paced: Paced, tmp_path: Path, meth
     if method == "gradual":
         kept = [removal.macs_after / report.dense.macs for removal in report.removals]
         assert kept == pytest.approx([0.875, 0.75, 0.625, 0.5], abs=0.03)
+
+
+def test_memory_is_that_of_the_batch_that_the_budget_names(tmp_path: Path) -> None:
+    report = run(tmp_path / "run", "fixed", "method.budget={memory: 0.7, batch: 16}", "method.round_to=1")
+    dense = build_model("small-cnn", num_classes=10, in_channels=1, width=8)
+    pruned = icycle.load(tmp_path / "run" / "model", build_model("small-cnn", num_classes=10, in_channels=1, width=8))
+    taken = [peak_activation_bytes(each, torch.randn(16, 1, 8, 8)) for each in (pruned, dense)]
+    assert 0.65 < taken[0] / taken[1] <= 0.7
+    assert len(report.removals) == 1
+
+
+def test_a_group_that_is_down_to_one_channel_still_counts(paced: Paced) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 64, 1), nn.ReLU(), nn.Conv2d(64, 4, 1)).eval()
+    dense = icycle.trace(model, torch.randn(2, 3, 8, 8))
+    budget = icycle.Budget(latency=0.5, target="paced")
+    costs = _Costs(budget, copy_of(model), dense)
+    narrow = SubNetwork.first(dense, {dense.prunable[0].name: 1, dense.prunable[1].name: 32})
+    later = icycle.trace(icycle.prune(copy_of(model), dense, narrow), torch.randn(2, 3, 8, 8))
+    assert len(later.prunable) == 1
+    predicted = costs.at(later, model)["latency"](np.array([32]))
+    assert predicted == pytest.approx(Latency(model, dense, budget).measure(narrow), rel=0.01)
 
 
 def test_a_machine_that_becomes_slower_does_not_make_the_network_smaller(paced: Paced, tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 import icycle
-from icycle.errors import BudgetError, LatencyError
+from icycle import selection
+from icycle.errors import BudgetError, LatencyError, StructureError
 from icycle.latency import Call, Latency, Selector, Setting, Target, find_target, interleaved, register, targets
+from icycle.latency._batches import inputs_at
 from icycle.latency._cache import Cache
 from icycle.latency._calls import call_of
 from icycle.latency._table import measured_table
@@ -56,6 +58,7 @@ class MadeUp(Target):
         self.stopwatch = Stopwatch()
         self.clock = self.stopwatch
         self.whole: Callable[[float], float] = lambda seconds: seconds
+        self.each = 0.0  # seconds, for every parameter of a whole network
         self.timed = 0  # calls of `operation`
 
     def versions(self) -> dict[str, str]:
@@ -67,7 +70,8 @@ class MadeUp(Target):
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 seconds += convolution_seconds(module.in_channels, module.out_channels, len(inputs) * side * side)
-        return self._taking(self.whole(seconds))
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        return self._taking(self.whole(seconds) + self.each * parameters)
 
     def operation(self, call: Call, sizes: Sequence[int], setting: Setting) -> Callable[[], object] | None:
         if not call.name.startswith("aten.convolution"):
@@ -89,7 +93,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MadeUp:
     monkeypatch.setenv("ICYCLE_CACHE", str(tmp_path))
     target = find_target("made-up")
     assert isinstance(target, MadeUp)
-    target.whole, target.timed = (lambda seconds: seconds), 0
+    target.whole, target.each, target.timed = (lambda seconds: seconds), 0.0, 0
     return target
 
 
@@ -151,8 +155,20 @@ def test_what_a_whole_network_takes_beside_its_operations_is_learnt(device: Made
     device.whole = lambda seconds: 2.5 * seconds + 1e-3
     model, structure, _ = prepared()
     prediction = Latency(model, structure, BUDGET).prediction
-    assert list(prediction.weights.values()) == pytest.approx([2.5] * len(prediction.kinds))
+    assert list(prediction.weights.values())[:-1] == pytest.approx([2.5] * (len(prediction.kinds) - 1))
     assert prediction.offset == pytest.approx(1.0)
+
+
+def test_what_it_takes_to_read_the_parameters_is_learnt(device: MadeUp) -> None:
+    model = nn.Sequential(chain(64, 128, 64), nn.Linear(10, 1000), nn.ReLU(), nn.Linear(1000, 200), nn.ReLU())
+    structure = icycle.trace(model.eval(), torch.randn(2, 3, 8, 8))
+    device.each = 2e-8
+    latency = Latency(model, structure, BUDGET)
+    for seed in range(5):
+        subnet = SubNetwork.random(structure, 0.1 * seed + 0.2, seed)
+        counts = subnet.counts(structure)
+        right = true_milliseconds(counts[:3]) + 1e3 * device.each * structure.params(subnet)
+        assert latency.prediction(counts) == pytest.approx(right, rel=0.03)
 
 
 def test_operations_are_timed_once_and_kept_on_disk(device: MadeUp) -> None:
@@ -223,6 +239,31 @@ def test_a_target_that_times_no_operation_is_refused(device: MadeUp, monkeypatch
     model, structure, scores = prepared()
     with pytest.raises(LatencyError, match=r"'made-up' .* times none"):
         icycle.select(structure, scores, BUDGET, model=model)
+
+
+@pytest.mark.parametrize("below", [0.985, 0.9])
+def test_prediction_and_measurement_agree_on_what_is_within_reach(device: MadeUp, below: float) -> None:
+    model, structure, scores = prepared()
+    smallest = true_milliseconds(selection.smallest(structure, scores).counts(structure))
+    budget = icycle.Budget(latency=f"{below * smallest:.6f} ms", target="made-up")
+    for choose in (Selector(structure, budget, model), Selector(structure, budget, model).measured):
+        if below > 0.97:
+            assert true_milliseconds(choose(scores).counts(structure)) == pytest.approx(smallest)
+        else:
+            with pytest.raises(BudgetError, match=rf"latency='{below * smallest:.6f} ms' .* the smallest sub-network"):
+                choose(scores)
+
+
+def test_where_nothing_is_prunable_that_is_the_error_and_not_the_target(device: MadeUp) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1)).eval()
+    with pytest.raises(StructureError, match="at least one prunable group"):
+        Selector(icycle.trace(model, torch.randn(1, 3, 8, 8)), BUDGET, model)
+
+
+def test_times_are_kept_apart_by_how_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = find_target("torch").versions()
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", not torch.backends.mkldnn.enabled)
+    assert find_target("torch").versions() != versions
 
 
 def test_latency_and_parameters_both_hold(device: MadeUp) -> None:
@@ -320,7 +361,7 @@ def test_a_latency_needs_a_model_and_a_target_that_is_there() -> None:
     with pytest.raises(LatencyError, match="out of"):
         icycle.select(structure, scores, icycle.Budget(latency=0.5, target="abacus"), model=model)
     if not targets()["onnxruntime"]:
-        with pytest.raises(LatencyError, match="float32 on 'onnxruntime', but got 'bfloat16'; those that can: torch"):
+        with pytest.raises(LatencyError, match="float32 on 'onnxruntime', but got 'bfloat16'; say precision='float32'"):
             icycle.latency.bench({"dense": model}, {}, "onnxruntime", precision="bfloat16")
     with pytest.raises(LatencyError, match="got 'half'"):
         icycle.latency.bench({"dense": model}, {}, "torch", precision="half")
@@ -430,6 +471,97 @@ def test_poolings_are_graphs_of_their_own_with_and_without_all_their_arguments()
     for operation in structure.operations[1:5]:
         call, _ = call_of(operation, full)
         assert target.operation(call, [5], Setting(1)) is not None, call.name
+
+
+class Scaled(nn.Module):
+    """Numbers and masks take part in what lies between two layers; the last input is not needed for the result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.out = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        hidden = 0.5 * self.wide(x) + 1
+        return self.out(hidden * mask.unsqueeze(-1)) * (1 if like.shape[0] else 0)
+
+
+SCALED = (torch.randn(2, 6, 8), torch.ones(2, 6, dtype=torch.int64), torch.randn(2, 3))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_runtimes_time_numbers_and_masks_as_operands_and_leave_out_what_is_not_needed(name: str) -> None:
+    if targets()[name]:
+        pytest.skip(targets()[name])
+    model, target = Scaled().eval(), find_target(name)
+    structure = icycle.trace(model, SCALED)
+    calls = [call_of(operation, np.array([16]))[0] for operation in structure.operations]
+    combined = [call for call in calls if call.name.split(".")[1] in ("mul", "add") and call.full]
+    assert len(combined) == 3
+    assert all(target.operation(call, [5], Setting(1)) is not None for call in combined)
+    target.network(model, SCALED, Setting(1))()
+
+
+def test_a_precision_that_openvino_does_not_run_in_here_is_refused() -> None:
+    if targets()["openvino"]:
+        pytest.skip(targets()["openvino"])
+    import openvino
+
+    if "FP16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has it")
+    with pytest.raises(LatencyError, match="in float16 on this processor, but it runs in"):
+        find_target("openvino").network(Scaled().eval(), SCALED, Setting(1, "float16"))
+
+
+def test_a_network_that_does_not_run_in_a_precision_says_so() -> None:
+    class Constant(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ torch.ones(8, 4)
+
+    with pytest.raises(LatencyError, match="'torch' in bfloat16, but it raised RuntimeError"):
+        find_target("torch").network(Constant(), torch.randn(2, 8), Setting(1, "bfloat16"))
+
+
+# ---- batches ----
+
+
+class Chosen(nn.Module):
+    """Reads some of the positions, the same for all examples; the first input is one number for all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.out = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, scale: torch.Tensor, x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.relu(self.wide(x[:, places] * scale)))
+
+
+def test_another_batch_is_one_of_the_inputs_that_list_examples() -> None:
+    model = Chosen().eval()
+    structure = icycle.trace(model, (torch.ones(1), torch.randn(2, 6, 8), torch.tensor([0, 3])))
+    scale, x, places = inputs_at(model, structure, 8)
+    assert (scale.shape, x.shape, places.tolist()) == ((1,), (8, 6, 8), [0, 3])
+    labelled = icycle.trace(Labelled().eval(), (torch.randn(2, 8), torch.tensor([0, 1])))
+    assert [len(each) for each in inputs_at(Labelled(), labelled, 4)] == [4, 4]
+
+
+class Labelled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.out = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.out(torch.relu(self.wide(x))), labels, reduction="none")
+
+
+def test_a_batch_that_the_outputs_do_not_follow_is_refused() -> None:
+    class Mixed(Labelled):
+        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return self.out(torch.relu(self.wide(x))).T
+
+    model = Mixed().eval()
+    structure = icycle.trace(model, (torch.randn(2, 8), torch.tensor([0, 1])))
+    with pytest.raises(LatencyError, match="trace the model with the batch"):
+        inputs_at(model, structure, 4)
 
 
 # ---- timing ----

@@ -112,8 +112,13 @@ def test_an_amount_another_batch_and_other_costs() -> None:
     found = pruned(model, structure, subnet)
     assert peak_activation_bytes(found, torch.cat([example] * 4)) <= 0.7 * large * 1.03
     assert structure.params(subnet) <= 0.51 * structure.params()
-    with pytest.raises(BudgetError, match="pass model="):
-        icycle.select(structure, scores, budget)
+    for unknown in (
+        budget,
+        icycle.Budget(memory=0.6, target="openvino"),
+        icycle.Budget(memory=0.6, precision="bfloat16"),
+    ):
+        with pytest.raises(BudgetError, match="pass model="):
+            icycle.select(structure, scores, unknown)
 
 
 def test_a_run_that_takes_more_than_the_structure_says_corrects_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +132,24 @@ def test_a_run_that_takes_more_than_the_structure_says_corrects_it(monkeypatch: 
     )
     found = selector.measured(scores)
     assert structure.memory(found) <= (0.6 * 1.03 - 1 / 8) * structure.memory()
+
+
+@pytest.mark.parametrize("round_to", [1, 16])
+def test_coarse_steps_end_below_the_amount(round_to: int) -> None:
+    model, example, structure = prepared("chain")
+    scores = icycle.saliency.group_norm(model, structure)
+    subnet = icycle.select(structure, scores, icycle.Budget(memory=0.8), model=model, round_to=round_to)
+    taken = peak_activation_bytes(pruned(model, structure, subnet), example)
+    assert taken / structure.memory() == pytest.approx(0.78 if round_to == 1 else 0.5, abs=0.025)
+
+
+def test_a_model_is_measured_in_its_own_type() -> None:
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4)).eval().bfloat16()
+    structure = icycle.trace(model, torch.randn(2, 8, dtype=torch.bfloat16))
+    selector = Selector(structure, icycle.Budget(memory=0.5), model)
+    assert selector.memory is not None and selector.memory.dense == structure.memory()
+    whole = Selector(structure, icycle.Budget(memory=0.5, precision="float32"), model).memory
+    assert whole is not None and whole.dense == 2 * structure.memory()
 
 
 def test_targets_that_do_not_tell_their_memory_are_refused() -> None:

@@ -32,8 +32,9 @@ def bench(
         int | None, typer.Option(min=1, help="Of the processor; torch's present number when omitted.")
     ] = None,
     precision: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the arithmetic.")
-    ] = "float32",
+        Literal["float32", "bfloat16", "float16", "float64"] | None,
+        typer.Option(help="Of the arithmetic; the first network's when omitted."),
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="For each target and batch size.")] = 5.0,
     shape: InputShape = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,

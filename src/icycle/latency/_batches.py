@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,24 +12,25 @@ from torch import nn
 from icycle.engine import trace
 from icycle.errors import LatencyError
 from icycle.structure import Structure
-from icycle.tracing import copy_of, map_tensors
+from icycle.tracing import call_with, copy_of, map_tensors
 
-__all__ = ["batch_of", "example_of", "structure_at"]
+__all__ = ["batch_of", "inputs_at", "structure_at"]
 
 
 def batch_of(structure: Structure) -> int:
-    """Examples in the traced batch: the first dimension of the first input."""
-    sizes: list[int] = []
-    if structure.example is not None:
-        map_tensors(structure.example.inputs, lambda tensor: sizes.extend(tensor.shape[:1]))
-    return sizes[0] if sizes else 1
+    """Examples in the traced batch: the first dimension that most inputs have, vectors left aside where there are
+    others."""
+    if structure.example is None:
+        return 1
+    shapes = _shapes(structure.example.inputs)
+    firsts = [shape[0] for shape in shapes if len(shape) > 1] or [shape[0] for shape in shapes if shape]
+    return Counter(firsts).most_common(1)[0][0] if firsts else 1
 
 
-def structure_at(model: nn.Module, structure: Structure, batch: int | None) -> Structure:
-    """The structure with operations of `batch` examples: traced anew where it saw another number."""
+def structure_at(model: nn.Module, structure: Structure, batch: int | None, inputs: Any) -> Structure:
+    """The structure with operations of `batch` examples, `inputs`: traced anew where it saw another number."""
     if batch in (None, batch_of(structure)):
         return structure
-    inputs = example_of(structure, batch)
     for head_width in (False, True):
         other = trace(copy_of(model).eval(), inputs, head_width=head_width)
         if [(g.name, g.size) for g in other.prunable] == [(g.name, g.size) for g in structure.prunable]:
@@ -38,24 +41,63 @@ def structure_at(model: nn.Module, structure: Structure, batch: int | None) -> S
     )
 
 
-def example_of(structure: Structure, batch: int | None) -> Any:
-    """Inputs like those of the trace, with numbers in the floats, and with `batch` examples."""
+def inputs_at(model: nn.Module, structure: Structure, batch: int | None) -> Any:
+    """Inputs like those of the trace, with numbers in the floats, and with `batch` examples.
+
+    Raises LatencyError where another batch is not a matter of the inputs' first dimension.
+    """
     if structure.example is None or not structure.operations:
         raise LatencyError(
             "Expected a structure that icycle.trace made, but this one has no operations: nothing can be measured."
         )
-    traced = batch_of(structure)
     generator = torch.Generator().manual_seed(0)
+    traced = map_tensors(structure.example.inputs, lambda tensor: _with_numbers(tensor, generator))
+    size = batch_of(structure)
+    if batch in (None, size):
+        return traced
+    places = torch.arange(batch) % size
+    before = _output_shapes(model, traced)
+    for least in (1, 2):  # dimensions of an input that has an entry for every example: a vector may list something else
+        inputs = map_tensors(traced, _repeated(places, size, least))
+        after = _output_shapes(model, inputs)
+        if len(before) == len(after) and all(_scaled(*pair, batch / size) for pair in zip(before, after, strict=True)):
+            return inputs
+    raise LatencyError(
+        f"Expected inputs whose first dimension is the batch, so that a batch of {batch} can be made of the traced one "
+        f"of {size}, but outputs of {before} did not follow; trace the model with the batch that is to be measured, "
+        "and leave batch out."
+    )
 
-    def real(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.is_meta:
-            made = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
-            order = sorted(range(tensor.dim()), key=tensor.stride().__getitem__, reverse=True)
-            made = made.permute(order).contiguous().permute(sorted(range(len(order)), key=order.__getitem__))
-        else:
-            made = tensor.detach().clone()
-        if batch is not None and batch != traced and made.dim() and made.shape[0] == traced:
-            made = made[torch.arange(batch) % traced]
-        return made
 
-    return map_tensors(structure.example.inputs, real)
+def _with_numbers(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A copy; of what has no data, noise laid out in the same order."""
+    if not tensor.is_meta:
+        return tensor.detach().clone()
+    made = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+    order = sorted(range(tensor.dim()), key=tensor.stride().__getitem__, reverse=True)
+    return made.permute(order).contiguous().permute(sorted(range(len(order)), key=order.__getitem__))
+
+
+def _repeated(places: torch.Tensor, size: int, least: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda tensor: tensor[places] if tensor.dim() >= least and tensor.shape[0] == size else tensor
+
+
+def _output_shapes(model: nn.Module, inputs: Any) -> list[tuple[int, ...]]:
+    """Of all tensors; none where the model does not run on these inputs."""
+    device = next(model.parameters(), torch.empty(0)).device
+    try:
+        with torch.inference_mode():
+            return _shapes(call_with(copy_of(model).eval(), map_tensors(inputs, lambda tensor: tensor.to(device))))
+    except Exception:
+        return []
+
+
+def _scaled(before: tuple[int, ...], after: tuple[int, ...], factor: float) -> bool:
+    """Is the first dimension larger by the factor, and all else as it was, or nothing of the batch?"""
+    return before == after or (len(before) == len(after) > 0 and (before[0] * factor, *before[1:]) == after)
+
+
+def _shapes(value: Any) -> list[tuple[int, ...]]:
+    found: list[tuple[int, ...]] = []
+    map_tensors(value, lambda tensor: found.append(tuple(tensor.shape)))
+    return found

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from icycle.latency._targets import Setting, find_target
@@ -57,15 +56,16 @@ def bench(
     target: str,
     *,
     threads: int | None = None,
-    precision: str = "float32",
+    precision: str | None = None,
     seconds: float = 5.0,
 ) -> list[Measurement]:
-    """Measure all `networks` in turn, for each batch size of `inputs` (batch size -> inputs of that batch).
+    """Measure all `networks` in turn, for each batch size of `inputs` (batch size -> inputs of that batch), in the
+    `precision` of the first of them when that is omitted.
 
     Raises LatencyError where this machine does not have the target, or that cannot run in this precision.
     """
-    found = find_target(target, precision)
-    setting = Setting(threads or torch.get_num_threads(), precision)
+    setting = Setting.of(next(iter(networks.values())), threads, precision)
+    found = find_target(target, setting.precision)
     results = []
     for batch, own in inputs.items():
         with found.running(setting):

@@ -9,12 +9,11 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 import icycle
 from icycle.errors import LatencyError
-from icycle.latency._batches import example_of, structure_at
+from icycle.latency._batches import inputs_at, structure_at
 from icycle.latency._cache import Cache, cache_folder
 from icycle.latency._calls import Call, call_of
 from icycle.latency._prediction import Prediction, Term
@@ -22,7 +21,7 @@ from icycle.latency._table import Table, measured_table, rough_table
 from icycle.latency._targets import Run, Setting, Target, find_target
 from icycle.latency._timing import Timing, interleaved
 from icycle.selection import Budget
-from icycle.structure import Operation, Structure, SubNetwork
+from icycle.structure import Cost, Operation, Structure, SubNetwork
 from icycle.surgery import prune
 from icycle.tracing import copy_of
 
@@ -47,11 +46,11 @@ class Latency:
     """
 
     def __init__(self, model: nn.Module, structure: Structure, budget: Budget, cache: Path | None = None) -> None:
-        self.target: Target = find_target(budget.target, budget.precision)
-        self.setting = Setting(budget.threads or torch.get_num_threads(), budget.precision)
+        self.setting = Setting.of(model, budget.threads, budget.precision)
+        self.target: Target = find_target(budget.target, self.setting.precision)
         self.structure = structure
         self.model = model
-        self.inputs = example_of(structure, budget.batch)
+        self.inputs = inputs_at(model, structure, budget.batch)
         self._budget = budget
         self._cache = Cache(cache or cache_folder(), self._conditions())
         self._measured: dict[bytes, float] = {}
@@ -71,7 +70,7 @@ class Latency:
     @cached_property
     def prediction(self) -> Prediction:
         """Milliseconds as a function of the kept counts; measures what is not known yet."""
-        plain = Prediction(self._terms(), self.full)
+        plain = Prediction(self._terms(), self._parameters, self.full)
         if not plain.terms:
             raise LatencyError(
                 f"Expected target {self.target.name!r} to time the network's operations one by one, but it times none; "
@@ -81,6 +80,12 @@ class Latency:
         return plain.corrected(
             [net.counts(self.structure) for net in networks], [self.measure(net, seconds=1.0) for net in networks]
         )
+
+    @property
+    def _parameters(self) -> Cost:
+        cost = self.structure.costs["params"]
+        assert isinstance(cost, Cost)
+        return cost
 
     def measure(self, subnet: SubNetwork, *, seconds: float = 3.0) -> float:
         """Milliseconds that a pruned copy takes; timed for so many seconds in turn with the dense network, by whose
@@ -143,7 +148,7 @@ class Latency:
         return tuple(found.values())
 
     def _operations(self) -> Sequence[Operation]:
-        return structure_at(self.model, self.structure, self._budget.batch).operations
+        return structure_at(self.model, self.structure, self._budget.batch, self.inputs).operations
 
     def _tables(self, calls: Sequence[Call]) -> dict[str, Table | None]:
         """By the calls' identity; None where the target does not run it on its own. What hardly takes time is measured

@@ -12,7 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from icycle.errors import LatencyError
-from icycle.latency._batches import example_of, structure_at
+from icycle.latency._batches import inputs_at, structure_at
 from icycle.latency._targets import Setting, find_target
 from icycle.selection import Budget
 from icycle.structure import Structure, SubNetwork
@@ -34,12 +34,12 @@ class Memory:
     """
 
     def __init__(self, model: nn.Module, structure: Structure, budget: Budget) -> None:
-        self._target = find_target(budget.target, budget.precision)
-        self._setting = Setting(budget.threads or torch.get_num_threads(), budget.precision)
+        self._setting = Setting.of(model, budget.threads, budget.precision)
+        self._target = find_target(budget.target, self._setting.precision)
         self._model = model
         self._structure = structure
-        self._inputs = example_of(structure, budget.batch)
-        self._cost = structure_at(model, structure, budget.batch).costs["memory"]
+        self._inputs = inputs_at(model, structure, budget.batch)
+        self._cost = structure_at(model, structure, budget.batch, self._inputs).costs["memory"]
         self._factor = 1.0  # what a run takes, as a share of what the structure says
         self.dense = self.correct(SubNetwork.full(structure))  # bytes
 

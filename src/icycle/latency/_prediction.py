@@ -10,6 +10,7 @@ import numpy as np
 
 from icycle.axes import Polynomial
 from icycle.latency._table import Table
+from icycle.structure import Cost
 
 __all__ = ["Prediction", "Term"]
 
@@ -17,6 +18,7 @@ _STIFF = 1.6e-3  # (2 % of noise in a measurement, against the half by which a k
 _DOUBTFUL, _ROUNDS = 0.04, 8  # from where on a network weighs less; rounds of weighing
 _UNALIGNED = ", unaligned"
 _LEAST = 0.1  # of the common weight
+_READING, _EACH = "reading parameters", 4e-7  # milliseconds for each, at a weight of 1: four bytes at 10 GB/s
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +38,16 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Milliseconds of a batch: what the operations take one by one, each kind of them times its `weights`, and `offset`
-    for the rest.
+    """Milliseconds of a batch: what the operations take one by one, each kind of them times its `weights`, what it
+    takes to read the parameters (an operation that is timed alone finds its own in the caches), and `offset` for the
+    rest.
 
-    Weights (1 where a kind has none) and offset come from networks that were measured whole.
+    Weights (where there is none, 1 of an operation, and 0 of reading) and offset come from networks that were measured
+    whole.
     """
 
     terms: tuple[Term, ...] = field(repr=False)
+    parameters: Cost = field(repr=False)
     full: np.ndarray  # int64 (groups,)
     weights: Mapping[str, float] = field(default_factory=dict)
     offset: float = 0.0
@@ -56,17 +61,19 @@ class Prediction:
 
     @cached_property
     def _weights(self) -> np.ndarray:
-        return np.array([self.weights.get(kind, 1.0) for kind in self.kinds])
+        return np.array([self.weights.get(kind, float(kind != _READING)) for kind in self.kinds])
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
-        """Of the operations; where sizes lack the alignment that a device wants, it is another kind, as the device does
-        another thing."""
-        return tuple(sorted({kind for term in self.terms for kind in (term.kind, term.kind + _UNALIGNED)}))
+        """Of the operations (where sizes lack the alignment that a device wants, it is another kind, as the device does
+        another thing), and last the reading."""
+        operations = {kind for term in self.terms for kind in (term.kind, term.kind + _UNALIGNED)}
+        return (*sorted(operations), _READING)
 
     def sums(self, counts: np.ndarray) -> np.ndarray:
-        """(n, kinds): milliseconds that the operations of each kind take one by one."""
+        """(n, kinds): milliseconds that the operations of each kind take one by one, and the reading."""
         total = np.zeros((len(counts), len(self.kinds)))
+        total[:, -1] = _EACH * self.parameters.many(counts)
         for term in self.terms:
             sizes = np.stack([_evaluated(size, counts) for size in term.sizes], 1)
             milliseconds, unaligned = 1e3 * term.times * term.table(sizes), term.table.unaligned(sizes)
@@ -83,7 +90,7 @@ class Prediction:
         rows = np.repeat(np.asarray(counts)[None], len(values) + 1, 0)
         rows[1:, group] = values
         touched = replace(self, terms=tuple(term for term in self.terms if group in term.groups), offset=0.0)
-        parts = touched.sums(rows) @ touched._weights if touched.terms else np.zeros(len(rows))
+        parts = touched.sums(rows) @ touched._weights
         return np.maximum(self(counts) - parts[0] + parts[1:], 0.0)
 
     def gradient(self, counts: np.ndarray) -> np.ndarray:
@@ -99,27 +106,39 @@ class Prediction:
     def corrected(self, counts: Sequence[np.ndarray], measured: Sequence[float]) -> Prediction:
         """With the weights and offset that fit networks of these counts, measured in milliseconds, best (relatively).
 
-        A line through the sums comes first; then each kind leaves the common weight as far as the networks give reason
-        to (ridge regression), as a kind may profit more than another from what stands before it.
+        A line through the sums of the operations comes first; then each kind leaves the common weight as far as the
+        networks give reason to (ridge regression), as a kind may profit more than another from what stands before it,
+        and so does reading leave 0.
         """
         times = np.asarray(measured)
-        shares = self.sums(np.stack(counts)) / times[:, None]
-        slope, offset = _line(shares.sum(axis=1), 1 / times)
-        terms = np.column_stack([slope * shares, offset / times])
-        trust, steps = np.ones(len(times)), np.zeros(terms.shape[1])
-        for _ in range(_ROUNDS):
-            off = 1 - terms @ (1 + steps)
-            trust = np.minimum(1, _DOUBTFUL / np.maximum(np.abs(off), 1e-9))
-            weighted = terms.T * trust
-            steps = np.linalg.solve(weighted @ terms + _STIFF * np.eye(len(steps)), weighted @ (1 - terms.sum(axis=1)))
-        *weights, rest = np.maximum(1 + steps, _LEAST)
-        fitted = {kind: slope * float(weight) for kind, weight in zip(self.kinds, weights, strict=True)}
-        return replace(self, weights=fitted, offset=offset * float(rest))
+        sums = self.sums(np.stack(counts)) / times[:, None]
+        slope, offset = _line(sums[:, :-1].sum(axis=1), 1 / times)
+        *whole, all_read = slope * self.sums(self.full[None])[0]
+        much = sum(whole) / all_read  # the weight at which reading takes a whole network as long as its operations
+        terms = np.hstack([slope * sums[:, :-1], offset / times[:, None], slope * much * sums[:, -1:]])
+        *weights, rest, read = _leaving(terms, [1.0] * (terms.shape[1] - 1) + [0.0])
+        if read < 0:
+            *weights, rest = _leaving(terms[:, :-1], [1.0] * (terms.shape[1] - 1))
+        fitted = {kind: slope * max(weight, _LEAST) for kind, weight in zip(self.kinds, weights, strict=False)}
+        fitted[_READING] = slope * much * max(read, 0.0)
+        return replace(self, weights=fitted, offset=offset * max(rest, _LEAST))
 
     def scaled(self, factor: float) -> Prediction:
         """Everything times `factor`."""
-        weights = {kind: self.weights.get(kind, 1.0) * factor for kind in self.kinds}
+        weights = dict(zip(self.kinds, (self._weights * factor).tolist(), strict=True))
         return replace(self, weights=weights, offset=self.offset * factor)
+
+
+def _leaving(terms: np.ndarray, usual: Sequence[float]) -> list[float]:
+    """The weights of `terms`, (networks, terms), whose sums are nearest to 1, and themselves near the `usual` ones; a
+    network that is far off counts for less."""
+    start, steps = np.array(usual), np.zeros(len(usual))
+    for _ in range(_ROUNDS):
+        off = 1 - terms @ (start + steps)
+        weighted = terms.T * np.minimum(1, _DOUBTFUL / np.maximum(np.abs(off), 1e-9))
+        steps = np.linalg.solve(weighted @ terms + _STIFF * np.eye(len(steps)), weighted @ (1 - terms @ start))
+    found: list[float] = (start + steps).tolist()
+    return found
 
 
 def _line(sums: np.ndarray, ones: np.ndarray) -> tuple[float, float]:

@@ -19,14 +19,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from icycle.errors import LatencyError
 from icycle.export import arrays, onnx_model
 from icycle.latency._calls import Call, Tensor
-from icycle.latency._targets import PRECISIONS, Run, Setting, Target, register
+from icycle.latency._targets import Run, Setting, Target, register
 from icycle.latency._torch import random_tensor
 
 __all__ = ["graph_of"]
 
 Node = tuple[str, dict[str, Any]]  # ONNX operator, attributes
+
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # OpenVINO's names
 
 _OPSET = 20
 _LAID_OUT = ("convolution", "max_pool2d_with_indices", "avg_pool2d")  # operations before which images are laid out anew
@@ -58,7 +61,14 @@ class _Runtime(Target):
 
     def operation(self, call: Call, sizes: Sequence[int], setting: Setting) -> Run | None:
         made = graph_of(call, sizes)
-        return None if made is None else self.graph(*made, setting)
+        if made is None:
+            return None
+        try:
+            return self.graph(*made, setting)
+        except LatencyError:
+            raise
+        except Exception:  # of types that the runtime does not have it for, say
+            return None
 
     def seconds(self, call: Call, sizes: Sequence[int], setting: Setting) -> float:
         whole = super().seconds(call, sizes, setting)
@@ -140,7 +150,7 @@ class TensorRT(OnnxRuntime):
 
     name = "tensorrt"
     packages = ("onnx", "onnxscript", "onnxruntime-gpu", "tensorrt")
-    precisions = PRECISIONS
+    precisions = ("float32", "bfloat16", "float16")
 
     def _provider(self, setting: Setting) -> str | tuple[str, dict[str, Any]]:
         wanted = {"float16": {"trt_fp16_enable": True}, "bfloat16": {"trt_bf16_enable": True}}
@@ -162,6 +172,7 @@ class OpenVino(_Runtime):
 
     name = "openvino"
     packages = ("onnx", "onnxscript", "openvino")
+    precisions = tuple(_HINTS)
 
     def graph(self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting, alone: bool = True) -> Run:
         request = self._request(graph, inputs, setting)
@@ -178,17 +189,28 @@ class OpenVino(_Runtime):
         return kernels
 
     def _request(self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting, **options: Any) -> Any:
+        import onnx
         import openvino
 
         core = openvino.Core()
+        hint = _HINTS[setting.precision]
         options |= {
             "INFERENCE_NUM_THREADS": setting.threads,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": {"bfloat16": "bf16", "float16": "f16"}.get(setting.precision, "f32"),
+            "INFERENCE_PRECISION_HINT": hint,
         }
-        request = core.compile_model(core.read_model(graph), "CPU", options).create_infer_request()
-        for place, array in enumerate(inputs):
-            request.set_input_tensor(place, openvino.Tensor(array))
+        compiled = core.compile_model(core.read_model(graph), "CPU", options)
+        got = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if got != hint:
+            raise LatencyError(
+                f"Expected OpenVINO to run in {setting.precision} on this processor, but it runs in {got}; say another "
+                "precision."
+            )
+        request = compiled.create_infer_request()
+        read = {name for port in compiled.inputs for name in port.names}
+        for own, array in zip(onnx.load_from_string(graph).graph.input, inputs, strict=True):
+            if own.name in read:  # what a network does not need, OpenVINO leaves out
+                request.set_tensor(own.name, openvino.Tensor(array))
         return request
 
 
@@ -210,7 +232,7 @@ def graph_of(call: Call, sizes: Sequence[int]) -> tuple[bytes, list[np.ndarray]]
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return random_tensor(tensor, torch.float32).contiguous().numpy()
+    return random_tensor(tensor, torch.float32).contiguous().float().numpy()  # a mask takes part as numbers
 
 
 def _graph(
@@ -238,6 +260,8 @@ def _graph(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)
     return model.SerializeToString(), list(fed)
 
+
+_NUMBER = Tensor((), (), "float32")
 
 Made = tuple[Node, list[Tensor], list[Tensor]]  # a node, what it is fed, its weights
 
@@ -294,12 +318,14 @@ def _pool(operator: str) -> Callable[[list[Any], Mapping[str, Any]], Made | None
 
 
 def _like(operator: str, **attributes: Any) -> Callable[[list[Any], Mapping[str, Any]], Made | None]:
-    """An operation on tensors alone; of images those that runtimes put into the convolution before are left out."""
+    """An operation on tensors and numbers; of images those that runtimes put into the convolution before are left
+    out."""
 
     def make(arguments: list[Any], keywords: Mapping[str, Any]) -> Made | None:
         operands = [value for value in arguments if isinstance(value, Tensor)]
+        numbers = [_NUMBER for value in arguments if isinstance(value, int | float)]
         fused = operator in ("Add", "Mul") and len(operands[0].sizes) == 4
-        return None if fused else ((operator, attributes), operands, [])
+        return None if fused else ((operator, attributes), operands, numbers)
 
     return make
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -18,7 +17,7 @@ from icycle.latency._batches import batch_of
 from icycle.latency._measure import Latency
 from icycle.latency._memory import Memory
 from icycle.latency._prediction import Prediction
-from icycle.selection import Budget
+from icycle.selection import Budget, CostFunction
 from icycle.structure import Structure, SubNetwork
 
 __all__ = ["Attempt", "Selector", "select"]
@@ -58,8 +57,9 @@ class Selector:
         model: needed where the budget has a latency, and to check one of memory; the model itself is left alone.
         cache: where times of operations are kept.
 
-    Raises LatencyError (the target is not to be had, or does not tell its memory), BudgetError (a latency without a
-    model, or memory at another batch size than the traced one without it).
+    Raises LatencyError (the target is not to be had, or does not tell its memory), StructureError (nothing is
+    prunable), BudgetError (a latency without a model, or memory that the structure does not tell without it: at another
+    batch size than the traced one, on another target than torch, in a precision that is named).
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Selector:
         self.latency: Latency | None = None
         self.memory: Memory | None = None
         self._corrected: Prediction | None = None  # by what was measured so far
+        selection.require_prunable(structure)
         if "latency" in budget.names:
             if model is None:
                 budget.costs_in(structure.costs)  # raises, and says how to pass the model
@@ -78,18 +79,26 @@ class Selector:
             self.latency = Latency(model, structure, budget, cache)
         if "memory" in budget.names and model is not None:
             self.memory = Memory(model, structure, budget)
-        elif "memory" in budget.names and budget.batch not in (None, batch_of(structure)):
-            raise BudgetError(
-                f"Expected the model, to trace it with a batch of {budget.batch} (the structure saw one of "
-                f"{batch_of(structure)}), but got none; pass model=."
-            )
+        elif "memory" in budget.names:
+            _require_known(budget, structure)
+
+    @property
+    def measures(self) -> bool:
+        """Is there anything in the budget that `measured` measures?"""
+        return self.latency is not None or self.memory is not None
 
     def __call__(self, scores: Scores, **settings: Any) -> SubNetwork:
         """The best sub-network by the prediction; `settings` are those of `icycle.select`."""
         settings = self._with_memory(settings)
         if self.latency is None:
-            return selection.select(self.structure, scores, self._in_bytes, **settings)
-        return self._predicted(scores, settings, self._corrected or self.latency.prediction, self._allowed)
+            return selection.select(self.structure, scores, self.budget, **settings)
+        prediction = self._corrected or self.latency.prediction
+        subnet = self._within(scores, settings, prediction, self._allowed)
+        if subnet is None:
+            self._require_others(scores, settings)
+            subnet = self._smallest(scores, settings)
+            self._require_reach(prediction(subnet.counts(self.structure)), "predicted", settings)
+        return subnet
 
     def measured(self, scores: Scores, **settings: Any) -> SubNetwork:
         """The best sub-network whose measured latency is within 3 % of the budget, or the closest below it, and whose
@@ -122,20 +131,11 @@ class Selector:
         assert self.memory is not None
         return self.budget.allowed("memory", self.memory.dense)
 
-    @property
-    def _in_bytes(self) -> Budget:
-        """The budget, with memory as an amount: a fraction is one of what the whole network was measured to take."""
-        if self.memory is None:
-            return self.budget
-        whole = self.memory(np.array([group.size for group in self.structure.prunable]))
-        if isinstance(self.budget.memory, str) and self._bytes <= whole:
-            return self.budget  # as errors will tell it
-        return replace(self.budget, memory=f"{min(self._bytes, whole):.0f} B")
-
     def _with_memory(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings, with memory as the model's runs tell it."""
-        costs = {**(settings.get("costs") or {}), **({} if self.memory is None else {"memory": self.memory})}
-        return {**settings, "costs": costs}
+        """The settings, with memory as the model's runs tell it; a fraction is one of what the whole network took."""
+        if self.memory is None:
+            return dict(settings)
+        return _with_cost(settings, "memory", self.memory, self._bytes)
 
     def _timed(self, scores: Scores, settings: Mapping[str, Any]) -> SubNetwork:
         """The best whose measured latency is within the budget."""
@@ -155,7 +155,7 @@ class Selector:
                 if abs(latest.excess) <= _CLOSE:
                     break
                 if subnet is None:
-                    self._require_reach(latest, settings)
+                    self._require_reach(latest.measured, "measured", settings)
                     aim = latest.predicted / factor
                 factor *= latest.measured / latest.predicted
                 faster, slower = (faster, aim) if latest.excess > 0 else (aim, slower)
@@ -163,7 +163,7 @@ class Selector:
             if not faster < aim < slower:
                 aim = (faster + slower) / 2
         best = self._closest_within() or self._attempt(self._smallest(scores, settings), prediction)
-        self._require_reach(best, settings)
+        self._require_reach(best.measured, "measured", settings)
         self._corrected = prediction.scaled(best.measured / prediction(best.subnet.counts(self.structure)))
         return best.subnet
 
@@ -175,10 +175,9 @@ class Selector:
     def _predicted(
         self, scores: Scores, settings: Mapping[str, Any], prediction: Prediction, allowed: float
     ) -> SubNetwork:
-        """In milliseconds, as the whole network's latency is known and need not be predicted."""
-        budget = replace(self._in_bytes, latency=f"{allowed:.9f} ms")
-        costs = {**(settings.get("costs") or {}), "latency": prediction}
-        return selection.select(self.structure, scores, budget, **{**settings, "costs": costs})
+        """The best whose predicted milliseconds are `allowed`; those of the whole network are known."""
+        own = _with_cost(settings, "latency", prediction, allowed)
+        return selection.select(self.structure, scores, self.budget, **own)
 
     def _attempt(self, subnet: SubNetwork, prediction: Prediction) -> Attempt:
         assert self.latency is not None
@@ -198,7 +197,7 @@ class Selector:
 
     def _require_others(self, scores: Scores, settings: Mapping[str, Any]) -> None:
         """Raise where the budget's other costs are out of reach, whatever the latency."""
-        others = replace(self._in_bytes, latency=None) if len(self.budget.names) > 1 else None
+        others = replace(self.budget, latency=None) if len(self.budget.names) > 1 else None
         if others is not None:
             selection.select(self.structure, scores, others, **settings)
 
@@ -207,16 +206,17 @@ class Selector:
         within = [one for one in self.attempts if one.excess <= _CLOSE]
         return max(within, key=lambda one: one.measured, default=None)
 
-    def _require_reach(self, smallest: Attempt, settings: Mapping[str, Any]) -> None:
-        if smallest.excess <= _CLOSE:
+    def _require_reach(self, smallest: float, how: str, settings: Mapping[str, Any]) -> None:
+        """Raise where the milliseconds of the smallest sub-network, which are known as `how` says, are too many."""
+        if smallest <= (1 + _CLOSE) * self._allowed:
             return
         assert self.latency is not None
         dense = self.latency.dense
         ways = {name: settings[name] for name in ("limit", "round_to", "min_keep") if name in settings}
         raise BudgetError(
-            f"Expected latency={self.budget.latency!r} to be within reach ({smallest.allowed:.4g} of {dense:.3f} ms), "
-            f"but the smallest sub-network takes {smallest.measured:.3f} ms, measured "
-            f"({100 * smallest.measured / dense:.3g}%); {selection.advice(**ways)}."
+            f"Expected latency={self.budget.latency!r} to be within reach ({self._allowed:.4g} of {dense:.3f} ms), "
+            f"but the smallest sub-network takes {smallest:.3f} ms, {how} ({100 * smallest / dense:.3g}%); "
+            f"{selection.advice(**ways)}."
         )
 
     def _smallest(self, scores: Scores, settings: Mapping[str, Any]) -> SubNetwork:
@@ -225,6 +225,27 @@ class Selector:
             name: value for name, value in settings.items() if name in ("limit", "limit_rate", "round_to", "min_keep")
         }
         return selection.smallest(self.structure, scores, **own)
+
+
+def _with_cost(settings: Mapping[str, Any], name: str, cost: CostFunction, allowed: float) -> dict[str, Any]:
+    """The settings of `icycle.selection.select`, with a cost that is measured and what it may come to."""
+    costs, amounts = settings.get("costs") or {}, settings.get("allowed") or {}
+    return {**settings, "costs": {**costs, name: cost}, "allowed": {**amounts, name: allowed}}
+
+
+def _require_known(budget: Budget, structure: Structure) -> None:
+    """Does the structure, without the model, tell the memory that the budget speaks of?"""
+    unknown = {
+        f"a batch of {budget.batch}": budget.batch not in (None, batch_of(structure)),
+        f"target {budget.target!r}": budget.target != "torch",
+        f"{budget.precision}": budget.precision is not None,
+    }
+    asked = [name for name, differs in unknown.items() if differs]
+    if asked:
+        raise BudgetError(
+            f"Expected the model, whose memory with {', '.join(asked)} is measured (the structure saw a batch of "
+            f"{batch_of(structure)}, in torch), but got none; pass model=."
+        )
 
 
 def select(

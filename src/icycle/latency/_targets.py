@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,17 +25,27 @@ from icycle.latency._timing import keep_memory, preemptions, seconds_per_call, t
 
 __all__ = ["Setting", "Target", "find_target", "register", "targets"]
 
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("float32", "bfloat16", "float16", "float64")
 
 Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a target is to run: threads of the processor, and "float32", "bfloat16" or "float16"."""
+    """How a target is to run: threads of the processor, and "float32", "bfloat16", "float16" or "float64"."""
 
     threads: int
     precision: str = "float32"
+
+    @staticmethod
+    def of(model: nn.Module, threads: int | None = None, precision: str | None = None) -> Setting:
+        """Torch's present number of threads, and the type of most of the model's numbers, unless told otherwise."""
+        numbers: Counter[str] = Counter()
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                numbers[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
+        own = max(numbers, key=numbers.__getitem__, default="float32")
+        return Setting(threads or torch.get_num_threads(), precision or own)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -132,9 +143,10 @@ def find_target(name: str, precision: str = "float32") -> Target:
         raise LatencyError(f"Expected this machine to have the target {name!r}, but {missing}.")
     if precision not in target.precisions:
         others = [other for other, own in _targets.items() if precision in own.precisions]
-        hint = f"; those that can: {', '.join(others)}" if others else ""
+        hint = f", or a target that can: {', '.join(others)}" if others else ""
         raise LatencyError(
-            f"Expected a precision out of {', '.join(target.precisions)} on {name!r}, but got {precision!r}{hint}."
+            f"Expected a precision out of {', '.join(target.precisions)} on {name!r}, but got {precision!r}; say "
+            f"precision={target.precisions[0]!r}{hint}."
         )
     return target
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from icycle.errors import LatencyError
 from icycle.latency._calls import Call, Tensor
 from icycle.latency._memory import peak_activation_bytes
 from icycle.latency._targets import Run, Setting, Target, register
@@ -31,6 +33,8 @@ class Eager(Target):
             call_with(model, inputs)
             self._wait()
 
+        with self._told(setting):
+            run()
         return run
 
     def operation(self, call: Call, sizes: Sequence[int], setting: Setting) -> Run | None:
@@ -52,8 +56,28 @@ class Eager(Target):
 
         return run
 
+    def versions(self) -> Mapping[str, str]:
+        return {
+            **super().versions(),
+            "matmul": torch.get_float32_matmul_precision(),
+            "onednn": str(torch.backends.mkldnn.enabled),
+        }
+
     def peak_bytes(self, model: nn.Module, inputs: Any, setting: Setting) -> int | None:
-        return peak_activation_bytes(*on(model, inputs, self._device, setting.dtype))
+        with self._told(setting):
+            return peak_activation_bytes(*on(model, inputs, self._device, setting.dtype))
+
+    @contextmanager
+    def _told(self, setting: Setting) -> Iterator[None]:
+        """What the network raises, as an error that names the precision: its code may have constants of another."""
+        try:
+            yield
+        except Exception as error:
+            raise LatencyError(
+                f"Expected the network to run on {self.name!r} in {setting.precision}, but it raised "
+                f"{type(error).__name__}: {error}; say another precision, or let the model make what it needs of the "
+                "type of its input."
+            ) from error
 
     def _tensors(self, value: Any, setting: Setting) -> Any:
         if isinstance(value, Tensor):
@@ -95,6 +119,8 @@ class Compiled(Eager):
         def run() -> None:
             call_with(compiled, inputs)
 
+        with self._told(setting):
+            run()
         return run
 
 
@@ -111,11 +137,21 @@ class Cuda(Eager):
     def device(self) -> str:
         return torch.cuda.get_device_name()
 
+    def versions(self) -> Mapping[str, str]:
+        cudnn = torch.backends.cudnn
+        return {
+            **super().versions(),
+            "cuda": str(torch.version.cuda),
+            "cudnn": str(cudnn.version()),
+            "benchmark": str(cudnn.benchmark),
+            "convolutions": str(cudnn.conv.fp32_precision if hasattr(cudnn, "conv") else cudnn.allow_tf32),
+        }
+
     def peak_bytes(self, model: nn.Module, inputs: Any, setting: Setting) -> int | None:
         model, inputs = on(model, inputs, self._device, setting.dtype)
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        with torch.inference_mode():
+        with self._told(setting), torch.inference_mode():
             call_with(model, inputs)
         return torch.cuda.max_memory_allocated() - before
 

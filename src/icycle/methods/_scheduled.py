@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from icycle.engine import trace
-from icycle.latency import Latency, Selector
+from icycle.latency import Latency, Memory, Selector
 from icycle.methods._built_in import BuiltInTraining
 from icycle.methods._registry import Context, MethodResult, Removal
 from icycle.methods._removal import RemovalLog, RemovalSettings, refitting
 from icycle.methods._remove import remove
 from icycle.saliency import Scores
-from icycle.selection import Budget, CostFunction, select
+from icycle.selection import Budget, CostFunction, SteppedCost, select
 from icycle.structure import Structure, SubNetwork
 from icycle.tracing import copy_of
 from icycle.training import Trainer
@@ -106,10 +107,11 @@ class ScheduledRemoval:
         self._log.after(trainer.step / trainer.steps_per_epoch, structure.macs(), self._structure.macs())
 
     def _select(self, share: float, scores: Scores) -> SubNetwork:
-        """What stays once the share of what has to go is gone; a latency is predicted, and measured at the last."""
+        """What stays once the share of what has to go is gone; latency and memory are measured at the last."""
         last = share == 1
-        costs = self._costs.measured_again() if last else self._costs
-        budget = costs.budget(self._structure, share)
+        whole = self._costs.measured_again() if last else self._costs
+        costs = whole.at(self._structure, self._context.model)
+        budget = whole.budget(costs, self._structure, share)
         if budget is None:
             return SubNetwork.full(self._structure)
         settings: dict[str, Any] = {
@@ -120,7 +122,7 @@ class ScheduledRemoval:
         }
         protected = self._protected(scores)
         if not last:
-            return select(self._structure, protected, budget, costs=costs.predicted, **settings)
+            return select(self._structure, protected, budget, costs=costs, **settings)
         selector = Selector(self._structure, budget, self._context.model)
         subnet = selector.measured(protected, **settings)
         if selector.attempts:
@@ -169,17 +171,27 @@ class _Costs:
         self._model = model
         self._dense = dense
         self._whole: dict[str, float] = {name: dense.cost(name) for name in budget.names if name in dense.costs}
-        self.predicted: dict[str, CostFunction] = {}  # what has to be measured, as functions of the kept counts
-        if "latency" in budget.names:
-            latency = Latency(model, dense, budget)
-            self._whole["latency"] = latency.dense
-            self.predicted["latency"] = latency.prediction
+        self._latency = Latency(model, dense, budget) if "latency" in budget.names else None
+        if self._latency is not None:
+            self._whole["latency"] = self._latency.dense
+        if "memory" in budget.names:
+            self._whole["memory"] = Memory(model, dense, budget).dense
 
     def measured_again(self) -> _Costs:
         """The same, with latencies as they are now: a machine may be busier than it was."""
-        return _Costs(self._budget, self._model, self._dense) if self.predicted else self
+        return self if self._latency is None else _Costs(self._budget, self._model, self._dense)
 
-    def budget(self, structure: Structure, share: float) -> Budget | None:
+    def at(self, structure: Structure, model: torch.nn.Module) -> dict[str, CostFunction]:
+        """The budget's costs as functions of the kept counts of a network of this structure: a latency as predicted for
+        the dense network's sub-networks, memory as a run of `model` takes it."""
+        costs: dict[str, CostFunction] = {name: cost for name, cost in structure.costs.items() if name in self._whole}
+        if self._latency is not None:
+            costs["latency"] = _OfDense(self._latency.prediction, self._dense, structure)
+        if "memory" in self._whole:
+            costs["memory"] = Memory(model, structure, self._budget)
+        return costs
+
+    def budget(self, costs: Mapping[str, CostFunction], structure: Structure, share: float) -> Budget | None:
         """What a network of this structure still has to come down to once the share of what has to go is gone; in
         absolute numbers, since the networks are ever smaller ones. None: it is there already."""
         counts = SubNetwork.full(structure).counts(structure)
@@ -187,8 +199,38 @@ class _Costs:
         for name, whole in self._whole.items():
             wanted = self._budget.allowed(name, whole)
             allowed = whole - share * (whole - wanted)
-            if name == "latency" and (share == 1 or self.predicted[name](counts) > allowed):
-                left[name] = f"{allowed:.9f} ms"
-            elif name in structure.costs and structure.costs[name](counts) > allowed:
-                left[name] = max(round(allowed), 2)
+            if (name == "latency" and share == 1) or costs[name](counts) > allowed:
+                left[name] = _said(name, allowed)
         return replace(self._budget, **left) if any(left.values()) else None
+
+
+def _said(name: str, amount: float) -> int | str:
+    """An amount as a budget takes it."""
+    units = {"latency": f"{amount:.9f} ms", "memory": f"{amount:.0f} B"}
+    return units.get(name) or max(round(amount), 2)
+
+
+class _OfDense:
+    """A latency of the dense network's kept counts as one of the counts of a network pruned from it, which may have
+    fewer prunable groups: one that is a single channel wide is none any more."""
+
+    def __init__(self, latency: SteppedCost, dense: Structure, structure: Structure) -> None:
+        self._latency = latency
+        sizes = {group.name: group.size for group in structure.groups}
+        self._rest = np.array([sizes.get(group.name, 1) for group in dense.prunable], dtype=np.int64)
+        numbers = {group.name: number for number, group in enumerate(dense.prunable)}
+        self._numbers = np.array([numbers[group.name] for group in structure.prunable], dtype=np.int64)
+
+    def __call__(self, counts: np.ndarray) -> float:
+        return self._latency(self._of_dense(counts))
+
+    def gradient(self, counts: np.ndarray) -> np.ndarray:
+        return self._latency.gradient(self._of_dense(counts))[self._numbers]
+
+    def sweep(self, counts: np.ndarray, group: int, values: np.ndarray) -> np.ndarray:
+        return self._latency.sweep(self._of_dense(counts), int(self._numbers[group]), values)
+
+    def _of_dense(self, counts: np.ndarray) -> np.ndarray:
+        whole = self._rest.copy()
+        whole[self._numbers] = counts
+        return whole

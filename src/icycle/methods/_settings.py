@@ -39,7 +39,7 @@ class BudgetSettings(Settings):
     target: str = "torch"
     batch: Annotated[int, Field(ge=1)] | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
-    precision: str = "float32"
+    precision: str | None = None
 
     @model_validator(mode="before")
     @classmethod

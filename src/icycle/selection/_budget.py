@@ -15,7 +15,7 @@ from icycle.selection._refine import CostFunction
 __all__ = ["Budget", "Tightest"]
 
 _COSTS = ("macs", "params", "activation_bytes", "memory", "latency")
-_PRECISIONS = ("float32", "bfloat16", "float16")
+_PRECISIONS = ("float64", "float32", "bfloat16", "float16")
 _UNITS = {  # of costs that may be said with a unit: in milliseconds, and in bytes
     "latency": {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3},
     "memory": {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
@@ -44,7 +44,7 @@ class Budget:
             measured on all of them.
         batch: examples in a batch; as in the traced example when omitted.
         threads: of the processor; those that torch uses at present when omitted.
-        precision: "float32", "bfloat16" or "float16".
+        precision: "float32", "bfloat16", "float16" or "float64"; the model's own when omitted.
 
     Raises:
         BudgetError: no cost is given, or a value is out of range.
@@ -58,7 +58,7 @@ class Budget:
     target: str = "torch"
     batch: int | None = None
     threads: int | None = None
-    precision: str = "float32"
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -71,7 +71,7 @@ class Budget:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1):
                 raise BudgetError(f"Expected {name} as an int of at least 1, but got {value!r}.")
-        if self.precision not in _PRECISIONS:
+        if self.precision not in (None, *_PRECISIONS):
             raise BudgetError(f"Expected precision as one of {', '.join(_PRECISIONS)}, but got {self.precision!r}.")
 
     @property

@@ -12,7 +12,7 @@ from icycle.errors import CriterionError, StructureError
 from icycle.reasons import Kind, Reason
 from icycle.structure import Structure, SubNetwork
 
-__all__ = ["Ranking"]
+__all__ = ["Ranking", "require_prunable"]
 
 
 class Ranking:
@@ -25,12 +25,7 @@ class Ranking:
     def __init__(
         self, structure: Structure, scores: Mapping[str, torch.Tensor], factor: np.ndarray | None = None
     ) -> None:
-        if not structure.prunable:
-            first = sorted({group.pinned_by for group in structure.groups if group.pinned_by}, key=_urgency)[:3]
-            raise StructureError(
-                "Expected at least one prunable group, but the structure has none"
-                + (f": {'; '.join(map(str, first))}. print(structure) says why, group by group." if first else ".")
-            )
+        require_prunable(structure)
         self._names = [group.name for group in structure.prunable]
         self.sizes = np.array([group.size for group in structure.prunable], dtype=np.int64)
         self._group = np.repeat(np.arange(len(self.sizes)), self.sizes)
@@ -86,6 +81,16 @@ class Ranking:
 def _urgency(reason: Reason) -> tuple[bool, bool, str]:
     """What went wrong comes first, what is so by design last."""
     return reason.kind not in (Kind.DRY_RUN, Kind.BREAKS), reason.by_design, str(reason)
+
+
+def require_prunable(structure: Structure) -> None:
+    """Raises StructureError where the structure has no group that channels may be removed from."""
+    if not structure.prunable:
+        first = sorted({group.pinned_by for group in structure.groups if group.pinned_by}, key=_urgency)[:3]
+        raise StructureError(
+            "Expected at least one prunable group, but the structure has none"
+            + (f": {'; '.join(map(str, first))}. print(structure) says why, group by group." if first else ".")
+        )
 
 
 def _flat(structure: Structure, scores: Mapping[str, torch.Tensor]) -> np.ndarray:

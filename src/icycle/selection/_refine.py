@@ -9,7 +9,7 @@ import numpy as np
 from icycle.selection._allowed_counts import Lattice
 from icycle.selection._ranking import Ranking
 
-__all__ = ["CostFunction", "SteppedCost", "refine"]
+__all__ = ["CostFunction", "SteppedCost", "distance", "refine"]
 
 _REACH = 3  # a move takes a group up to this many steps up or down
 _PAIRED = 200  # single moves up to which pairs of them are tried too
@@ -39,18 +39,24 @@ def refine(
     """Move one or two groups by a few steps until the cost is within `margin` of `target` or no move brings it closer.
 
     Of the moves that land within the margin the one that loses the least scores is made, else the one that lands
-    closest.
+    closest below it, else closest.
     """
     gap = cost(counts) - target
     while abs(gap) > margin:
         moves, losses = _promising_moves(counts, gap, ranking, lattice, cost, margin)
         gaps = [cost(move) - target for move in moves]
-        ranks = [(max(abs(gap), margin), loss) for gap, loss in zip(gaps, losses, strict=True)]
+        ranks = [(*distance(gap, margin), loss) for gap, loss in zip(gaps, losses, strict=True)]
         best = min(range(len(moves)), key=ranks.__getitem__, default=None)
-        if best is None or abs(gaps[best]) >= abs(gap):
+        if best is None or distance(gaps[best], margin) >= distance(gap, margin):
             return counts
         counts, gap = moves[best], gaps[best]
     return counts
+
+
+def distance(gap: float, margin: float) -> tuple[bool, float]:
+    """What orders costs by how well they meet a target that they differ from by `gap`: below before above, then by
+    the difference; within `margin` all are alike."""
+    return gap > margin, max(abs(gap), margin)
 
 
 def _promising_moves(

@@ -13,7 +13,7 @@ from icycle.errors import BudgetError, StructureError
 from icycle.selection._allowed_counts import Lattice, Settled
 from icycle.selection._budget import Budget, Tightest
 from icycle.selection._ranking import Ranking
-from icycle.selection._refine import CostFunction, SteppedCost, refine
+from icycle.selection._refine import CostFunction, SteppedCost, distance, refine
 from icycle.structure import Group, Structure, SubNetwork
 
 __all__ = ["achieved", "select", "select_ratio", "smallest"]
@@ -31,9 +31,10 @@ def select(
     cost_factor: bool = True,
     tolerance: float = 0.005,
     costs: Mapping[str, CostFunction] | None = None,
+    allowed: Mapping[str, float] | None = None,
 ) -> SubNetwork:
-    """The sub-network of the best channels whose cost is closest to the budget; of several costs, the one that is
-    closest to its part of the budget, or furthest above it.
+    """The sub-network of the best channels whose cost is closest to the budget, and at most `tolerance` above it; of
+    several costs, the one that is closest to its part of the budget.
 
     Source: One-Cycle Structured Pruning (arXiv 2501.13439), with the exact cost in place of copies of the model.
 
@@ -49,10 +50,12 @@ def select(
             count: neither the input's resolution nor the unit matters, and one expensive group among many cheap ones
             has a factor of about a half.
         tolerance: a threshold that lands within this share of the whole network's cost is taken as it is. Where none
-            does (coarse steps), single groups are moved, at the least loss of scores, until the cost is as close as it
-            gets.
+            does (coarse steps), single groups are moved, at the least loss of scores, until the cost is as close below
+            as it gets.
         costs: costs beside those of the structure that a budget may name. Of one that has steps (`icycle.latency`), a
             group keeps only counts at which it costs less than at any larger count.
+        allowed: by name, what single costs may come to, in their units, where the budget is not a fraction of what the
+            cost says that the whole network has (which may be known better than by prediction).
 
     Raises:
         BudgetError: the budget is out of reach within the limits (the message names the smallest cost), or a setting is
@@ -66,7 +69,8 @@ def select(
         )
     own = budget.costs_in({**structure.costs, **(costs or {})})
     full = np.array([group.size for group in structure.prunable], dtype=np.int64)
-    allowed = {name: budget.allowed(name, cost(full)) for name, cost in own.items()}
+    known = allowed or {}
+    allowed = {name: known[name] if name in known else budget.allowed(name, own[name](full)) for name in own}
     cost = Tightest(own, allowed)
     factor = _cost_factor(cost.gradient(full)) if cost_factor and len(full) else None
     ranking = Ranking(structure, scores, factor)
@@ -235,7 +239,8 @@ def _with(counts: np.ndarray, group: int, count: int) -> np.ndarray:
 
 
 def _closest(ranking: Ranking, lattice: Lattice, cost: CostFunction, target: float, margin: float) -> np.ndarray:
-    """(groups,): the kept counts whose cost is closest to `target`; those of one threshold if within `margin`."""
+    """(groups,): the kept counts whose cost is closest to `target`, and below it where there are such; those of one
+    threshold if within `margin`."""
 
     def counts_after(removed: int) -> np.ndarray:
         return lattice.nearest(np.maximum(ranking.kept_after(removed), lattice.lowest))
@@ -253,4 +258,4 @@ def _closest(ranking: Ranking, lattice: Lattice, cost: CostFunction, target: flo
         step = probes[0] != probes[1]
         starts = [(counts, within) for counts in probes for within in (lattice.fixed(step, counts), lattice)]
         probes = [refine(counts, ranking, within, cost, target, margin) for counts, within in starts]
-    return min(probes, key=lambda counts: abs(cost(counts) - target))
+    return min(probes, key=lambda counts: (distance(gap := cost(counts) - target, margin), abs(gap)))

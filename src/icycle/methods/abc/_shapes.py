@@ -59,12 +59,13 @@ class Shapes:
         return SubNetwork({group.name: self._ranks[group.name] < count for group, count in numbers})
 
     def measured(self, counts: Counts) -> SubNetwork:
-        """The same, corrected where the budget has a latency, and a measurement shows that it is not met."""
-        if "latency" not in self._selector.budget.names:
+        """The same, corrected where a measurement of latency or memory shows that the budget is not met."""
+        if not self._selector.measures:
             return self.subnet(counts)
         shares = np.array(counts) / np.array(self.sizes)
         subnet = on_first(lambda: self._within(self._selector.measured, shares))
-        self._context.record_attempts(self._selector.attempts)
+        if self._selector.attempts:
+            self._context.record_attempts(self._selector.attempts)
         return subnet
 
     def nectar(self, counts: Counts) -> float:

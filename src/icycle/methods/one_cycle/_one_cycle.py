@@ -254,7 +254,7 @@ class OneCycle:
         if settled or progress >= phases.search_end:
             self.report.reason = "stable" if settled else "deadline"
             self._removal_due = phases.removal_after(progress)
-            if "latency" in self._selector.budget.names:
+            if self._selector.measures:
                 self.subnet = self._search(measured=True)
         ended = self._removal_due is not None and phases.shrinks_last
         if self.report.shrink_start is None and (ended or self._shrinks_along(progress)):
@@ -274,7 +274,7 @@ class OneCycle:
     def _search(self, measured: bool = False) -> SubNetwork:
         """The best channels within the budget (saliency, cost factor, limits, threshold); rank 0's, on every rank.
 
-        A latency is predicted from what was measured before, or `measured` on the sub-network itself."""
+        Latency and memory are predicted from what was measured before, or `measured` on the sub-network itself."""
         with self.report.timed("search"):
             with self._shrink.undone(self.model):
                 scores = self._criterion(self.model, self.structure)
