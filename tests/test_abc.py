@@ -6,14 +6,17 @@ import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from icycle.engine import trace
 from icycle.errors import BudgetError, RecipeError, TrainingError
+from icycle.latency import peak_activation_bytes
 from icycle.methods import Abc, Context
 from icycle.methods.abc import Colony
 from icycle.methods.abc._colony import Counts
@@ -22,6 +25,8 @@ from icycle.methods.abc._shapes import Shapes
 from icycle.recipes import Recipe, RunFolder, load_recipe, run_recipe
 from icycle.saliency import group_norm
 from icycle.structure import SubNetwork
+from icycle.surgery import prune
+from icycle.tracing import copy_of
 from icycle.training import Recorder, TrainSettings
 from icycle.zoo import build_model, load_data
 
@@ -161,6 +166,24 @@ def test_a_shape_has_the_ratios_that_were_asked_for_and_keeps_the_best_channels(
     scores = group_norm(context.model, structure)
     for name, kept in shapes.subnet(counts).keep.items():
         assert scores[name][kept].min() >= scores[name][~kept].max()
+
+
+def test_a_budget_of_memory_is_met_by_what_a_run_takes() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    model, example = nn.Sequential(nn.Linear(8, 32), layer, nn.Linear(32, 5)).eval(), torch.randn(2, 16, 8)
+    structure = trace(model, example)
+    settings = Abc.model_validate({"name": "abc", "budget": {"memory": 0.5}, "limit": 0.9, "limit_rate": 10.0})
+    scores = group_norm(model, structure)
+    shapes = Shapes(settings, SimpleNamespace(model=model), structure, scores, Memory())  # type: ignore[arg-type]
+    counts = shapes.threshold()
+
+    def share(subnet: SubNetwork) -> float:
+        return peak_activation_bytes(prune(copy_of(model), structure, subnet), example) / whole
+
+    whole = peak_activation_bytes(model, example)
+    assert share(shapes.subnet(counts)) > 0.55, "the structure alone does not tell"
+    assert share(shapes.measured(counts)) <= 0.5 * 1.03
 
 
 def test_the_model_is_left_alone_and_a_shape_is_worth_the_same_each_time(trained: Context) -> None:
