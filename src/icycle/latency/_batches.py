@@ -60,7 +60,7 @@ def inputs_at(model: nn.Module, structure: Structure, batch: int | None) -> Any:
     for least in (1, 2):  # dimensions of an input that has an entry for every example: a vector may list something else
         inputs = map_tensors(traced, _repeated(places, size, least))
         after = _output_shapes(model, inputs)
-        if len(before) == len(after) and all(_scaled(*pair, batch / size) for pair in zip(before, after, strict=True)):
+        if len(before) == len(after) and all(_follows(*pair, size, batch) for pair in zip(before, after, strict=True)):
             return inputs
     raise LatencyError(
         f"Expected inputs whose first dimension is the batch, so that a batch of {batch} can be made of the traced one "
@@ -92,9 +92,11 @@ def _output_shapes(model: nn.Module, inputs: Any) -> list[tuple[int, ...]]:
         return []
 
 
-def _scaled(before: tuple[int, ...], after: tuple[int, ...], factor: float) -> bool:
-    """Is the first dimension larger by the factor, and all else as it was, or nothing of the batch?"""
-    return before == after or (len(before) == len(after) > 0 and (before[0] * factor, *before[1:]) == after)
+def _follows(before: tuple[int, ...], after: tuple[int, ...], size: int, batch: int) -> bool:
+    """Has the first dimension become as much larger as the batch, and all else stayed? Or nothing changed at all?"""
+    if before == after:
+        return True
+    return len(before) == len(after) and before[0] * batch == after[0] * size and before[1:] == after[1:]
 
 
 def _shapes(value: Any) -> list[tuple[int, ...]]:

@@ -18,7 +18,7 @@ _STIFF = 1.6e-3  # (2 % of noise in a measurement, against the half by which a k
 _DOUBTFUL, _ROUNDS = 0.04, 8  # from where on a network weighs less; rounds of weighing
 _UNALIGNED = ", unaligned"
 _LEAST = 0.1  # of the common weight
-_READING, _EACH = "reading parameters", 4e-7  # milliseconds for each, at a weight of 1: four bytes at 10 GB/s
+_READING = "reading parameters"  # a kind of its own, which is counted in parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +42,8 @@ class Prediction:
     takes to read the parameters (an operation that is timed alone finds its own in the caches), and `offset` for the
     rest.
 
-    Weights (where there is none, 1 of an operation, and 0 of reading) and offset come from networks that were measured
-    whole.
+    Weights (where there is none, 1 of an operation, and 0 milliseconds for each parameter) and offset come from
+    networks that were measured whole.
     """
 
     terms: tuple[Term, ...] = field(repr=False)
@@ -71,9 +71,9 @@ class Prediction:
         return (*sorted(operations), _READING)
 
     def sums(self, counts: np.ndarray) -> np.ndarray:
-        """(n, kinds): milliseconds that the operations of each kind take one by one, and the reading."""
+        """(n, kinds): milliseconds that the operations of each kind take one by one; last the number of parameters."""
         total = np.zeros((len(counts), len(self.kinds)))
-        total[:, -1] = _EACH * self.parameters.many(counts)
+        total[:, -1] = self.parameters.many(counts)
         for term in self.terms:
             sizes = np.stack([_evaluated(size, counts) for size in term.sizes], 1)
             milliseconds, unaligned = 1e3 * term.times * term.table(sizes), term.table.unaligned(sizes)
@@ -113,14 +113,14 @@ class Prediction:
         times = np.asarray(measured)
         sums = self.sums(np.stack(counts)) / times[:, None]
         slope, offset = _line(sums[:, :-1].sum(axis=1), 1 / times)
-        *whole, all_read = slope * self.sums(self.full[None])[0]
-        much = sum(whole) / all_read  # the weight at which reading takes a whole network as long as its operations
-        terms = np.hstack([slope * sums[:, :-1], offset / times[:, None], slope * much * sums[:, -1:]])
+        *whole, parameters = self.sums(self.full[None])[0]
+        much = slope * sum(whole) / parameters  # the weight at which reading takes as long as the operations do
+        terms = np.hstack([slope * sums[:, :-1], offset / times[:, None], much * sums[:, -1:]])
         *weights, rest, read = _leaving(terms, [1.0] * (terms.shape[1] - 1) + [0.0])
         if read < 0:
             *weights, rest = _leaving(terms[:, :-1], [1.0] * (terms.shape[1] - 1))
         fitted = {kind: slope * max(weight, _LEAST) for kind, weight in zip(self.kinds, weights, strict=False)}
-        fitted[_READING] = slope * much * max(read, 0.0)
+        fitted[_READING] = much * max(read, 0.0)
         return replace(self, weights=fitted, offset=offset * max(rest, _LEAST))
 
     def scaled(self, factor: float) -> Prediction:
