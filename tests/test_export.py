@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 import icycle
 from icycle.errors import ExportError
 from icycle.export import Card, OnnxModule, export, format_names, onnx_model, quantize, register_format, write_card
 from icycle.structure import SubNetwork
 from icycle.training import evaluate
+
+INF, NAN = float("inf"), float("nan")
 
 
 def pruned() -> nn.Module:
@@ -33,8 +38,10 @@ def test_what_is_written_gives_what_torch_gives_at_any_batch(name: str, tmp_path
     assert done.batches == 2
     assert done.path.is_file() and done.bytes >= done.path.stat().st_size > 0
     assert model.training
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     with pytest.raises(ExportError, match="exists"):
-        export(model, torch.randn(1, 1, 8, 8), tmp_path / "model", name)
+        export(nn.Conv2d(1, 2, 3), torch.randn(1, 1, 8, 8), tmp_path / "model", name)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("given", ["net.v2", "net.v2.txt"])
@@ -57,6 +64,136 @@ def test_a_wrong_export_is_noticed(tmp_path: Path) -> None:
     assert export(pruned(), torch.randn(2, 1, 8, 8), tmp_path / "a", "off-by-one").difference == pytest.approx(
         1, abs=1e-5
     )
+
+
+def file_format(suffix: str, change: Callable[[Tensor], Tensor]) -> str:
+    """A format that gives what torch gives, but for a change."""
+
+    @register_format(f"changed{suffix}", suffix)
+    def write(model: nn.Module, inputs: Tensor, file: Path, dynamic_batch: bool):  # type: ignore[no-untyped-def]
+        file.write_text("")
+        return lambda batch: [change(model(batch))]
+
+    return f"changed{suffix}"
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("name", ["onnx", "openvino", "pt2"])
+def test_a_file_that_fixes_the_batch_is_refused_and_leaves_nothing(name: str, batch: int, tmp_path: Path) -> None:
+    class Loop(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([row - row.mean() for row in x])
+
+    with pytest.raises(ExportError, match="--fixed-batch"):
+        export(Loop(), torch.randn(batch, 4), tmp_path / "loop", name)
+    assert list(tmp_path.iterdir()) == []
+    assert export(Loop(), torch.randn(batch, 4), tmp_path / "loop", name, dynamic_batch=False).batches == 1
+
+
+def test_the_second_batch_grows_where_the_first_dimension_is_the_batch(tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+            return x * scale
+
+    inputs = (torch.randn(8, 4), torch.randn(4))
+    assert export(Scaled(), inputs, tmp_path / "scaled", "safetensors").batches == 2
+
+
+@pytest.mark.parametrize(
+    ("found", "difference"),
+    [
+        ([1.0, INF, -INF, NAN], 0),
+        ([3.0, INF, -INF, NAN], 2),
+        ([NAN, INF, -INF, NAN], INF),
+        ([1.0, INF, -INF, 0.0], INF),
+        ([1.0, INF, INF, NAN], INF),
+    ],
+)
+def test_equal_values_do_not_differ_and_nan_differs_from_all_others(
+    found: list[float], difference: float, tmp_path: Path
+) -> None:
+    own = file_format(".odd", lambda _: torch.tensor([found]))
+    expected = torch.tensor([[1.0, INF, -INF, NAN]])
+    assert export(nn.Identity(), expected, tmp_path / "a", own, dynamic_batch=False).difference == difference
+
+
+def test_an_empty_output_does_not_differ(tmp_path: Path) -> None:
+    assert (
+        export(nn.Identity(), torch.zeros(2, 0), tmp_path / "a", file_format(".empty", nn.Identity())).difference == 0
+    )
+
+
+class Scaled(nn.Module):
+    """Reads neither `unused` nor, where it is a number, `scale` as a tensor."""
+
+    def forward(self, x: Any, unused: Tensor | None = None, scale: Any = 1) -> Tensor:
+        return (x["a"] - x["b"] if isinstance(x, dict) else x) * scale
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino", "pt2"])
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        (torch.randn(2, 4), None, 3),
+        (torch.randn(2, 4), torch.randn(2, 3), torch.randn(2, 4)),
+        {"scale": torch.randn(2, 4), "unused": torch.randn(2, 3), "x": torch.randn(2, 4)},
+        ({"b": torch.randn(2, 4), "a": torch.randn(2, 4)},),
+    ],
+    ids=["number", "unused", "unused keyword", "mapping"],
+)
+def test_whatever_torch_takes_is_exported(name: str, inputs: Any, tmp_path: Path) -> None:
+    assert export(Scaled(), inputs, tmp_path / "scaled", name).difference < 1e-6
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_weights_that_no_runtime_takes_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"weight.* is bfloat16; export model\.float"):
+        export(nn.Linear(4, 4).bfloat16(), torch.randn(2, 4).bfloat16(), tmp_path / "half", name)
+
+
+def test_safetensors_hold_the_tensors_of_a_state_that_holds_more(tmp_path: Path) -> None:
+    class Extra(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"steps": 1}
+
+        def set_extra_state(self, state: dict[str, int]) -> None:
+            assert state == {"steps": 1}
+
+    done = export(Extra(4, 4), torch.randn(2, 4), tmp_path / "extra", "safetensors")
+    assert done.difference == 0 and load_file(done.path).keys() == {"weight", "bias"}
+
+
+@pytest.mark.parametrize("name", ["onnx", "safetensors"])
+def test_a_file_has_the_rights_of_any_new_one(name: str, tmp_path: Path) -> None:
+    (tmp_path / "any").touch()
+    done = export(nn.Linear(4, 4), torch.randn(2, 4), tmp_path / "linear", name)
+    assert done.path.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_no_file_of_the_users_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "linear.bin").write_text("mine")
+    with pytest.raises(ExportError, match=r"linear\.bin exists"):
+        export(nn.Linear(4, 4), torch.randn(2, 4), tmp_path / "linear", "openvino")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_the_same_model_is_there_already(name: str, tmp_path: Path) -> None:
+    first, second = (export(nn.Identity(), torch.randn(2, 4), tmp_path / "net", name) for _ in range(2))
+    assert first.files == second.files and first.bytes == sum(file.stat().st_size for file in tmp_path.iterdir())
+
+
+def test_any_name_and_a_folder_take_a_file(tmp_path: Path) -> None:
+    odd = export(nn.Linear(4, 4), torch.randn(2, 4), tmp_path / "m\u00f6 [1].onnx", "onnx")
+    assert odd.bytes == odd.path.stat().st_size > 0
+    inside = export(nn.Linear(4, 4), torch.randn(2, 4), tmp_path, "onnx")
+    assert inside.path == tmp_path / "model.onnx"
+
+
+def test_a_place_that_cannot_be_written_is_an_export_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match="choose another folder"):
+        export(nn.Linear(4, 4), torch.randn(2, 4), tmp_path / "file" / "model", "safetensors")
 
 
 def test_unknown_formats_and_models_that_cannot_be_exported_are_errors(tmp_path: Path) -> None:

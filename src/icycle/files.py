@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-__all__ = ["append_line", "checksum", "flush", "whole_lines", "write_whole"]
+__all__ = ["append_line", "checksum", "flush", "for_all", "whole_lines", "write_whole"]
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -50,6 +50,13 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def for_all(path: Path) -> None:
+    """Give what was made for its owner alone (a temporary folder, a safetensors file) the rights of any new one."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def checksum(path: Path) -> str:

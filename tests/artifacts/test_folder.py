@@ -272,6 +272,11 @@ def test_saved_files_are_what_they_say(saved: Path) -> None:
     assert {"stem.weight", "hint"} <= header.keys()
 
 
+def test_saved_files_have_the_rights_of_any_new_one(saved: Path) -> None:
+    (saved / "any").touch()
+    assert len({file.stat().st_mode for file in saved.iterdir()}) == 1
+
+
 def test_saving_does_not_change_the_model(tmp_path: Path) -> None:
     model, _ = pruned("words")
     before = snapshot(model)

@@ -20,7 +20,7 @@ from icycle.artifacts._derived import check_attributes
 from icycle.artifacts._description import VERSION, Description, read_description
 from icycle.artifacts._edits import edit_records, read_edits
 from icycle.errors import ArtifactError, SurgeryError
-from icycle.files import checksum, flush
+from icycle.files import checksum, flush, for_all
 from icycle.surgery import (
     Draft,
     Place,
@@ -89,6 +89,7 @@ def _write(model: nn.Module, folder: Path) -> None:
         inputs=remembered_inputs(model),
     )
     (folder / _STRUCTURE).write_text(description.sealed())
+    for_all(folder / _TENSORS)
     for name in (_TENSORS, _STRUCTURE):
         flush(folder / name)
 
@@ -96,7 +97,7 @@ def _write(model: nn.Module, folder: Path) -> None:
 def _move(fresh: Path, folder: Path) -> None:
     """Give `fresh` its name; into a folder that is there already, the description goes last."""
     if not folder.exists():
-        fresh.chmod(0o777 & ~_umask())  # a temporary folder is its owner's alone
+        for_all(fresh)
         fresh.rename(folder)
     else:
         try:
@@ -107,12 +108,6 @@ def _move(fresh: Path, folder: Path) -> None:
                 (folder / name).unlink(missing_ok=True)
             raise
     flush(folder.parent)
-
-
-def _umask() -> int:
-    now = os.umask(0)
-    os.umask(now)
-    return now
 
 
 def _attributes(model: nn.Module) -> Attributes:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import filecmp
+import math
+import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from icycle.errors import ExportError
+from icycle.errors import ExportError, IcycleError
 from icycle.export._onnx import at_least_two, dynamic_shapes, in_a_line, onnx_model, quiet, require
-from icycle.tracing import call_with, copy_of, map_tensors, output_tensors, undisturbed
+from icycle.files import for_all
+from icycle.tracing import call_with, copy_of, map_tensors, named_tensors, output_tensors, shapes_in_words, undisturbed
 
 __all__ = [
     "Exported",
     "Runner",
     "arrays",
     "export",
+    "files_of",
     "format_names",
+    "into_place",
     "onnx_runner",
     "openvino_runner",
     "register_format",
@@ -33,24 +41,23 @@ Writer = Callable[[nn.Module, Any, Path, bool], Runner]
 
 _formats: dict[str, tuple[str, Writer]] = {}
 
+_FIXED = "if its code takes batches of one size alone, fix that size (dynamic_batch=False, --fixed-batch)."
+
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and the largest absolute difference of any output from torch's, over `inputs` batches."""
+    """What was written, and the largest absolute difference of any output from torch's, over `batches` batches."""
 
     path: Path
     format: str
     difference: float
     batches: int
+    files: tuple[Path, ...]  # `path`, and what lies beside it for OpenVINO
 
     @property
     def bytes(self) -> int:
-        """Size on disk; of OpenVINO's two files together."""
-        return sum(file.stat().st_size for file in self.path.parent.glob(f"{self.path.stem}.*") if _belongs(file, self))
-
-
-def _belongs(file: Path, exported: Exported) -> bool:
-    return file == exported.path or (exported.format == "openvino" and file.suffix == ".bin")
+        """Size on disk, of all files together."""
+        return sum(file.stat().st_size for file in self.files)
 
 
 def register_format(name: str, suffix: str) -> Callable[[Writer], Writer]:
@@ -69,34 +76,84 @@ def format_names() -> tuple[str, ...]:
     return tuple(_formats)
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files beside `path` that formats have written under its name, with those in eight bits."""
+    suffixes = {suffix for suffix, _ in _formats.values()} | {".bin"}
+    stems = {path.stem, f"{path.stem}-int8"}
+    return sorted(file for file in path.parent.iterdir() if file.suffix in suffixes and file.stem in stems)
+
+
 def export(model: nn.Module, inputs: Any, path: str | Path, to: str, *, dynamic_batch: bool = True) -> Exported:
     """Write `model`, as it is in evaluation mode, to the file `path` in the format `to`, run it, and compare.
 
     Args:
         inputs: a tensor, a tuple of positional or a dict of keyword arguments; real ones, since numerics are compared
             on them.
-        path: the format's suffix is added where it is missing.
-        dynamic_batch: the first dimension of every input is left free, and a batch of another size is compared, too.
+        path: the format's suffix is added where it is missing; in a folder that is there the file is called `model`.
+        dynamic_batch: the first dimension of every input is left free, and a batch of one more example is compared,
+            too.
 
-    Raises ExportError where the format is unknown, its package is missing, the file exists, or the model cannot be
-    written. What the model is stays as it is.
+    Raises ExportError where the format is unknown, its package is missing, another file is there (the same one stays),
+    the model cannot be written, or what was written does not run on both batches, or gives other shapes; it is removed
+    then. What the model is stays as it is.
     """
     if to not in _formats:
         raise ExportError(f"Expected a format out of {', '.join(_formats)}, but got {to!r}.")
-    suffix, write = _formats[to]
-    file = Path(path)
+    suffix, _ = _formats[to]
+    file = Path(path) / "model" if Path(path).is_dir() else Path(path)
     file = file if file.suffix == suffix else file.with_name(file.name + suffix)
-    if file.exists():
-        raise ExportError(f"Expected a new file, but {file} exists; choose another or remove it.")
     own = copy_of(model).eval()
-    with undisturbed(model), torch.no_grad(), warnings.catch_warnings():
+    with undisturbed(model), torch.no_grad(), warnings.catch_warnings(), into_place(file) as (fresh, files):
         warnings.simplefilter("ignore")  # of exporters, about their own insides
+        run = _written(own, inputs, fresh, to, dynamic_batch)
+        batches = [inputs, _one_more(inputs)] if dynamic_batch else [inputs]
+        difference = max(_compared(run, own, batch) for batch in batches)
+    return Exported(file, to, difference, len(batches), tuple(files))
+
+
+def _written(model: nn.Module, inputs: Any, file: Path, to: str, dynamic_batch: bool) -> Runner:
+    try:
+        return _formats[to][1](model, inputs, file, dynamic_batch)
+    except (IcycleError, OSError, SafetensorError):
+        raise
+    except Exception as error:  # of the runtime, which may have no operation for what torch could write
+        raise ExportError(
+            f"Expected {type(model).__name__} to be written and opened as {to}, but got {in_a_line(error)}; choose "
+            "another format (--to), or fix the batch (dynamic_batch=False, --fixed-batch)."
+        ) from error
+
+
+@contextmanager
+def into_place(file: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Gives a place to write `file` in, and a list that then holds all files that the block has left there: these are
+    moved beside `file` in the end.
+
+    Raises ExportError where one is there already, and is another, or nothing can be written; what was there stays.
+    """
+    files: list[Path] = []
+    try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        run = write(own, inputs, file, dynamic_batch)
-        batches = [inputs, at_least_two(at_least_two(inputs))] if dynamic_batch else [inputs]
-        batches = batches if _sizes(batches[0]) != _sizes(batches[-1]) else batches[:1]
-        difference = max(_difference(run(batch), list(output_tensors(call_with(own, batch)))) for batch in batches)
-    return Exported(file, to, difference, len(batches))
+        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+            yield Path(folder) / file.name, files
+            made = {each: file.with_name(each.name) for each in sorted(Path(folder).iterdir())}
+            for fresh, place in made.items():
+                if place.exists() and not filecmp.cmp(fresh, place, shallow=False):
+                    raise ExportError(f"Expected a new file, but {place} exists; choose another or remove it.")
+            for fresh, place in made.items():
+                if not place.exists():
+                    for_all(fresh)
+                    fresh.rename(place)
+            files.extend(made.values())
+    except (OSError, SafetensorError) as error:
+        raise ExportError(
+            f"Expected to write {file}, but it failed: {error}; choose another folder, or make room in this one."
+        ) from error
+
+
+def _one_more(inputs: Any) -> Any:
+    """The batch with its first example once more at its end; whatever has no such first dimension stays."""
+    batch = next((shape[0] for shape in _sizes(inputs) if shape), 0)
+    return map_tensors(inputs, lambda one: torch.cat((one, one[:1])) if one.shape[:1] == (batch,) else one)
 
 
 def _sizes(inputs: Any) -> list[tuple[int, ...]]:
@@ -105,21 +162,39 @@ def _sizes(inputs: Any) -> list[tuple[int, ...]]:
     return found
 
 
-def _difference(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
+def _compared(run: Runner, model: nn.Module, inputs: Any) -> float:
+    """The largest difference of what was written from the model, on these inputs."""
+    given = shapes_in_words(inputs)
+    try:
+        expected, found = list(output_tensors(call_with(model, inputs))), run(inputs)
+    except Exception as error:
+        raise ExportError(
+            f"Expected {type(model).__name__}, and what was written of it, to run on {given}, but got "
+            f"{in_a_line(error)}; {_FIXED}"
+        ) from error
     if [one.shape for one in found] != [one.shape for one in expected]:
         shapes = [[list(one.shape) for one in each] for each in (expected, found)]
         raise ExportError(
-            f"Expected outputs of the shapes {shapes[0]}, as in torch, but the written model gives {shapes[1]}."
+            f"Expected outputs of the shapes {shapes[0]} for {given}, as in torch, but the written model gives "
+            f"{shapes[1]}; {_FIXED}"
         )
     return max(
-        (float((one.double() - two.cpu().double()).abs().max()) for one, two in zip(found, expected, strict=True)),
-        default=0.0,
+        (_difference(one.double(), two.cpu().double()) for one, two in zip(found, expected, strict=True)), default=0.0
     )
+
+
+def _difference(one: torch.Tensor, two: torch.Tensor) -> float:
+    """The largest absolute difference: none of what is the same in both, infinite or NaN as it may be; of a NaN from
+    anything else it is infinite."""
+    same = (one == two) | (one.isnan() & two.isnan())
+    apart = torch.where(same, 0.0, one - two).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+    return float(apart.max()) if apart.numel() else 0.0
 
 
 @register_format("onnx", ".onnx")
 def _onnx(model: nn.Module, inputs: Any, file: Path, dynamic_batch: bool) -> Runner:
     require("onnxruntime")
+    _require_numpy(model, to="onnx")
     file.write_bytes(onnx_model(model, inputs, dynamic_batch=dynamic_batch))
     return onnx_runner(file)
 
@@ -140,22 +215,30 @@ def onnx_runner(file: Path) -> Runner:
 
 @register_format("openvino", ".xml")
 def _openvino(model: nn.Module, inputs: Any, file: Path, dynamic_batch: bool) -> Runner:
-    require("openvino")
+    require("openvino", "onnx")
+    import onnx
     import openvino
 
-    graph = openvino.Core().read_model(onnx_model(model, inputs, dynamic_batch=dynamic_batch))
-    openvino.save_model(graph, file, compress_to_fp16=False)
-    return openvino_runner(file)
+    _require_numpy(model, to="openvino")
+    graph = onnx_model(model, inputs, dynamic_batch=dynamic_batch)
+    openvino.save_model(openvino.Core().read_model(graph), file, compress_to_fp16=False)
+    return openvino_runner(file, [own.name for own in onnx.load_from_string(graph).graph.input])
 
 
-def openvino_runner(file: Path) -> Runner:
-    """Runs OpenVINO's XML, or an ONNX file, in OpenVINO on the processor."""
+def openvino_runner(file: Path, names: Sequence[str] | None = None) -> Runner:
+    """Runs OpenVINO's XML, or an ONNX file, in OpenVINO on the processor.
+
+    `names` are those of all inputs, where OpenVINO may have left out some that no operation reads.
+    """
     import openvino
 
     compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    used = [own.names for own in compiled.inputs]
+    places = [next(place for place, name in enumerate(names) if name in own) for own in used] if names else None
 
     def run(inputs: Any) -> list[torch.Tensor]:
-        results = compiled(arrays(inputs))
+        given = arrays(inputs)
+        results = compiled(given if places is None else [given[place] for place in places])
         return [torch.from_numpy(np.array(results[place])) for place in range(len(compiled.outputs))]
 
     return run
@@ -181,9 +264,11 @@ def _exported_program(model: nn.Module, inputs: Any, file: Path, dynamic_batch: 
 @register_format("safetensors", ".safetensors")
 def _safetensors(model: nn.Module, inputs: Any, file: Path, dynamic_batch: bool) -> Runner:
     """The state dict alone, for whoever builds the network from its shapes; tied tensors are written once each."""
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}, file)
+    state = model.state_dict()
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}  # else extra state
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, file)
     loaded = copy_of(model).eval()
-    loaded.load_state_dict(load_file(file))
+    loaded.load_state_dict({**state, **load_file(file)})
     return lambda batch: list(output_tensors(call_with(loaded, batch)))
 
 
@@ -205,6 +290,16 @@ def _executorch(model: nn.Module, inputs: Any, file: Path, dynamic_batch: bool) 
     file.write_bytes(to_edge(torch.export.export(model, positional)).to_executorch().buffer)
     method = Runtime.get().load_program(file).load_method("forward")
     return lambda batch: list(method.execute(list(_as_tuple(batch))))
+
+
+def _require_numpy(model: nn.Module, to: str) -> None:
+    """Raise ExportError for weights that numpy, which brings inputs to the runtime, has no type for."""
+    odd = next((name for name, tensor in named_tensors(model) if tensor.dtype == torch.bfloat16), None)
+    if odd is not None:
+        raise ExportError(
+            f"Expected weights in float32 or float16 for {to}, but {odd} of {type(model).__name__} is bfloat16; export "
+            "model.float()."
+        )
 
 
 def _as_tuple(inputs: Any) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from icycle.errors import ExportError
-from icycle.export._formats import arrays
+from icycle.export._formats import arrays, into_place
 from icycle.export._onnx import quiet, require
 
 __all__ = ["quantize"]
@@ -20,7 +20,7 @@ def quantize(file: str | Path, batches: Iterable[Any], path: str | Path) -> Path
     The ranges of the activations are those on `batches` of inputs, as the model was exported with: a few hundred
     examples, prepared as for the model. Weights have a range per channel. Source: ONNX Runtime, quantize_static (QDQ).
 
-    Raises ExportError where the file exists, a package is missing, or there is no batch.
+    Raises ExportError where another file is there, a package is missing, or there is no batch.
     """
     require("onnx", "onnxruntime")
     import onnx
@@ -28,8 +28,6 @@ def quantize(file: str | Path, batches: Iterable[Any], path: str | Path) -> Path
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     source, result = Path(file), Path(path)
-    if result.exists():
-        raise ExportError(f"Expected a new file, but {result} exists; choose another or remove it.")
     names = [own.name for own in onnx.load(str(source), load_external_data=False).graph.input]
     feeds = [dict(zip(names, arrays(batch), strict=True)) for batch in batches]
     if not feeds:
@@ -42,12 +40,12 @@ def quantize(file: str | Path, batches: Iterable[Any], path: str | Path) -> Path
         def get_next(self) -> dict[str, Any] | None:
             return next(self._feeds, None)
 
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet(), into_place(result) as (fresh, _):
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantize_static(
             str(prepared),
-            str(result),
+            str(fresh),
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from icycle.errors import ExportError
 from icycle.tracing import copy_of, map_tensors, undisturbed
@@ -45,7 +46,7 @@ def onnx_model(model: nn.Module, inputs: Any, *, dynamic_batch: bool = True) -> 
         with undisturbed(model), quiet(), torch.no_grad():
             program = torch.onnx.export(
                 own,
-                positional,
+                (*positional, {}) if positional else (),  # a last dict would be taken for keywords
                 kwargs=keywords,
                 dynamo=True,
                 verbose=False,
@@ -80,12 +81,10 @@ def _as_tuple(inputs: Any) -> tuple[Any, ...]:
 def dynamic_shapes(positional: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
     """The first dimension of every tensor, as torch.export wants it said."""
 
-    def free(tensor: torch.Tensor) -> Any:
-        return {0: torch.export.Dim.AUTO} if tensor.dim() else None
+    def free(leaf: Any) -> Any:
+        return {0: torch.export.Dim.AUTO} if isinstance(leaf, torch.Tensor) and leaf.dim() else None
 
-    if keywords:
-        return {name: map_tensors(value, free) for name, value in keywords.items()}
-    return tuple(map_tensors(value, free) for value in positional)
+    return tree_map(free, dict(keywords) or positional)
 
 
 @contextlib.contextmanager
