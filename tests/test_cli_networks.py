@@ -16,7 +16,9 @@ from torch import nn
 
 import icycle
 from command import command
+from icycle.errors import RecipeError
 from icycle.latency import Measurement, Timing, peak_activation_bytes, verdict
+from icycle.recipes import open_run
 from icycle.structure import SubNetwork
 from icycle.zoo import build_model
 
@@ -128,6 +130,35 @@ def test_a_task_that_wants_more_than_outputs_is_told_in_one_line(
     assert command(monkeypatch, "run", "both.yaml", *settings, "--output", "run") == 0
     assert command(monkeypatch, "export", "run", "--int8") == 2
     assert "an ONNX file, which can only be called, but it gave AttributeError" in capsys.readouterr().err
+
+
+def test_a_run_is_opened_without_the_weights_that_it_began_with(acme: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(build_model("acme_both:Both", num_classes=2).state_dict(), "w.pt")
+    assert command(monkeypatch, "run", "both.yaml", "--set", "model.weights=w.pt", "--output", "first") == 0
+    again = ("--set", "model.weights=first/model", "--set", "method.budget.macs=0.9", "--output", "second")
+    assert command(monkeypatch, "run", "both.yaml", *again) == 0
+    Path("w.pt").unlink()
+    shapes = [
+        [parameter.shape for parameter in network.parameters()]
+        for run in map(open_run, (Path("first"), Path("second")))
+        for network in (run.dense, run.pruned)
+    ]
+    assert shapes[0] != shapes[1] == shapes[2] != shapes[3]
+    Path("first").rename("elsewhere")
+    with pytest.raises(RecipeError, match="first/model"):
+        open_run(Path("second"))
+
+
+@pytest.mark.parametrize(("content", "words"), [("", "readable"), ('{"dense": {', "readable"), ("{}", "lacks recipe")])
+def test_a_damaged_report_is_told_in_one_line(
+    content: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name, text in (("recipe.yaml", "name: x"), ("metrics.jsonl", ""), ("report.json", content)):
+        (folder / name).write_text(text)
+    assert command(monkeypatch, "export", str(folder)) == 2
+    assert words in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

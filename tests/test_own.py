@@ -11,7 +11,7 @@ from textwrap import dedent
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 
 import icycle
 from command import command
@@ -154,6 +154,18 @@ def test_weights_are_read_from_what_people_have(acme: Path, kind: str) -> None:
         torch.save(content.get(kind, state), path)
     assert load_weights(path, fresh) == []
     assert all(torch.equal(value, state[key]) for key, value in fresh.state_dict().items())
+
+
+def test_of_tied_weights_one_is_enough(tmp_path: Path) -> None:
+    def tied() -> torch.nn.Sequential:
+        model = torch.nn.Sequential(torch.nn.Embedding(10, 4), torch.nn.Linear(4, 10, bias=False))
+        model[1].weight = model[0].weight
+        return model
+
+    trained, fresh = tied(), tied()
+    save_model(trained, str(tmp_path / "tied.safetensors"))
+    assert load_weights(tmp_path / "tied.safetensors", fresh) == []
+    assert torch.equal(fresh[0].weight, trained[0].weight) and fresh[1].weight is fresh[0].weight
 
 
 def test_weights_that_do_not_fit_are_told_by_key_and_change_nothing(acme: Path) -> None:

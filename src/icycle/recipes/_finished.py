@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from icycle.errors import RecipeError
 from icycle.recipes._folder import RunFolder
 from icycle.recipes._run import _build, _context
 from icycle.recipes._schema import Recipe
+from icycle.report import read_run_record
 from icycle.training import Recorder
-from icycle.zoo import Data
+from icycle.zoo import Data, is_weights_file
 
 __all__ = ["FinishedRun", "is_run", "open_run"]
 
@@ -29,7 +30,7 @@ class FinishedRun:
     data: Data
     dense: nn.Module
     pruned: nn.Module
-    report: dict[str, Any]
+    report: Mapping[str, Any]
 
 
 def is_run(path: Path) -> bool:
@@ -38,13 +39,23 @@ def is_run(path: Path) -> bool:
 
 
 def open_run(path: Path) -> FinishedRun:
-    """Read the finished run in the folder `path`; raises RecipeError where it is not finished."""
+    """Read the finished run in the folder `path`; raises RecipeError where it is not finished, or cannot be read.
+
+    Weights that the run began with are not read again, but for a saved model, which also tells the shapes.
+    """
     folder = RunFolder(path)
     if not folder.report.is_file():
         raise RecipeError(f"Expected a finished run in {path}, but it has no report.json; {folder.command}")
-    recipe = folder.saved_recipe()
-    context = _context(recipe, Recorder(), None)
-    pruned = _build(recipe, context.data).eval()
+    report, recipe = read_run_record(path).report, folder.saved_recipe()
+    shaped = _without_values(recipe)
+    context = _context(shaped, Recorder(), None)
+    pruned = _build(shaped, context.data).eval()
     artifacts.load(folder.model, pruned)
-    report = json.loads(folder.report.read_text(encoding="utf-8"))
     return FinishedRun(folder, recipe, context.data, context.model.eval(), pruned, report)
+
+
+def _without_values(recipe: Recipe) -> Recipe:
+    weights = recipe.model.weights
+    if weights != "pretrained" and not (isinstance(weights, Path) and is_weights_file(weights)):
+        return recipe
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": None})})

@@ -5,6 +5,7 @@ from icycle.report._page import write_page
 from icycle.report._parts import duration
 from icycle.report._read import read_run
 from icycle.report._records import GroupFacts, Latency, NetworkFacts, Report, environment, group_facts
+from icycle.report._runs import RunRecord, read_run_record
 from icycle.report._table import render, summary
 
 __all__ = [
@@ -12,12 +13,14 @@ __all__ = [
     "Latency",
     "NetworkFacts",
     "Report",
+    "RunRecord",
     "compare_latency",
     "duration",
     "environment",
     "file_bytes",
     "group_facts",
     "read_run",
+    "read_run_record",
     "render",
     "summary",
     "write_page",

@@ -7,7 +7,7 @@ from icycle.zoo._loaders import Batches, DatasetLoader, Examples, OwnLoader
 from icycle.zoo._models import build_model, example_shape, model, model_names, require_model
 from icycle.zoo._sources import Place, Source, dataset_names, read_source, require_dataset, source
 from icycle.zoo._split import stratified_split
-from icycle.zoo._weights import load_weights
+from icycle.zoo._weights import is_weights_file, load_weights
 
 __all__ = [
     "Augment",
@@ -25,6 +25,7 @@ __all__ = [
     "build_model",
     "dataset_names",
     "example_shape",
+    "is_weights_file",
     "load_data",
     "load_weights",
     "model",

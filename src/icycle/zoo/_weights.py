@@ -15,11 +15,16 @@ from torch import nn
 from icycle import artifacts
 from icycle.errors import RecipeError
 
-__all__ = ["fit_state", "load_weights"]
+__all__ = ["fit_state", "is_weights_file", "load_weights"]
 
 _TORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state")  # where checkpoints keep the state dict
 _SHOWN = 5  # keys
+
+
+def is_weights_file(path: Path) -> bool:
+    """Whether that is the name of a file that holds a state dict, there or not; a saved model is a folder."""
+    return path.suffix in (".safetensors", *_TORCH) and not path.is_dir()
 
 
 def load_weights(path: Path, model: nn.Module) -> list[str]:
@@ -43,12 +48,15 @@ def load_weights(path: Path, model: nn.Module) -> list[str]:
 def fit_state(model: nn.Module, state: Mapping[str, torch.Tensor], origin: str) -> list[str]:
     """Load a state dict; the head may be for another number of classes, and then stays fresh: its tensors' names.
 
+    Of tensors that the model ties together one is enough, as `safetensors.torch.save_model` writes them.
+
     Raises:
         RecipeError: keys are missing or unexpected, or another shape differs; all are named. The model is unchanged.
     """
     own = model.state_dict()
     prefix = _prefix(state, own)
     given = {key.removeprefix(prefix): value for key, value in state.items()}
+    given |= _twins(model, given)
     other = [key for key in own if key in given and own[key].shape != given[key].shape]
     head = [key for key in other if own[key].shape[1:] == given[key].shape[1:]]
     # one layer with a weight of its own: a norm or a bias alone is no head
@@ -71,6 +79,13 @@ def fit_state(model: nn.Module, state: Mapping[str, torch.Tensor], origin: str) 
         )
     model.load_state_dict({**given, **{key: own[key] for key in head}})
     return head
+
+
+def _twins(model: nn.Module, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The values of names that are not given, but stand for the same tensor as one that is."""
+    own = model.state_dict(keep_vars=True)
+    named = {id(tensor): given[key] for key, tensor in own.items() if key in given}
+    return {key: named[id(tensor)] for key, tensor in own.items() if key not in given and id(tensor) in named}
 
 
 def _prefix(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> str:
