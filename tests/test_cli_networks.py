@@ -46,6 +46,11 @@ OWN = """
             a, b, y = super().__getitem__(index)
             return self.form(a, b, y)
 
+    def small(num_classes=2):
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes)
+        )
+
     def tuples():
         return {"train": Rows(lambda a, b, y: ((a, b), int(y > 0))), "classes": 2}
 
@@ -130,6 +135,8 @@ def test_a_task_that_wants_more_than_outputs_is_told_in_one_line(
     assert command(monkeypatch, "run", "both.yaml", *settings, "--output", "run") == 0
     assert command(monkeypatch, "export", "run", "--int8") == 2
     assert "an ONNX file, which can only be called, but it gave AttributeError" in capsys.readouterr().err
+    assert "- `model.onnx`" in Path("run/export/README.md").read_text()
+    assert command(monkeypatch, "export", "run") == 0
 
 
 def test_a_run_is_opened_without_the_weights_that_it_began_with(acme: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +188,11 @@ def test_a_run_is_exported_with_its_card_and_in_eight_bits(
     head, body = (run / "export" / "README.md").read_text().split("---\n", 2)[1:]
     metadata, report = yaml.safe_load(head), json.loads((run / "report.json").read_text())
     assert metadata["license"] == "mit"
+    assert command(monkeypatch, "export", str(run), "--to", "openvino") == 0
+    assert command(monkeypatch, "export", str(run), "--int8") == 0
+    card = (run / "export" / "README.md").read_text()
+    assert all(f"- `{file.name}`" in card for file in (run / "export").iterdir() if file.name != "README.md")
+    assert yaml.safe_load(card.split("---\n")[1])["license"] == "mit"
     last = metadata["model-index"][0]["results"][-1]
     assert last["task"] == {"type": "image-classification"}
     assert last["metrics"] == [{"type": "accuracy", "value": pytest.approx(report["test_accuracy"] / 100, abs=1e-4)}]
@@ -218,6 +230,51 @@ def test_a_saved_model_is_named_with_its_network(
     assert command(monkeypatch, "bench", source, "--batch", "1", "--seconds", "0.1") == 0
     assert "examples/s" in capsys.readouterr().out
     assert command(monkeypatch, "bench", "small-cnn", "--target", "abacus") == 2
+
+
+@pytest.mark.parametrize("reference", ["timm/mobilenetv3_small_050", "small-cnn", "acme_both:small"])
+def test_a_saved_model_says_its_classes_and_inputs(
+    acme: None, reference: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = build_model(reference, num_classes=7, in_channels=1).eval()
+    inputs = torch.randn(1, 1, 32, 32)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    structure = icycle.trace(model, inputs)
+    icycle.save(icycle.prune(model, structure, SubNetwork.random(structure, 0.5, 0)), "saved")
+    shape = ("--input", "1,32,32") if ":" in reference else ()
+    assert (
+        command(monkeypatch, "bench", f"{reference}=saved", "--batch", "1", "--seconds", "0.1", "--json", *shape) == 0
+    )
+    networks = json.loads(capsys.readouterr().out)["networks"]
+    assert networks["dense"]["parameters"] == size > networks[f"{reference}=saved"]["parameters"]
+
+
+def test_a_saved_network_of_words_is_shown_words(
+    acme: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = build_model("tiny-transformer", num_classes=12).eval()
+    structure = icycle.trace(model, torch.randint(12, (1, 6)))
+    icycle.save(icycle.prune(model, structure, SubNetwork.random(structure, 0.5, 0)), "saved")
+    assert command(monkeypatch, "export", "tiny-transformer=saved", "--output", "words") == 0
+    for verb in ("bench", "export"):
+        assert command(monkeypatch, verb, "tiny-transformer") == 2
+        assert "Expected 'tiny-transformer' to take float32[1, 3, 32, 32], but it gave" in capsys.readouterr().err
+
+
+def test_every_network_is_a_row_and_has_the_same_inputs(
+    acme: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, "run", "both.yaml", "--output", "dense") == 0
+    settings = ("--set", "data.name=acme_both:keywords", "--set", "model.name=acme_both:Both")
+    assert command(monkeypatch, "run", "both.yaml", *settings, "--output", "other") == 0
+    capsys.readouterr()
+    quick = ("--batch", "1", "--seconds", "0.1", "--json")
+    assert command(monkeypatch, "bench", "dense", "dense", *quick) == 0
+    found = json.loads(capsys.readouterr().out)
+    names = ["dense", "dense (2)", "dense (3)"]
+    assert [row["network"] for row in found["measurements"]] == list(found["networks"]) == names
+    assert command(monkeypatch, "bench", "dense", "other", *quick) == 2
+    assert "Expected sources of the same inputs" in capsys.readouterr().err
 
 
 def measured(*readings: float) -> Measurement:

@@ -281,3 +281,8 @@ def test_a_card_takes_the_place_of_a_card_alone(tmp_path: Path) -> None:
         (tmp_path / "README.md").write_text(own)
         assert write_card(first, tmp_path) == tmp_path / "MODEL_CARD.md"
         assert (tmp_path / "README.md").read_text() == own
+    for name in ("README.md", "MODEL_CARD.md"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(ExportError, match=r"README\.md and MODEL_CARD\.md"):
+        write_card(first, tmp_path)
+    assert [(tmp_path / name).read_text() for name in ("README.md", "MODEL_CARD.md")] == ["mine", "mine"]

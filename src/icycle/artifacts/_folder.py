@@ -35,12 +35,13 @@ from icycle.surgery import (
 )
 from icycle.tracing import is_sharded, named_tensors
 
-__all__ = ["load", "save"]
+__all__ = ["load", "save", "saved_inputs", "saved_shapes"]
 
 _TENSORS = "model.safetensors"
 _STRUCTURE = "structure.json"
 _HEADER = 2**27  # more than safetensors itself allows its header
 _WIDEST = 16  # bytes of an element
+_DAMAGED = (safetensors.SafetensorError, KeyError, ValueError, RuntimeError)
 
 Attributes = dict[str, dict[str, int | list[int | None]]]
 
@@ -209,8 +210,25 @@ def _read_tensors(folder: Path, description: Description, model: nn.Module) -> d
         raise ArtifactError(f"Expected {file} to have the checksum in {_STRUCTURE}, but it was damaged or exchanged.")
     try:
         return load_file(file)
-    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise ArtifactError(f"Expected {file} to be a safetensors file, but it is damaged ({error}).") from error
+
+
+def saved_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors saved in the folder `path`; raises ArtifactError where there are none."""
+    file = _file(Path(path), _TENSORS)
+    try:
+        with safetensors.safe_open(file, "pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except _DAMAGED as error:
+        raise ArtifactError(f"Expected {file} to be a safetensors file, but it is damaged ({error}).") from error
+
+
+def saved_inputs(path: str | Path) -> Any:
+    """Inputs shaped like those that the model saved in the folder `path` was traced on; None where it does not tell."""
+    folder = Path(path)
+    description = read_description(_file(folder, _STRUCTURE))
+    return None if description.inputs is None else _inputs(folder, description, None)
 
 
 def _check_architecture(

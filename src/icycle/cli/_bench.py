@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import nn
 
+    from icycle.cli._networks import Source
     from icycle.latency import Measurement
 
 __all__ = ["bench"]
@@ -60,16 +62,43 @@ def bench(
 
 
 def _networks(sources: Sequence[str], shape: str | None) -> tuple[dict[str, nn.Module], Any]:
-    """Name -> network, the dense ones first met before the pruned; and one example."""
-    from icycle.cli._networks import open_source
+    """Name -> network, the dense ones first met before the pruned; and one example, of the first source."""
+    from icycle.cli._networks import open_source, require_inputs
 
     opened = [open_source(source, shape) for source in sources]
     networks: dict[str, nn.Module] = {}
     for source in opened:
+        _require_the_same_inputs(opened[0], source)
+        require_inputs(source.name, source.model, opened[0].inputs)
         if source.dense is not None and "dense" not in networks:
             networks["dense"] = source.dense
-        networks[source.name] = source.model
+        networks[_free(source.name, networks)] = source.model
     return networks, opened[0].inputs
+
+
+def _require_the_same_inputs(first: Source, other: Source) -> None:
+    """A run is measured on inputs like its own; a model's name alone says nothing of inputs."""
+    from icycle.errors import LatencyError
+    from icycle.tracing import shapes_in_words
+
+    if other.run is not None and _form(first.inputs) != _form(other.inputs):
+        raise LatencyError(
+            f"Expected sources of the same inputs, but {first.name} takes {shapes_in_words(first.inputs)}, and "
+            f"{other.name} {shapes_in_words(other.inputs)}; measure them apart, or name the run first"
+        )
+
+
+def _form(inputs: Any) -> Any:
+    """What the examples of a batch have in common."""
+    from icycle.tracing import map_tensors
+
+    return map_tensors(inputs, lambda tensor: (tensor.dtype, tensor.shape[1:]))
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """The name, with a number where it is taken."""
+    names = itertools.chain([name], (f"{name} ({number})" for number in itertools.count(2)))
+    return next(each for each in names if each not in taken)
 
 
 def _batch(inputs: Any, size: int) -> Any:

@@ -33,18 +33,21 @@ def export(
         ),
     ],
     to: Annotated[str, typer.Option(help="onnx, pt2, openvino, safetensors or executorch.")] = "onnx",
-    output: Annotated[Path | None, typer.Option(help="The file; export/model.* in the run when omitted.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The file, or a folder; export/model.* in the run when omitted.")
+    ] = None,
     fixed_batch: Annotated[bool, typer.Option("--fixed-batch", help="Of the example's size; else any.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Also an ONNX file in eight bits, with its metric.")] = False,
-    license_id: Annotated[str, typer.Option("--license", help="For the model card, e.g. apache-2.0.")] = "other",
+    license_id: Annotated[
+        str | None, typer.Option("--license", help="For the model card, e.g. apache-2.0; as it was when omitted.")
+    ] = None,
     shape: InputShape = None,
 ) -> None:
     """Write SOURCE in a format, run what was written, and print the largest difference from torch."""
     from rich.console import Console
 
-    from icycle.cli._networks import examples, open_source
+    from icycle.cli._networks import examples, open_source, require_inputs
     from icycle.export import export as write
-    from icycle.export import write_card
 
     opened = open_source(source, shape)
     if int8 and (opened.run is None or to != "onnx" or fixed_batch):
@@ -55,21 +58,32 @@ def export(
         output = (opened.run.folder.path if opened.run else Path()) / "export" / "model"
     console = Console()
     inputs = opened.inputs if opened.run is None else examples(opened.run, _COMPARED)
+    require_inputs(opened.name, opened.model, inputs)
     done = write(opened.model, inputs, output, to, dynamic_batch=not fixed_batch)
     _say(console, f"{done.path}: {done.bytes:,} bytes, differs from torch by at most {done.difference:.1e}")
-    files = [done.path.name]
-    if int8 and opened.run is not None:
-        files.append(_eight_bits(console, opened.run, done.path, inputs))
-    if opened.run is not None:
-        card = write_card(_card(opened.run, license_id, files), done.path.parent)
-        _say(console, f"{card}: the model card")
+    if opened.run is None:
+        return
+    try:
+        if int8:
+            _eight_bits(console, opened.run, done.path, inputs)
+    finally:  # what was written by then has its card
+        _tell(console, opened.run, done.path, license_id)
 
 
 def _say(console: Console, line: str) -> None:
     console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _eight_bits(console: Console, run: FinishedRun, plain: Path, inputs: Any) -> str:
+def _tell(console: Console, run: FinishedRun, path: Path, license_id: str | None) -> None:
+    """Write the model card of all files that exports to `path` have left."""
+    from icycle.export import files_of, license_on_card, write_card
+
+    license_id = license_id or license_on_card(path.parent, _name(run)) or "other"
+    card = write_card(_card(run, license_id, [file.name for file in files_of(path)]), path.parent)
+    _say(console, f"{card}: the model card")
+
+
+def _eight_bits(console: Console, run: FinishedRun, plain: Path, inputs: Any) -> None:
     from icycle.export import OnnxModule, quantize
 
     small = quantize(plain, _calibration(run), plain.with_name(f"{plain.stem}-int8.onnx"))
@@ -79,7 +93,6 @@ def _eight_bits(console: Console, run: FinishedRun, plain: Path, inputs: Any) ->
         console,
         f"{small}: {small.stat().st_size:,} bytes; {name} on the validation split {after:.4g}, {before:.4g} before",
     )
-    return small.name
 
 
 def _calibration(run: FinishedRun) -> Iterator[Any]:
@@ -116,7 +129,7 @@ def _card(run: FinishedRun, license_id: str, files: list[str]) -> Card:
     ]
     words = {"macs": "MACs per input", "params": "parameters", "file_bytes": "file size, bytes"}
     return Card(
-        name=run.folder.path.resolve().name,
+        name=_name(run),
         network=recipe.model.name,
         data=run.data.name,
         method=recipe.method.name,
@@ -134,6 +147,10 @@ def _card(run: FinishedRun, license_id: str, files: list[str]) -> Card:
         license=license_id,
         task=_task_type(run),
     )
+
+
+def _name(run: FinishedRun) -> str:
+    return run.folder.path.resolve().name
 
 
 def _task_type(run: FinishedRun) -> str | None:

@@ -27,16 +27,17 @@ InputShape = Annotated[
 ]
 
 
-def load_model(name: str, shape: str | None) -> tuple[nn.Module, Any]:
+def load_model(name: str, shape: str | None, classes: int | None = None) -> tuple[nn.Module, Any]:
     """The model that `name` stands for, with fresh weights where it is a name, and inputs that it runs on.
 
-    `shape` is that of one input, without the batch, as "C,H,W". Raises RecipeError where there is no such model.
+    `shape` is that of one input, without the batch, as "C,H,W"; of `classes` there are as many as usual when omitted.
+    Raises RecipeError where there is no such model.
     """
     from icycle.errors import RecipeError
     from icycle.zoo import build_model, example_shape, require_model
 
     if ":" in name:
-        return _own(name, shape)
+        return _own(name, shape, classes)
     if Path(name).is_dir():
         raise RecipeError(
             f"Expected a model, but '{name}' is a folder; give the model that is in it by its name, or icycle report "
@@ -44,7 +45,8 @@ def load_model(name: str, shape: str | None) -> tuple[nn.Module, Any]:
         )
     require_model(name)
     sizes = example_shape(name) if shape is None else _parse(shape)
-    return build_model(name, num_classes=1000 if "/" in name else 10, in_channels=sizes[0]), _random(sizes)
+    classes = classes or (1000 if "/" in name else 10)
+    return build_model(name, num_classes=classes, in_channels=sizes[0]), _random(sizes)
 
 
 def _parse(text: str) -> tuple[int, ...]:
@@ -65,13 +67,13 @@ def _random(sizes: tuple[int, ...]) -> Any:
     return torch.randn(1, *sizes, generator=torch.Generator().manual_seed(0))
 
 
-def _own(reference: str, shape: str | None) -> tuple[nn.Module, Any]:
+def _own(reference: str, shape: str | None, classes: int | None) -> tuple[nn.Module, Any]:
     """What `module.path:factory` returns; the current folder is searched first."""
     from torch import nn
 
     from icycle.errors import RecipeError
 
-    made = _call(reference, shape)
+    made = _call(reference, shape, classes)
     model, *inputs = made if isinstance(made, tuple) else (made,)
     if not isinstance(model, nn.Module) or len(inputs) > 1:
         raise RecipeError(
@@ -87,7 +89,7 @@ def _own(reference: str, shape: str | None) -> tuple[nn.Module, Any]:
     return model, inputs[0]
 
 
-def _call(reference: str, shape: str | None) -> Any:
+def _call(reference: str, shape: str | None, classes: int | None) -> Any:
     import importlib
     import os
     import sys
@@ -99,7 +101,7 @@ def _call(reference: str, shape: str | None) -> Any:
         sys.path.insert(0, os.getcwd())
     try:
         make = getattr(importlib.import_module(module), factory)
-        return make(**_wanted(make, shape))
+        return make(**_wanted(make, shape, classes))
     except IcycleError:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's own code raises
@@ -110,10 +112,13 @@ def _call(reference: str, shape: str | None) -> Any:
         ) from error
 
 
-def _wanted(make: Callable[..., Any], shape: str | None) -> dict[str, int]:
-    """What a run would hand to the factory and it cannot do without; any number of classes shows the same groups."""
+def _wanted(make: Callable[..., Any], shape: str | None, classes: int | None) -> dict[str, int]:
+    """What a run would hand to the factory and it cannot do without, or is known; any number of classes shows the same
+    groups."""
     import inspect
 
-    offered = {"num_classes": 10, "in_channels": 3 if shape is None else _parse(shape)[0]}
-    needed = [each.name for each in inspect.signature(make).parameters.values() if each.default is each.empty]
+    offered = {"num_classes": classes or 10, "in_channels": 3 if shape is None else _parse(shape)[0]}
+    known = set() if classes is None else {"num_classes"}
+    taken = inspect.signature(make).parameters.values()
+    needed = [each.name for each in taken if each.default is each.empty or each.name in known]
     return {name: offered[name] for name in needed if name in offered}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
     from icycle.recipes import FinishedRun
 
-__all__ = ["Source", "examples", "open_source"]
+__all__ = ["Source", "examples", "open_source", "require_inputs"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,74 @@ def open_source(name: str, shape: str | None) -> Source:
         run = open_run(Path(name))
         return Source(name, run.pruned, run.dense, examples(run, 1), run)
     reference, _, folder = name.partition("=")
-    dense, inputs = load_model(reference, shape)
-    dense = dense.eval()
     if not folder:
-        return Source(name, dense, None, inputs)
-    pruned, _ = load_model(reference, shape)
-    return Source(name, load(folder, pruned).eval(), dense, inputs)
+        model, inputs = load_model(reference, shape)
+        return Source(name, model.eval(), None, inputs)
+    known = None if shape is not None or ":" in reference else _saved_inputs(folder)
+    shape = shape or _shape_in_words(known)
+    classes = _classes(folder, lambda classes: load_model(reference, shape, classes)[0])
+    (dense, inputs), (pruned, _) = (load_model(reference, shape, classes) for _ in range(2))
+    return Source(name, load(folder, pruned).eval(), dense.eval(), inputs if known is None else known)
+
+
+def _saved_inputs(folder: str) -> Any:
+    """Random inputs shaped like those that the saved model was traced on, integers as large; None where that is not
+    known."""
+    import torch
+
+    from icycle.artifacts import saved_inputs
+    from icycle.tracing import map_tensors
+
+    dice = torch.Generator().manual_seed(0)
+
+    def random(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.normal_(generator=dice) if tensor.is_floating_point() else tensor
+
+    return map_tensors(saved_inputs(folder), random)
+
+
+def _shape_in_words(inputs: Any) -> str | None:
+    """That of one input, as --input would say it; None for anything but a batch of floats."""
+    import torch
+
+    if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
+        return None
+    return ",".join(str(size) for size in inputs.shape[1:])
+
+
+def _classes(folder: str, build: Callable[[int], nn.Module]) -> int | None:
+    """How many classes the saved network has, by the sizes that follow this number; None where none does.
+
+    Removals may have made some of these sizes smaller, but not that of the last layer: the largest number counts.
+    """
+    from icycle.artifacts import saved_shapes
+    from icycle.tracing import named_tensors
+
+    saved, few, more = saved_shapes(folder), *(dict(named_tensors(build(classes))) for classes in (2, 3))
+    sizes = [
+        size
+        for name in few.keys() & more.keys() & saved.keys()
+        for size in zip(few[name].shape, more[name].shape, saved[name], strict=False)
+    ]
+    return max((2 + (own - two) // (three - two) for two, three, own in sizes if three > two), default=None)
+
+
+def require_inputs(name: str, model: nn.Module, inputs: Any) -> None:
+    """Raises RecipeError where the network cannot be run on these inputs."""
+    import torch
+
+    from icycle.errors import RecipeError
+    from icycle.tracing import call_with, shapes_in_words, undisturbed
+
+    try:
+        with undisturbed(model), torch.no_grad():
+            call_with(model, inputs)
+    except Exception as error:  # whatever the network's own code raises
+        raise RecipeError(
+            f"Expected '{name}' to take {shapes_in_words(inputs)}, but it gave {type(error).__name__}: "
+            f"{str(error)[:200]}; say the shape with --input, or name a run's folder, or module.path:factory of your "
+            "own, which returns a model and its example inputs"
+        ) from error
 
 
 def examples(run: FinishedRun, count: int) -> Any:

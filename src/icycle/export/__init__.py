@@ -1,6 +1,6 @@
 """A pruned model in the formats that other runtimes read, and the card that goes with it."""
 
-from icycle.export._card import Card, write_card
+from icycle.export._card import Card, license_on_card, write_card
 from icycle.export._formats import (
     Exported,
     Runner,
@@ -25,6 +25,7 @@ __all__ = [
     "export",
     "files_of",
     "format_names",
+    "license_on_card",
     "onnx_model",
     "onnx_runner",
     "openvino_runner",

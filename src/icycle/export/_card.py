@@ -8,11 +8,15 @@ from pathlib import Path
 
 import yaml
 
-__all__ = ["Card", "write_card"]
+from icycle.errors import ExportError
+
+__all__ = ["Card", "license_on_card", "write_card"]
 
 Row = tuple[str, str, str]
 
+_FILES = ("README.md", "MODEL_CARD.md")
 _LIBRARY = "icycle"  # by which a card is known
+_LICENSE = "license: "
 _ACCURACY = "accuracy"  # the metric that icycle tells in percent, and Hugging Face as a share
 
 
@@ -84,12 +88,31 @@ class Card:
 
 
 def write_card(card: Card, folder: Path) -> Path:
-    """Write README.md into `folder`, in place of an earlier card; MODEL_CARD.md where another README.md is there."""
-    file = folder / "README.md"
-    if file.exists() and not _is_card(file.read_text(encoding="utf-8", errors="replace")):
-        file = folder / "MODEL_CARD.md"
+    """Write README.md into `folder`, in place of an earlier card; MODEL_CARD.md where another README.md is there.
+
+    Raises ExportError where neither is a card.
+    """
+    files = [folder / name for name in _FILES]
+    file = next((file for file in files if not file.exists() or _is_card(_text(file))), None)
+    if file is None:
+        raise ExportError(
+            f"Expected a place for the model card in {folder}, but {' and '.join(_FILES)} are there and are none of "
+            "icycle's; rename one, or export to another folder."
+        )
     file.write_text(str(card), encoding="utf-8")
     return file
+
+
+def license_on_card(folder: Path, name: str) -> str | None:
+    """The licence on the card of the network `name` in `folder`; None where there is no such card."""
+    texts = [_text(folder / file) for file in _FILES if (folder / file).exists()]
+    cards = [text for text in texts if _is_card(text) and f"\n# {name}\n" in text]
+    lines = cards[0].split("\n---\n")[0].splitlines() if cards else []
+    return next((line.removeprefix(_LICENSE) for line in lines if line.startswith(_LICENSE)), None)
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace")
 
 
 def _is_card(text: str) -> bool:
