@@ -203,7 +203,9 @@ def onnx_runner(file: Path) -> Runner:
     """Runs an ONNX file in ONNX Runtime on the processor."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised, too
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     names = [own.name for own in session.get_inputs()]
 
     def run(inputs: Any) -> list[torch.Tensor]:
