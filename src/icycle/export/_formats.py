@@ -179,7 +179,8 @@ def _compared(run: Runner, model: nn.Module, inputs: Any) -> float:
             f"{shapes[1]}; {_FIXED}"
         )
     return max(
-        (_difference(one.double(), two.cpu().double()) for one, two in zip(found, expected, strict=True)), default=0.0
+        (_difference(one.cpu().double(), two.cpu().double()) for one, two in zip(found, expected, strict=True)),
+        default=0.0,
     )
 
 
