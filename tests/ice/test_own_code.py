@@ -109,6 +109,19 @@ def test_momentum_is_sliced_and_the_optimizer_lives_on(trained: nn.Module) -> No
     assert all(optimizer.state[each]["momentum_buffer"].shape == each.shape for each in parameters)
 
 
+@pytest.mark.parametrize("threshold", [None, 5.0])
+def test_what_the_last_removal_left_is_told_from_what_its_fine_tune_made_of_it(
+    trained: nn.Module, threshold: float | None
+) -> None:
+    accuracies = iter([99.0, 50.0, 80.0])  # dense, right after the removal, at the end
+    result = prune(
+        trained, lambda model, request: train(model, [0.01]), evaluate=lambda _: next(accuracies), threshold=threshold,
+        confidence=None, steps="all", final_epochs=0, budget=Budget(macs=0.9),
+    )  # fmt: skip
+    assert (result.fine_tunes, result.accuracy_removed, result.accuracy) == (1, 50.0, 80.0)
+    assert next(accuracies, None) is None
+
+
 def test_the_final_fine_tune_stops_early_and_keeps_the_best(trained: nn.Module) -> None:
     accuracies = iter([99.0, 50.0, 80.0, 90.0, 85.0, 84.0, 83.0])  # dense, after the steps, then epoch by epoch
     states: list[torch.Tensor] = []

@@ -134,6 +134,8 @@ class IceRun:
             step, number, declined = self._stride(self.result.steps_done)
             self._recalibrate()
             decision = self._due(self._decide(), declined)
+            if decision.fire and number == len(self.steps):
+                self.result.accuracy_removed = self._exact(decision)
             self._record(step, number, decision, *self._fine_tune_step(number, decision))
             self._on_part()
         self._finish()
@@ -214,6 +216,13 @@ class IceRun:
             decision = from_first(self._trigger(self.model))  # the others may have read other data
         self.result.examples_read += decision.examples
         return decision
+
+    def _exact(self, decision: Decision) -> float:
+        """The accuracy that the decision read, if that was of the whole split."""
+        if decision.accuracy is not None and decision.share == 1:
+            return decision.accuracy
+        with self._clock.stage("evaluation"):
+            return self._evaluate()
 
     def _due(self, decision: Decision, declined: Decision | None) -> Decision:
         """Where all may go at once a fine-tune comes before what would cost too much, and not after: after the last

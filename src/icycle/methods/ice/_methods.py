@@ -207,17 +207,17 @@ def _effort(result: IceResult) -> Effort:
 
 
 def _removal(result: IceResult, context: Context) -> Removal:
-    """All steps as one removal, from the dense network to what the final fine-tune begins with; its time is the
-    last one's."""
+    """All steps as one removal, from the dense network to what is left right after the last one, whose time it has."""
     task = context.task
-    final = result.accuracy if result.accuracy_before_final is None else result.accuracy_before_final
+    known = (result.accuracy_removed, result.accuracy_before_final, result.accuracy)
+    removed = next(accuracy for accuracy in known if accuracy is not None)
     before = sum(step.fine_tuned for step in result.steps[:-1])
     return Removal(
         epoch=context.epochs_trained + before,
         macs_before=result.macs_before,
         macs_after=result.structure.macs(),
         accuracy_before=task.value(result.dense_accuracy),
-        accuracy_after=task.value(final),
+        accuracy_after=task.value(removed),
         macs_kept=result.structure.macs() / result.macs_before,
         removals=len(result.steps),
     )

@@ -38,6 +38,7 @@ class IceResult:
     params_before: int
     dense_accuracy: float = 0.0
     accuracy: float = 0.0
+    accuracy_removed: float | None = None  # right after the last removal, where a step's fine-tune follows it
     accuracy_before_final: float | None = None  # where there is a final fine-tune
     ended: str | None = None  # why the final fine-tune did, in words
     steps: list[IceStep] = field(default_factory=list, repr=False)
