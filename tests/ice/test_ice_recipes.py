@@ -68,9 +68,9 @@ def test_where_all_at_once_would_cost_too_much_half_of_the_way_and_a_fine_tune_c
     assert second["macs_kept"] == report.pruned.macs / report.dense.macs
 
 
-def test_what_is_set_of_fine_tunes_that_there_are_not_is_refused() -> None:
+def test_a_threshold_of_fine_tunes_that_there_are_not_is_refused() -> None:
     ice = {"ratio": 0.5, "threshold": 5.0}
-    with pytest.raises(ValueError, match="threshold: of fine-tunes in between"):
+    with pytest.raises(ValueError, match="threshold: triggers fine-tunes in between"):
         IceSettings.model_validate(ice)
     with pytest.raises(RecipeError, match="set their epochs"):
         load_recipe("digits-ice", ["method.threshold=5"])

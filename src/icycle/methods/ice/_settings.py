@@ -17,7 +17,6 @@ from icycle.training import Settings
 
 __all__ = ["IceSettings", "StepwiseSettings"]
 
-_IN_BETWEEN = ("data_share", "decay", "threshold", "confidence")  # settings of the fine-tunes between removals
 StepNames = Literal["group", "block", "all"] | Count | tuple[tuple[str, ...], ...]
 
 
@@ -90,13 +89,12 @@ class IceSettings(StepwiseSettings):
     patience: Count | None = None
 
     @model_validator(mode="after")
-    def _no_fine_tunes_to_set(self) -> IceSettings:
-        """What is set of fine-tunes in between, while there are none by default, is taken for a wish to have them."""
-        idle = [name for name in _IN_BETWEEN if name in self.model_fields_set]
-        if idle and "epochs" not in self.model_fields_set:
+    def _threshold_decides(self) -> IceSettings:
+        """One that is set, while there are no fine-tunes in between by default, is taken for a wish to have them."""
+        if "threshold" in self.model_fields_set and "epochs" not in self.model_fields_set:
             raise ValueError(
-                f"{', '.join(idle)}: of fine-tunes in between, and there are none by default; set their epochs, 1 say, "
-                f"or leave {'it' if len(idle) == 1 else 'them'} out."
+                "threshold: triggers fine-tunes in between, and there are none by default; set their epochs, 1 say, or "
+                "leave it out (drop is what the final fine-tune may end below the dense network by)."
             )
         return self
 
