@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,11 @@ def result(
     return Result(label, seed, accuracy, accuracy, *costs, "accuracy", removal_epoch=None)
 
 
+def error_result(label: str, value: float) -> Result:
+    """Of a regression."""
+    return replace(result(label, 0, value), metric="mean squared error", higher_is_better=False)
+
+
 def test_the_interval_is_student_s() -> None:
     # t of 2 degrees of freedom at 97.5 % is 4.303; deviation 1, over sqrt(3)
     assert interval([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
@@ -241,6 +247,43 @@ def test_what_is_kept_of_a_comparison_makes_the_same_table(tmp_path: Path) -> No
 def test_the_front_has_what_nothing_else_beats() -> None:
     points = [(3.0, 90.0), (1.0, 80.0), (2.0, 79.0), (2.0, 85.0), (4.0, 90.0)]
     assert front(points) == [(1.0, 80.0), (2.0, 85.0), (3.0, 90.0)]
+
+
+def test_where_lower_is_better_the_front_and_the_pictures_are_the_other_way_round(tmp_path: Path) -> None:
+    points = [(0.12, 0.504), (0.1, 0.468), (0.2, 0.4), (0.2, 0.45)]
+    assert front(points, higher_is_better=False) == [(0.1, 0.468), (0.2, 0.4)]
+    table = rows([error_result("dense", 0.468), error_result("one-cycle", 0.504)])
+    for picture in draw(table, tmp_path):
+        assert "<!-- test mean squared error, lower is better (mean ± standard deviation) -->" in picture.read_text()
+
+
+def test_an_error_keeps_its_digits_and_its_table_says_that_lower_is_better() -> None:
+    outcomes = (error_result("dense", 0.04681), error_result("one-cycle", 0.05044))
+    shown = text(Kept("icycle compare regression", "dense", (), outcomes))
+    assert all(words in shown for words in ("test mean squared error", " 0.04681 ", " +0.00363 "))
+    assert "The lower the mean squared error, the better." in shown
+    assert "better" not in text(Kept("icycle compare digits", "dense", (), (result("dense", 0, 90.0),)))
+
+
+def test_a_run_says_which_way_its_metric_counts(tmp_path: Path) -> None:
+    run = Run("dense", 0, load_recipe("digits"), RunFolder(tmp_path))
+    network = {"macs": 1, "latency": {"64": {"median": 10.0, "lower": 9.0, "upper": 11.0, "runs": 40}}}
+    report = {"dense": network, "pruned": network, "seconds": {}, "test_accuracy": 0.5, "validation_accuracy": 0.4}
+    run.folder.report.write_text(json.dumps({**report, "metric": "mean squared error", "higher_is_better": False}))
+    run.folder.metrics.touch()
+    assert not read_result(run, {}).higher_is_better
+    run.folder.report.write_text(json.dumps({**report, "metric": "accuracy"}))  # of a run before reports said so
+    assert read_result(run, {}).higher_is_better
+
+
+def test_results_that_do_not_say_which_way_the_metric_counts_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    kept = Kept("icycle compare digits", "dense", (), (result("dense", 0, 90.0),))
+    keep_results(path, kept)
+    content = json.loads(path.read_text())
+    del content["results"][0]["higher_is_better"]
+    path.write_text(json.dumps(content))
+    assert kept_results(path) == kept
 
 
 def test_pictures_name_every_method(tmp_path: Path) -> None:
