@@ -131,6 +131,10 @@ def test_scratch_may_take_the_shape_of_another_method() -> None:
     [
         (("one-cicle",), "one-cycle"),
         (("ice", "ice"), "once"),
+        (
+            ("fixed:at=0.1", "fixed: at=0.1"),
+            "'fixed:at=0.1' and 'fixed: at=0.1' would both be in folders like out/fixed-at",
+        ),
         (("fixed:att=0.1",), "att"),
         (("fixed:train.epoch=3",), "epoch"),
         (("at-init:train.distill.weight=0.5",), "teacher"),
@@ -141,6 +145,11 @@ def test_scratch_may_take_the_shape_of_another_method() -> None:
 def test_a_plan_that_cannot_be_is_a_clear_error(methods: tuple[str, ...], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         plan_of(*methods)
+
+
+def test_a_seed_that_comes_twice_is_refused() -> None:
+    with pytest.raises(RecipeError, match="each seed once, but got 0, 1, 0"):
+        plan_of("dense", seeds=(0, 1, 0))
 
 
 # The table
