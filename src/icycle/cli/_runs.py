@@ -21,7 +21,7 @@ def runs(
 ) -> None:
     """List the runs of FOLDER: method, the metric that decides, what is left of the dense network, seconds, state.
 
-    The metric is that of the test set where a run is finished, and that of the last epoch's validation where it is not.
+    The metric is that of the test set where a run is finished, and that of the last validation where it is not.
     """
     from rich.console import Console
     from rich.table import Column, Table
