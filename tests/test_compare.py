@@ -390,7 +390,7 @@ def test_the_command_writes_a_table_and_pictures(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     options = [part for value in TINY for part in ("--set", value)]
-    folder = tmp_path / "out"
+    folder = tmp_path / "out[b]"
     command = ["icycle", "compare", "digits", "--methods", "at-init", "--seeds", "0", *options, "--output", str(folder)]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as caught:
@@ -402,6 +402,7 @@ def test_the_command_writes_a_table_and_pictures(
     assert "2 runs of `icycle compare digits --methods at-init --seeds 0 --set train.epochs=2" in table
     assert len(kept_results(folder / "results.json").outcomes) == 2
     assert table.splitlines()[2] in shown
+    assert f"Everything is in {folder}\n" in shown
     assert (folder / "pareto-epochs.svg").is_file()
 
 

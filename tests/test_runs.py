@@ -204,6 +204,14 @@ def test_the_command_shows_a_line_for_each(
     assert read[0]["value"] == run.value
 
 
+def test_a_folder_s_name_is_listed_as_it_is(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs / "digits-1").rename(runs / "digits[lr=0.05]")
+    assert command(monkeypatch, "runs", str(runs)) == 0
+    assert "digits[lr=0.05]" in capsys.readouterr().out
+
+
 def test_no_runs_and_no_folder_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

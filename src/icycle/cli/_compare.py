@@ -84,7 +84,7 @@ def compare(
         console.print("Interrupted. The same command goes on where it was.")
         raise typer.Exit(130) from None
     except RunInterruptedError as stop:
-        console.print(f"{stop}; all is saved. The same command goes on where it was.")
+        console.print(f"{stop}; all is saved. The same command goes on where it was.", markup=False)
         raise typer.Exit(_STOPPED) from None
     command = _command(recipe, methods, seeds, against, overrides or ())
     kept = Kept(command, against, environments(plan, outcomes), tuple(outcomes))
@@ -95,7 +95,7 @@ def compare(
     found = rows(outcomes, against)
     if pictures and found:
         draw(found, folder)
-    console.print(f"Everything is in {folder}", soft_wrap=True)
+    console.print(f"Everything is in {folder}", soft_wrap=True, markup=False)
     if any(isinstance(outcome, Failure) for outcome in outcomes):
         raise typer.Exit(1)
 
