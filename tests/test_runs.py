@@ -190,6 +190,23 @@ def test_runs_are_found_in_folders_below_and_half_made_ones_are_not(runs: Path) 
     assert len(list_runs(runs / "digits-1")) == 1
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "report.json", "metrics.jsonl"])
+def test_a_file_of_the_user_s_own_hides_no_run(name: str, runs: Path) -> None:
+    (runs / name).write_text("{}\n")
+    assert [run.path for run in list_runs(runs)] == [runs / "digits-1"]
+    (runs / "digits-1" / "recipe.sha256").unlink()  # of a run that has none
+    assert [run.state for run in list_runs(runs)] == ["finished"]
+
+
+def test_runs_behind_links_are_found_once_by_their_own_names(runs: Path, tmp_path: Path) -> None:
+    (runs / "again").symlink_to(runs / "digits-1")
+    (runs / "around").symlink_to(runs)
+    shutil.copytree(runs / "digits-1", tmp_path / "elsewhere" / "digits-2")
+    (runs / "linked").symlink_to(tmp_path / "elsewhere")
+    (runs / "nowhere").symlink_to(tmp_path / "gone")
+    assert [str(run.path.relative_to(runs)) for run in list_runs(runs)] == ["digits-1", "linked/digits-2"]
+
+
 def test_the_command_shows_a_line_for_each(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,8 @@ from icycle.errors import RecipeError
 __all__ = ["RunEntry", "list_runs", "seconds_spent"]
 
 State = Literal["finished", "running", "interrupted", "damaged"]
-_FILES = ("recipe.yaml", "report.json", "metrics.jsonl")  # any of them makes a folder a run's
+_SEAL = "recipe.sha256"  # only a run has it
+_FILES = {"recipe.yaml", "metrics.jsonl"}  # as good as that together; each may also be a file of the user's own
 
 
 def seconds_spent(stages: Mapping[str, float]) -> float:
@@ -49,7 +50,8 @@ class RunEntry:
 
 
 def list_runs(folder: Path) -> list[RunEntry]:
-    """Every run in `folder` and below it, in the order of their names; `folder` itself may be one.
+    """Every run in `folder` and below it, in the order of their names; `folder` itself may be one. What lies behind
+    links counts, too, once.
 
     Raises:
         RecipeError: there is no such folder.
@@ -60,11 +62,19 @@ def list_runs(folder: Path) -> list[RunEntry]:
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
-    for path, below, files in os.walk(folder):
-        if any(name in files for name in _FILES):
-            below.clear()
-            yield Path(path)
-        below[:] = [name for name in below if not name.startswith(".")]  # one that is being made
+    waiting, seen = [folder], set[str]()
+    for start in waiting:  # it grows: what lies behind links comes last, so that a run has its own name where it can
+        for path, below, files in os.walk(start):
+            below[:] = [name for name in below if not name.startswith(".")]  # one that is being made
+            own = os.path.realpath(path)
+            if own in seen:
+                below.clear()
+                continue
+            seen.add(own)
+            if _SEAL in files or _FILES.issubset(files):
+                below.clear()
+                yield Path(path)
+            waiting += [Path(path, name) for name in below if os.path.islink(os.path.join(path, name))]
 
 
 def _in_order(path: Path) -> list[tuple[int, str]]:
