@@ -23,6 +23,7 @@ from icycle.methods.abc._colony import Counts
 from icycle.methods.abc._memory import Memory
 from icycle.methods.abc._shapes import Shapes
 from icycle.recipes import Recipe, RunFolder, load_recipe, run_recipe
+from icycle.runs import list_runs, seconds_spent
 from icycle.saliency import group_norm
 from icycle.structure import SubNetwork
 from icycle.surgery import prune
@@ -253,6 +254,15 @@ def test_a_search_that_was_cut_goes_on_and_ends_alike(tmp_path: Path) -> None:
         run_recipe(recipe_of(), RunFolder(tmp_path / "cut"), listeners=[stop])
     known = len(list((tmp_path / "cut" / "shapes").rglob("*.json")))
     assert known > 4
+    (unfinished,) = list_runs(tmp_path / "cut")
+    written = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    spent = {
+        kind: [seconds_spent(line["seconds"]) for line in written if line["kind"] == kind]
+        for kind in ("epoch", "cycle")
+    }
+    assert unfinished.seconds == pytest.approx(sum(spent["epoch"]) + sum(spent["cycle"]))
+    (search,) = spent["cycle"]
+    assert search > 0
     resumed = run_recipe(recipe_of(), RunFolder(tmp_path / "cut"), resume=True)
     assert resumed.removals == whole.removals
     assert resumed.test_accuracy == whole.test_accuracy

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -18,6 +19,8 @@ import icycle
 from command import command
 from icycle.cli import app
 from icycle.cli._progress import Progress
+from icycle.cli._stop import resumable
+from icycle.errors import RunInterruptedError
 from icycle.recipes import RunFolder
 
 
@@ -61,6 +64,31 @@ def test_a_run_ends_with_its_table_and_its_folder(
     report = json.loads((tmp_path / "runs" / "digits-1" / "report.json").read_text())
     assert (report["recipe"], report["seed"], report["criterion"]) == ("digits", 3, "")
     assert report["settings"]["data"]["subset"] == 300
+
+
+def test_a_folder_s_name_is_printed_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = ("method.name=dense", "train.epochs=1", "model.width=8", "data.subset=300")
+    changes = (part for value in settings for part in ("--set", value))
+    assert command(monkeypatch, "run", "digits", *changes, "--output", "new[lr=1]") == 0
+    assert "Everything is in new[lr=1]\n" in capsys.readouterr().out
+    with Progress(Console()) as progress:
+        progress.show({"kind": "weights", "source": "new[lr=1]/model", "fresh": []})
+    assert "weights from new[lr=1]/model\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stop", "code"), [(KeyboardInterrupt(), 130), (RunInterruptedError("Stopped by SIGTERM in new[lr=1]"), 75)]
+)
+def test_how_to_go_on_can_be_copied(stop: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as caught, resumable(Console(), RunFolder(Path("new[lr=1]"))):
+        raise stop
+    shown = capsys.readouterr().out
+    assert caught.value.exit_code == code
+    assert shown.endswith("To go on: icycle run --resume 'new[lr=1]'\n")
+    assert code == 130 or "in new[lr=1];" in shown
 
 
 def test_after_the_first_epoch_a_run_says_how_long_it_will_take(capsys: pytest.CaptureFixture[str]) -> None:

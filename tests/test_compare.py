@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,10 @@ def test_scratch_may_take_the_shape_of_another_method() -> None:
     [
         (("one-cicle",), "one-cycle"),
         (("ice", "ice"), "once"),
+        (
+            ("fixed:at=0.1", "fixed: at=0.1"),
+            "'fixed:at=0.1' and 'fixed: at=0.1' would both be in folders like out/fixed-at",
+        ),
         (("fixed:att=0.1",), "att"),
         (("fixed:train.epoch=3",), "epoch"),
         (("at-init:train.distill.weight=0.5",), "teacher"),
@@ -140,6 +145,11 @@ def test_scratch_may_take_the_shape_of_another_method() -> None:
 def test_a_plan_that_cannot_be_is_a_clear_error(methods: tuple[str, ...], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         plan_of(*methods)
+
+
+def test_a_seed_that_comes_twice_is_refused() -> None:
+    with pytest.raises(RecipeError, match="each seed once, but got 0, 1, 0"):
+        plan_of("dense", seeds=(0, 1, 0))
 
 
 # The table
@@ -155,6 +165,11 @@ def result(
 ) -> Result:
     costs = (seconds, dense_seconds, 4, 0.5, latency)
     return Result(label, seed, accuracy, accuracy, *costs, "accuracy", removal_epoch=None)
+
+
+def error_result(label: str, value: float) -> Result:
+    """Of a regression."""
+    return replace(result(label, 0, value), metric="mean squared error", higher_is_better=False)
 
 
 def test_the_interval_is_student_s() -> None:
@@ -241,6 +256,43 @@ def test_what_is_kept_of_a_comparison_makes_the_same_table(tmp_path: Path) -> No
 def test_the_front_has_what_nothing_else_beats() -> None:
     points = [(3.0, 90.0), (1.0, 80.0), (2.0, 79.0), (2.0, 85.0), (4.0, 90.0)]
     assert front(points) == [(1.0, 80.0), (2.0, 85.0), (3.0, 90.0)]
+
+
+def test_where_lower_is_better_the_front_and_the_pictures_are_the_other_way_round(tmp_path: Path) -> None:
+    points = [(0.12, 0.504), (0.1, 0.468), (0.2, 0.4), (0.2, 0.45)]
+    assert front(points, higher_is_better=False) == [(0.1, 0.468), (0.2, 0.4)]
+    table = rows([error_result("dense", 0.468), error_result("one-cycle", 0.504)])
+    for picture in draw(table, tmp_path):
+        assert "<!-- test mean squared error, lower is better (mean ± standard deviation) -->" in picture.read_text()
+
+
+def test_an_error_keeps_its_digits_and_its_table_says_that_lower_is_better() -> None:
+    outcomes = (error_result("dense", 0.04681), error_result("one-cycle", 0.05044))
+    shown = text(Kept("icycle compare regression", "dense", (), outcomes))
+    assert all(words in shown for words in ("test mean squared error", " 0.04681 ", " +0.00363 "))
+    assert "The lower the mean squared error, the better." in shown
+    assert "better" not in text(Kept("icycle compare digits", "dense", (), (result("dense", 0, 90.0),)))
+
+
+def test_a_run_says_which_way_its_metric_counts(tmp_path: Path) -> None:
+    run = Run("dense", 0, load_recipe("digits"), RunFolder(tmp_path))
+    network = {"macs": 1, "latency": {"64": {"median": 10.0, "lower": 9.0, "upper": 11.0, "runs": 40}}}
+    report = {"dense": network, "pruned": network, "seconds": {}, "test_accuracy": 0.5, "validation_accuracy": 0.4}
+    run.folder.report.write_text(json.dumps({**report, "metric": "mean squared error", "higher_is_better": False}))
+    run.folder.metrics.touch()
+    assert not read_result(run, {}).higher_is_better
+    run.folder.report.write_text(json.dumps({**report, "metric": "accuracy"}))  # of a run before reports said so
+    assert read_result(run, {}).higher_is_better
+
+
+def test_results_that_do_not_say_which_way_the_metric_counts_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    kept = Kept("icycle compare digits", "dense", (), (result("dense", 0, 90.0),))
+    keep_results(path, kept)
+    content = json.loads(path.read_text())
+    del content["results"][0]["higher_is_better"]
+    path.write_text(json.dumps(content))
+    assert kept_results(path) == kept
 
 
 def test_pictures_name_every_method(tmp_path: Path) -> None:
@@ -338,7 +390,7 @@ def test_the_command_writes_a_table_and_pictures(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     options = [part for value in TINY for part in ("--set", value)]
-    folder = tmp_path / "out"
+    folder = tmp_path / "out[b]"
     command = ["icycle", "compare", "digits", "--methods", "at-init", "--seeds", "0", *options, "--output", str(folder)]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as caught:
@@ -350,6 +402,7 @@ def test_the_command_writes_a_table_and_pictures(
     assert "2 runs of `icycle compare digits --methods at-init --seeds 0 --set train.epochs=2" in table
     assert len(kept_results(folder / "results.json").outcomes) == 2
     assert table.splitlines()[2] in shown
+    assert f"Everything is in {folder}\n" in shown
     assert (folder / "pareto-epochs.svg").is_file()
 
 

@@ -88,6 +88,44 @@ def test_an_unfinished_run_is_told_from_its_records(runs: Path) -> None:
     assert half.seconds is not None and first.seconds is not None and 0 < half.seconds < first.seconds
 
 
+def step(number: int, *, accuracy: float | None, fine_tuned: float) -> dict[str, Any]:
+    seconds = {"search": 1.0, "fine-tuning": 2.0, "rest": 8.0}
+    decision = {"fire": bool(fine_tuned), "accuracy": accuracy}
+    costs = {"macs_kept": 1 - number / 10, "seconds": seconds}
+    return {"kind": "step", "number": number, "decision": decision, "fine_tuned": fine_tuned, **costs}
+
+
+def fine_tune(reason: str) -> dict[str, Any]:
+    return {"kind": "fine-tune", "reason": reason, "epochs": 1.0, "seconds": 4.0}
+
+
+START = {"kind": "start", "metric": "accuracy"}
+EPOCH = {"kind": "epoch", "validation_accuracy": 90.0, "metric": "accuracy", "seconds": {"train": 16.0, "rest": 8.0}}
+REMOVAL = {"kind": "removal", "macs_kept": 0.8, "accuracy_before": 90.0, "accuracy_after": 70.0}
+
+
+@pytest.mark.parametrize(
+    ("records", "value", "macs", "seconds"),
+    [
+        ([EPOCH, step(1, accuracy=80.0, fine_tuned=0)], 80.0, 0.9, 19.0),
+        ([step(1, accuracy=80.0, fine_tuned=0)], 80.0, 0.9, 3.0),  # of a network that came trained
+        ([EPOCH, fine_tune("step"), step(1, accuracy=80.0, fine_tuned=1)], None, 0.9, 19.0),  # it was judged before
+        ([EPOCH, step(1, accuracy=None, fine_tuned=0), step(2, accuracy=None, fine_tuned=0)], None, 0.8, 22.0),
+        ([EPOCH, step(1, accuracy=80.0, fine_tuned=0), fine_tune("final"), fine_tune("final")], 80.0, 0.9, 27.0),
+        ([EPOCH, REMOVAL, fine_tune("final")], 70.0, 0.8, 20.0),
+        ([EPOCH, REMOVAL, EPOCH], 90.0, 0.8, 32.0),
+    ],
+)
+def test_an_unfinished_run_shows_what_belongs_together(
+    records: list[Any], value: float | None, macs: float, seconds: float, runs: Path
+) -> None:
+    path = unfinished(runs, "digits-2", 0)
+    (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in (START, *records)))
+    run = list_runs(path)[0]
+    assert (run.value, run.metric, run.seconds) == (value, None if value is None else "accuracy", seconds)
+    assert run.macs == pytest.approx(macs)
+
+
 def test_a_run_is_running_while_a_process_holds_it(runs: Path) -> None:
     path = unfinished(runs, "digits-2", 2)
     code = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
@@ -152,6 +190,23 @@ def test_runs_are_found_in_folders_below_and_half_made_ones_are_not(runs: Path) 
     assert len(list_runs(runs / "digits-1")) == 1
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "report.json", "metrics.jsonl"])
+def test_a_file_of_the_user_s_own_hides_no_run(name: str, runs: Path) -> None:
+    (runs / name).write_text("{}\n")
+    assert [run.path for run in list_runs(runs)] == [runs / "digits-1"]
+    (runs / "digits-1" / "recipe.sha256").unlink()  # of a run that has none
+    assert [run.state for run in list_runs(runs)] == ["finished"]
+
+
+def test_runs_behind_links_are_found_once_by_their_own_names(runs: Path, tmp_path: Path) -> None:
+    (runs / "again").symlink_to(runs / "digits-1")
+    (runs / "around").symlink_to(runs)
+    shutil.copytree(runs / "digits-1", tmp_path / "elsewhere" / "digits-2")
+    (runs / "linked").symlink_to(tmp_path / "elsewhere")
+    (runs / "nowhere").symlink_to(tmp_path / "gone")
+    assert [str(run.path.relative_to(runs)) for run in list_runs(runs)] == ["digits-1", "linked/digits-2"]
+
+
 def test_the_command_shows_a_line_for_each(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,6 +219,14 @@ def test_the_command_shows_a_line_for_each(
     read = json.loads(capsys.readouterr().out)
     assert [entry["state"] for entry in read] == ["finished", "interrupted"]
     assert read[0]["value"] == run.value
+
+
+def test_a_folder_s_name_is_listed_as_it_is(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs / "digits-1").rename(runs / "digits[lr=0.05]")
+    assert command(monkeypatch, "runs", str(runs)) == 0
+    assert "digits[lr=0.05]" in capsys.readouterr().out
 
 
 def test_no_runs_and_no_folder_are_told_apart(

@@ -271,7 +271,7 @@ def test_the_command_writes_a_tuned_recipe(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    options = [part for value in SMALL for part in ("--set", value)]
+    options = [*(part for value in SMALL for part in ("--set", value)), "--output", "tuned[b].yaml"]
     monkeypatch.setattr(
         sys, "argv", ["icycle", "tune", "digits-ice", "--trials", "1", "--share", "0.5", "--drop", "50", *options]
     )
@@ -281,7 +281,8 @@ def test_the_command_writes_a_tuned_recipe(
     shown = capsys.readouterr().out
     assert "trial   0  kept the limit" in shown
     assert "Tuned in" in shown
-    assert load_recipe("digits-ice-tuned.yaml").method.model_dump()["tune"] is None
+    assert "To use them: icycle run 'tuned[b].yaml'" in shown
+    assert load_recipe("tuned[b].yaml").method.model_dump()["tune"] is None
 
 
 def test_no_threshold_is_tried_that_the_split_is_too_small_for(context: Context) -> None:

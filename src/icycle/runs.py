@@ -18,7 +18,8 @@ from icycle.errors import RecipeError
 __all__ = ["RunEntry", "list_runs", "seconds_spent"]
 
 State = Literal["finished", "running", "interrupted", "damaged"]
-_FILES = ("recipe.yaml", "report.json", "metrics.jsonl")  # any of them makes a folder a run's
+_SEAL = "recipe.sha256"  # only a run has it
+_FILES = {"recipe.yaml", "metrics.jsonl"}  # as good as that together; each may also be a file of the user's own
 
 
 def seconds_spent(stages: Mapping[str, float]) -> float:
@@ -31,7 +32,8 @@ class RunEntry:
     """One run. What is not known yet, or no longer, is None; a damaged run has the `problem` in words.
 
     `value` is that of the metric that decides: on the test set of a finished run, else on the validation split after
-    the last epoch.
+    the last epoch, step or removal; None where that was not judged. `seconds` of an unfinished run are those that its
+    records tell.
     """
 
     path: Path
@@ -48,7 +50,8 @@ class RunEntry:
 
 
 def list_runs(folder: Path) -> list[RunEntry]:
-    """Every run in `folder` and below it, in the order of their names; `folder` itself may be one.
+    """Every run in `folder` and below it, in the order of their names; `folder` itself may be one. What lies behind
+    links counts, too, once.
 
     Raises:
         RecipeError: there is no such folder.
@@ -59,11 +62,19 @@ def list_runs(folder: Path) -> list[RunEntry]:
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
-    for path, below, files in os.walk(folder):
-        if any(name in files for name in _FILES):
-            below.clear()
-            yield Path(path)
-        below[:] = [name for name in below if not name.startswith(".")]  # one that is being made
+    waiting, seen = [folder], set[str]()
+    for start in waiting:  # it grows: what lies behind links comes last, so that a run has its own name where it can
+        for path, below, files in os.walk(start):
+            below[:] = [name for name in below if not name.startswith(".")]  # one that is being made
+            own = os.path.realpath(path)
+            if own in seen:
+                below.clear()
+                continue
+            seen.add(own)
+            if _SEAL in files or _FILES.issubset(files):
+                below.clear()
+                yield Path(path)
+            waiting += [Path(path, name) for name in below if os.path.islink(os.path.join(path, name))]
 
 
 def _in_order(path: Path) -> list[tuple[int, str]]:
@@ -108,17 +119,38 @@ def _finished(path: Path, names: Mapping[str, Any], report: Mapping[str, Any]) -
 
 
 def _unfinished(path: Path, names: Mapping[str, Any], records: list[Mapping[str, Any]]) -> RunEntry:
-    epochs = [record for record in records if record["kind"] == "epoch"]
     costs = [record["macs_kept"] for record in records if record["kind"] in ("removal", "step")]
+    judged = [_judged(record) for record in records if record["kind"] in ("epoch", "removal", "step")]
+    value = judged[-1] if judged else None
+    metrics = (record["metric"] for record in records if "metric" in record)  # the start names it
+    spent = [_spent(record) for record in records if record["kind"] in ("epoch", "step", "cycle", "fine-tune")]
     return RunEntry(
         path,
         _unfinished_state(path),
         **names,
-        metric=epochs[-1]["metric"] if epochs else None,
-        value=epochs[-1]["validation_accuracy"] if epochs else None,
+        metric=None if value is None else next(metrics, None),
+        value=value,
         macs=costs[-1] if costs else None,
-        seconds=sum(seconds_spent(record["seconds"]) for record in epochs) if epochs else None,
+        seconds=sum(spent) if spent else None,
     )
+
+
+def _judged(record: Mapping[str, Any]) -> float | None:
+    """What the validation split said about the network that the record leaves; a step's answer is of before its
+    fine-tune."""
+    if record["kind"] == "epoch":
+        return float(record["validation_accuracy"])
+    if record["kind"] == "removal":
+        return float(record["accuracy_after"])
+    return None if record["fine_tuned"] else record["decision"]["accuracy"]
+
+
+def _spent(record: Mapping[str, Any]) -> float:
+    """The seconds that a record tells of. A step's hold those of its own fine-tune, or of a probe; the final fine-tune
+    belongs to no step."""
+    if record["kind"] == "fine-tune":
+        return float(record["seconds"]) if record["reason"] == "final" else 0.0
+    return seconds_spent(record.get("seconds", {}))  # steps did not always tell
 
 
 def _unfinished_state(path: Path) -> State:

@@ -34,7 +34,7 @@ def compare(
     output: Annotated[
         Path | None, typer.Option(help="The folder of all runs, goes on where it was; comparisons/RECIPE if omitted.")
     ] = None,
-    pictures: Annotated[bool, typer.Option(help="Draw accuracy over seconds, epochs and latency.")] = True,
+    pictures: Annotated[bool, typer.Option(help="Draw the metric over seconds, epochs and latency.")] = True,
 ) -> None:
     """Run RECIPE with every method and seed; print accuracies, paired differences and costs.
 
@@ -84,7 +84,7 @@ def compare(
         console.print("Interrupted. The same command goes on where it was.")
         raise typer.Exit(130) from None
     except RunInterruptedError as stop:
-        console.print(f"{stop}; all is saved. The same command goes on where it was.")
+        console.print(f"{stop}; all is saved. The same command goes on where it was.", markup=False)
         raise typer.Exit(_STOPPED) from None
     command = _command(recipe, methods, seeds, against, overrides or ())
     kept = Kept(command, against, environments(plan, outcomes), tuple(outcomes))
@@ -95,7 +95,7 @@ def compare(
     found = rows(outcomes, against)
     if pictures and found:
         draw(found, folder)
-    console.print(f"Everything is in {folder}", soft_wrap=True)
+    console.print(f"Everything is in {folder}", soft_wrap=True, markup=False)
     if any(isinstance(outcome, Failure) for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -108,12 +108,13 @@ def _numbers(seeds: str) -> list[int]:
 
 
 def _line(outcome: Outcome) -> str:
-    from icycle.compare import Failure
+    from icycle.compare import Failure, written
 
     head = f"{outcome.label}, seed {outcome.seed}: "
     if isinstance(outcome, Failure):
         return f"{head}failed: {outcome.why}"
-    return f"{head}test {outcome.test_accuracy:.2f}, {outcome.seconds:.1f} s, {outcome.macs:.1%} of the MACs"
+    value = written(outcome.metric, outcome.test_accuracy)
+    return f"{head}test {value}, {outcome.seconds:.1f} s, {outcome.macs:.1%} of the MACs"
 
 
 def _command(recipe: str, methods: str, seeds: str, against: str, overrides: Sequence[str]) -> str:

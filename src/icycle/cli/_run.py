@@ -63,7 +63,7 @@ def run(
         report = run_recipe(loaded, folder, listeners=[progress.show], resume=resume is not None)
     console.print(render(report))
     console.print(summary(report), soft_wrap=True, highlight=False, markup=False)
-    console.print(f"Everything is in {folder.path}", soft_wrap=True)
+    console.print(f"Everything is in {folder.path}", soft_wrap=True, markup=False)
 
 
 def _resumed(

@@ -21,9 +21,10 @@ def runs(
 ) -> None:
     """List the runs of FOLDER: method, the metric that decides, what is left of the dense network, seconds, state.
 
-    The metric is that of the test set where a run is finished, and that of the last epoch's validation where it is not.
+    The metric is that of the test set where a run is finished, and that of the last validation where it is not.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Column, Table
 
     from icycle.runs import list_runs
@@ -38,7 +39,7 @@ def runs(
     columns = ("run", "method", "metric", "MACs", "latency", "seconds", "state")
     table = Table(*(Column(name, overflow="fold") for name in columns))  # a name that is cut cannot be copied
     for run in found:
-        table.add_row(*_cells(run, folder))
+        table.add_row(*map(escape, _cells(run, folder)))
     Console().print(table)
 
 

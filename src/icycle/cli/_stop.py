@@ -27,10 +27,10 @@ def resumable(console: Console, folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        console.print(f"Interrupted. To go on: {folder.command}", soft_wrap=True)
+        console.print(f"Interrupted. To go on: {folder.command}", soft_wrap=True, markup=False)
         raise typer.Exit(130) from None
     except RunInterruptedError as stop:
-        console.print(f"{stop}; all is saved. To go on: {folder.command}", soft_wrap=True)
+        console.print(f"{stop}; all is saved. To go on: {folder.command}", soft_wrap=True, markup=False)
         raise typer.Exit(_STOPPED) from None
     except DataError as error:
         if not folder.checkpoint.exists():  # nothing is done yet

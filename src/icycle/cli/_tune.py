@@ -82,5 +82,5 @@ def tune(
     console = Console()
     with resumable(console, place), Progress(console) as progress:
         outcome = tune_recipe(loaded, settings, place, path, listeners=[progress.show], resume=resume is not None)
-    console.print(outcome.summary(), soft_wrap=True, highlight=False)
-    console.print(f"To use them: {shlex.join(['icycle', 'run', str(path)])}", soft_wrap=True)
+    console.print(outcome.summary(), soft_wrap=True, highlight=False, markup=False)
+    console.print(f"To use them: {shlex.join(['icycle', 'run', str(path)])}", soft_wrap=True, markup=False)

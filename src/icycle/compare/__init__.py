@@ -2,7 +2,16 @@
 
 from icycle.compare._pictures import draw, require_matplotlib
 from icycle.compare._plan import Entry, Run, make_plan
-from icycle.compare._results import Failure, Kept, Outcome, Result, environments, keep_results, kept_results
+from icycle.compare._results import (
+    Failure,
+    Kept,
+    Outcome,
+    Result,
+    environments,
+    keep_results,
+    kept_results,
+    written,
+)
 from icycle.compare._run import run_plan
 from icycle.compare._table import Row, interval, markdown, rows, text
 
@@ -25,4 +34,5 @@ __all__ = [
     "rows",
     "run_plan",
     "text",
+    "written",
 ]

@@ -1,4 +1,4 @@
-"""Accuracy over what it costs: one picture for seconds, epochs and latency each, with the Pareto front."""
+"""The test metric over what it costs: one picture for seconds, epochs and latency each, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -49,12 +49,13 @@ def require_matplotlib() -> type[Figure]:
     return Figure
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those of the (cost, accuracy) points that no other is both cheaper and at least as accurate as, by cost."""
+def front(points: Sequence[tuple[float, float]], higher_is_better: bool = True) -> list[tuple[float, float]]:
+    """Those of the (cost, value) points that no other is both cheaper and at least as good as, by cost."""
+    sign = 1 if higher_is_better else -1
     best: list[tuple[float, float]] = []
-    for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not best or accuracy > best[-1][1]:
-            best.append((cost, accuracy))
+    for cost, value in sorted(points, key=lambda point: (point[0], -sign * point[1])):
+        if not best or sign * value > sign * best[-1][1]:
+            best.append((cost, value))
     return best
 
 
@@ -67,8 +68,14 @@ def _scatter(axes: Axes, table: Sequence[Row], cost: str, words: str) -> None:
         spread: Any = row.deviation
         axes.errorbar(x, y, yerr=spread, fmt="o", capsize=3)
         axes.annotate(row.label, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
-    xs, ys = zip(*front(points), strict=True)
+    xs, ys = zip(*front(points, table[0].higher_is_better), strict=True)
     axes.plot(xs, ys, color="grey", linewidth=1, zorder=0)
     axes.set_xlabel(words)
-    axes.set_ylabel("test accuracy, percent (mean ± standard deviation)")
+    axes.set_ylabel(f"test {_named(table[0])} (mean ± standard deviation)")
     axes.grid(alpha=0.3)
+
+
+def _named(row: Row) -> str:
+    if row.metric == "accuracy":
+        return "accuracy, percent"
+    return row.metric + ("" if row.higher_is_better else ", lower is better")

@@ -70,13 +70,17 @@ def make_plan(recipe: Recipe, entries: Sequence[Entry], seeds: Sequence[int], ou
     and is where methods begin that start from a trained one; so it is always part of the plan.
 
     Raises:
-        RecipeError: an unknown method, settings that it does not take, or the same column twice.
+        RecipeError: an unknown method, settings that it does not take, the same column or seed twice, or two columns
+            that would share their folders.
     """
     if not any(entry.label == DENSE for entry in entries):
         entries = [Entry(DENSE, DENSE, {}), *entries]
     labels = [entry.label for entry in entries]
     if len(set(labels)) < len(labels):
         raise RecipeError(f"Expected each method once, but got {', '.join(labels)}")
+    if len(set(seeds)) < len(seeds):
+        raise RecipeError(f"Expected each seed once, but got {', '.join(map(str, seeds))}")
+    _require_own_folders(labels, output)
     # Stable: within a seed, runs keep the user's order where nothing has to come first.
     depth = {entry.label: _depth(entry) for entry in entries}
     return [
@@ -86,6 +90,17 @@ def make_plan(recipe: Recipe, entries: Sequence[Entry], seeds: Sequence[int], ou
         for entry in entries
         if depth[entry.label] == level
     ]
+
+
+def _require_own_folders(labels: Sequence[str], output: Path) -> None:
+    owners: dict[Path, str] = {}
+    for label in labels:
+        folder = _folder(output, label, 0)
+        if owners.setdefault(folder, label) != label:
+            raise RecipeError(
+                f"Expected methods that have folders of their own, but the runs of '{owners[folder]}' and '{label}' "
+                f"would both be in folders like {folder}; leave one of them out"
+            )
 
 
 def _depth(entry: Entry) -> int:

@@ -13,7 +13,17 @@ from icycle.files import write_whole
 from icycle.report import Latency
 from icycle.runs import seconds_spent
 
-__all__ = ["Failure", "Kept", "Outcome", "Result", "environments", "keep_results", "kept_results", "read_result"]
+__all__ = [
+    "Failure",
+    "Kept",
+    "Outcome",
+    "Result",
+    "environments",
+    "keep_results",
+    "kept_results",
+    "read_result",
+    "written",
+]
 
 _BATCH = "64"
 _VERSION = 1
@@ -37,6 +47,7 @@ class Result:
     latency: float | None
     metric: str
     removal_epoch: float | None
+    higher_is_better: bool = True  # of the metric
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,11 @@ class Failure:
 
 
 Outcome = Result | Failure
+
+
+def written(metric: str, value: float, sign: str = "") -> str:
+    """A value of the metric as it is written: an accuracy is in percent, an error may be small."""
+    return format(value, sign + (".2f" if metric == "accuracy" else ".4g"))
 
 
 def read_result(run: Run, done: Mapping[tuple[str, int], Outcome]) -> Result:
@@ -75,6 +91,7 @@ def read_result(run: Run, done: Mapping[tuple[str, int], Outcome]) -> Result:
             latency=_share(*(Latency(**network["latency"][_BATCH]) for network in (pruned, dense))),
             metric=report["metric"],
             removal_epoch=max((record["epoch"] for record in records if record["kind"] == "removal"), default=None),
+            higher_is_better=report.get("higher_is_better", True),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from icycle.compare._plan import DENSE
-from icycle.compare._results import Failure, Kept, Outcome, Result
+from icycle.compare._results import Failure, Kept, Outcome, Result, written
 from icycle.errors import RecipeError
 
 __all__ = ["Row", "interval", "markdown", "rows", "text"]
@@ -18,10 +18,10 @@ _NONE = "-"
 
 @dataclass(frozen=True)
 class Row:
-    """A method's figures. `difference` is the mean paired difference of the test metric (points) against the reference,
-    over the seeds that both have, and `half_width` that of its 95 % interval; None with too few of them.
-    `dense_seconds` are those of `seconds` in which the dense network was trained that it started from. `latency` is the
-    mean of the runs that tell it from the dense network's; None where most do not."""
+    """A method's figures. `accuracy` is the mean of the test metric, whatever that is; `difference` is its mean paired
+    difference against the reference, over the seeds that both have, and `half_width` that of its 95 % interval; None
+    with too few of them. `dense_seconds` are those of `seconds` in which the dense network was trained that it started
+    from. `latency` is the mean of the runs that tell it from the dense network's; None where most do not."""
 
     label: str
     runs: int
@@ -36,6 +36,8 @@ class Row:
     macs: float
     latency: float | None
     removal_epoch: float | None
+    metric: str
+    higher_is_better: bool
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -43,8 +45,8 @@ class Row:
         return (
             self.label,
             str(self.runs),
-            _with_spread(self.accuracy, self.deviation, ".2f"),
-            _with_spread(self.difference, self.half_width, "+.2f"),
+            self._with_spread(self.accuracy, self.deviation),
+            self._with_spread(self.difference, self.half_width, "+"),
             f"{self.seconds:.1f}",
             f"{self.dense_seconds:.1f}" if self.dense_seconds else _NONE,
             _NONE if self.seconds_ratio is None else f"{self.seconds_ratio:.2f}",
@@ -53,6 +55,11 @@ class Row:
             f"{self.macs:.1%}",
             "no clear change" if self.latency is None else f"{self.latency:.1%}",
         )
+
+    def _with_spread(self, value: float | None, spread: float | None, sign: str = "") -> str:
+        if value is None:
+            return _NONE
+        return written(self.metric, value, sign) + ("" if spread is None else f" ± {written(self.metric, spread)}")
 
 
 def rows(outcomes: Sequence[Outcome], against: str = DENSE) -> list[Row]:
@@ -70,6 +77,7 @@ def rows(outcomes: Sequence[Outcome], against: str = DENSE) -> list[Row]:
 
 
 def _row(label: str, own: dict[int, Result], reference: dict[int, Result], dense: dict[int, Result]) -> Row:
+    first = next(iter(own.values()))
     accuracies = [result.test_accuracy for result in own.values()]
     differences = [own[seed].test_accuracy - reference[seed].test_accuracy for seed in own if seed in reference]
     removals = [result.removal_epoch for result in own.values() if result.removal_epoch is not None]
@@ -93,6 +101,8 @@ def _row(label: str, own: dict[int, Result], reference: dict[int, Result], dense
         macs=mean(lambda result: result.macs),
         latency=statistics.fmean(latencies) if 2 * len(latencies) > len(own) else None,
         removal_epoch=statistics.fmean(removals) if removals else None,
+        metric=first.metric,
+        higher_is_better=first.higher_is_better,
     )
 
 
@@ -123,18 +133,14 @@ def markdown(outcomes: Sequence[Outcome], against: str = DENSE) -> str:
 
 def text(kept: Kept) -> str:
     """The table, why runs failed, and below it where and by what it was made."""
+    lower = {each.metric for each in kept.outcomes if isinstance(each, Result) and not each.higher_is_better}
     seeds = ", ".join(map(str, dict.fromkeys(outcome.seed for outcome in kept.outcomes)))
     parts = [
         f"Differences against {kept.against}, paired by seed. *Of them dense*: seconds of the network that a method "
         "started from; they count, once for every method.\n",
+        *(f"The lower the {metric}, the better.\n" for metric in lower),
         markdown(kept.outcomes, kept.against),
         *(f"{run.label}, seed {run.seed}: {run.why}\n" for run in kept.outcomes if isinstance(run, Failure)),
         f"{len(kept.outcomes)} runs of `{kept.command}`, seeds {seeds}; {'; or '.join(kept.environments)}.\n",
     ]
     return "\n".join(parts)
-
-
-def _with_spread(value: float | None, spread: float | None, form: str) -> str:
-    if value is None:
-        return _NONE
-    return format(value, form) + ("" if spread is None else f" ± {spread:.2f}")

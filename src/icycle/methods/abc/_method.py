@@ -82,6 +82,7 @@ class Abc(RemovalSettings, Method):
         self, context: Context, training: BuiltInTraining, structure: Structure, memory: Memory
     ) -> tuple[SubNetwork, dict[str, Any]]:
         """The best sub-network that was found, and what came of the search."""
+        began = context.recorder.clock.seconds()
         scores = self.scores(context, training, structure)
         shapes = Shapes(self, context, structure, scores, memory)
         uniform, threshold = shapes.scaled(np.ones(len(shapes.sizes))), shapes.threshold()
@@ -96,7 +97,12 @@ class Abc(RemovalSettings, Method):
         for number in range(1, self.cycles + 1):
             colony.cycle()
             best = context.task.value(colony.best.nectar)
-            context.recorder.write("cycle", number=number, of=self.cycles, best=best, tried=memory.tried)
+            now = context.recorder.clock.seconds()
+            seconds = {stage: spent - began.get(stage, 0.0) for stage, spent in now.items()}
+            began = now
+            context.recorder.write(
+                "cycle", number=number, of=self.cycles, best=best, tried=memory.tried, seconds=seconds
+            )
         counts, points = memory.best()
         details = {
             "shapes tried": memory.tried,
