@@ -127,6 +127,54 @@ def test_runs_that_differ_in_the_seed_are_one_series(tmp_path: Path) -> None:
     assert "98.00 ± 1.00 %" in page and "-1.25" in page and "5 runs in 3 series" in page
 
 
+def test_a_folder_with_the_seed_in_its_name_parts_no_series(tmp_path: Path) -> None:
+    runs = []
+    for seed in (0, 1):
+        dense = make_run(tmp_path / f"dense-seed{seed}", "dense", seed=seed)
+        began = {"model": {"weights": str(dense / "model")}}
+        pruned = make_run(tmp_path / f"ice-seed{seed}", "ice", seed=seed, settings=began)
+        small = make_run(tmp_path / f"small-seed{seed}", "ice", seed=seed, settings=began, budget=0.25)
+        shaped = [
+            make_run(tmp_path / f"{name}-seed{seed}", "scratch", seed=seed, settings={"method": {"of": str(of)}})
+            for name, of in (("a", pruned), ("b", small))
+        ]
+        runs += [dense, pruned, small, *shaped]
+    series = in_series([read_run_record(run) for run in runs])
+    assert [(one.name, len(one.runs)) for one in series] == [
+        ("dense", 2),
+        ("ice, budget.macs=0.5", 2),
+        ("ice, budget.macs=0.25", 2),
+        ("scratch, of.method.budget.macs=0.5", 2),
+        ("scratch, of.method.budget.macs=0.25", 2),
+    ]
+
+
+def test_seconds_are_with_those_that_trained_the_weights_a_run_began_with(tmp_path: Path) -> None:
+    dense = make_run(tmp_path / "made" / "dense", "dense")
+    began = {"model": {"weights": "made/dense/model"}}  # as seen from where the runs were made, which is not here
+    pruned = make_run(tmp_path / "made" / "pruned", settings=began)
+    again = make_run(tmp_path / "made" / "again", "fixed", settings={"model": {"weights": str(pruned / "model")}})
+    runs = [read_run_record(folder) for folder in (dense, pruned, again)]
+    assert [run.seconds_in_all for run in runs] == [102.5, 205.0, 307.5]
+    page = own_words(write_page([dense, again], tmp_path / "page.html").read_text())
+    assert "shortest" in page and "307.5" in page and "without the training" not in page
+    drawn = figures.pareto(in_series(runs), "seconds")["data"]
+    assert [dot["x"] for dot in drawn[1:]] == [[102.5], [205.0], [307.5]]
+
+
+def test_seconds_that_leave_out_a_training_are_told_and_win_nothing(tmp_path: Path) -> None:
+    dense = make_run(tmp_path / "dense", "dense")
+    elsewhere = {"model": {"weights": "gone/model"}}
+    pruned = [make_run(tmp_path / name, name, settings=elsewhere) for name in ("one-shot", "ice")]
+    page = own_words(write_page([dense, *pruned], tmp_path / "page.html").read_text())
+    assert "The seconds of one-shot, ice are without the training of the weights" in page
+    assert "shortest" not in page
+    drawn = figures.pareto(in_series([read_run_record(folder) for folder in (dense, *pruned)]), "seconds")["data"]
+    assert "not beaten in both" not in [trace["name"] for trace in drawn]
+    page = own_words(write_page(pruned, tmp_path / "page.html").read_text())
+    assert "shortest" in page, "both leave out the same"
+
+
 def test_a_front_holds_what_nothing_beats_in_both(tmp_path: Path) -> None:
     shapes = {"a": (0.25, 90.0), "b": (0.5, 95.0), "c": (0.75, 94.0), "d": (0.9, 97.0)}
     runs = [make_run(tmp_path / name, budget=macs, accuracy=value) for name, (macs, value) in shapes.items()]

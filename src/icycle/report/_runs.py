@@ -6,7 +6,9 @@ import json
 import shlex
 import statistics
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,13 @@ _NEEDED = (
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a page is made of: the run's name, its report, its records in order, and the recipe as text."""
+    """What a page is made of: the run's name, its report, its records in order, the recipe as text, and its folder."""
 
     name: str
     report: Mapping[str, Any]
     records: tuple[Mapping[str, Any], ...]
     recipe: str
+    folder: Path
 
     def of_kind(self, kind: str) -> list[Mapping[str, Any]]:
         """The records of one kind, in order."""
@@ -50,6 +53,31 @@ class RunRecord:
     def phases(self) -> Mapping[str, float]:
         """When a method that prunes within training searches and removes; times are shares of the run."""
         return dict(self.method.get("phases") or {})
+
+    @property
+    def weights(self) -> str | None:
+        """The weights that the network began with: a path, or "pretrained"; None: fresh ones."""
+        weights = (self.settings.get("model") or {}).get("weights")
+        return None if weights is None else str(weights)
+
+    @cached_property
+    def origin(self) -> RunRecord | None:
+        """The finished run that trained those weights, where it is found."""
+        return None if self.weights in (None, "pretrained") else self._named(Path(str(self.weights)).parent)
+
+    @cached_property
+    def shape_of(self) -> RunRecord | None:
+        """The finished run whose shape the network took, where it is found."""
+        return None if self.method.get("of") is None else self._named(Path(self.method["of"]))
+
+    def _named(self, folder: Path) -> RunRecord | None:
+        """The run that the recipe names. A relative path was one from where the run was made: mostly from a folder
+        above it, wherever these lie now."""
+        for above in (*self.folder.parents, Path()):
+            if (above / folder).resolve() != self.folder:
+                with suppress(RecipeError):
+                    return read_run_record(above / folder)
+        return None
 
     @property
     def epochs(self) -> float:
@@ -106,6 +134,16 @@ class RunRecord:
     def seconds_spent(self) -> float:
         """What the run took, without what every run takes (see `icycle.runs.seconds_spent`)."""
         return seconds_spent(self.report["seconds"])
+
+    @property
+    def seconds_in_all(self) -> float:
+        """With those of the run that trained the weights that it began with, where it is found."""
+        return self.seconds_spent + (self.origin.seconds_in_all if self.origin else 0.0)
+
+    @property
+    def untold(self) -> str | None:
+        """The weights whose training `seconds_in_all` leaves out, as nothing tells what it took."""
+        return self.origin.untold if self.origin else self.weights
 
     def epoch_seconds(self, *, pruned: bool) -> float | None:
         """What an epoch took before (or after) all removals, with its evaluation; the median. None: there was none."""
@@ -185,4 +223,5 @@ def read_run_record(folder: Path) -> RunRecord:
         )
     if not all(isinstance(record, dict) and "kind" in record for record in records):
         raise RecipeError(f"Expected records of a kind each in {folder / 'metrics.jsonl'}, but it holds something else")
-    return RunRecord(folder.resolve().name, report, records, recipe)
+    place = folder.resolve()
+    return RunRecord(place.name, report, records, recipe, place)

@@ -12,7 +12,8 @@ from icycle.report._series import Series, in_series
 __all__ = ["several_runs"]
 
 _NOTES = {
-    "seconds": "What the runs took, training included; reading data, measuring latency and writing files not.",
+    "seconds": "What the runs took, with those that trained the weights they began with; reading data, measuring "
+    "latency and writing files not.",
     "macs": "What is left to compute for one input.",
     "latency": "Medians, measured at the end of each run; the machine may have been busy at one and idle at another.",
 }
@@ -27,7 +28,7 @@ def several_runs(runs: Sequence[RunRecord]) -> Content:
         lead=f"{runs[0].report['metric']} against what it cost: {', '.join(one.name for one in series)}.",
         facts=[],
         warnings=list(_warnings(runs, series)),
-        cards=list(_cards(series)),
+        cards=list(_cards(runs, series)),
         sections=list(_sections(series)),
         tables=[_table(series), _singles(runs)],
         sources=[(f"Recipe of {run.name}", run.recipe) for run in runs],
@@ -41,11 +42,17 @@ def _warnings(runs: Sequence[RunRecord], series: Sequence[Series]) -> Iterator[s
     data = {str(run.settings.get("data")) for run in runs}
     if len(data) > 1:
         yield "These runs were not made on the same data."
+    short = [one.name for one in series if any(run.untold for run in one.runs)]
+    if short:
+        yield (
+            f"The seconds of {', '.join(short)} are without the training of the weights that these runs began with: "
+            "no finished run lies where they came from."
+        )
     if all(len(one.runs) == 1 for one in series):
         yield "One run each is no spread: repeat them with --seed 1 before trusting a difference."
 
 
-def _cards(series: Sequence[Series]) -> Iterator[Card]:
+def _cards(runs: Sequence[RunRecord], series: Sequence[Series]) -> Iterator[Card]:
     first = series[0].runs[0]
     best = (max if first.higher_is_better else min)(series, key=lambda one: one.spread(_test).mean)
     word = "highest" if first.higher_is_better else "lowest"
@@ -54,8 +61,9 @@ def _cards(series: Sequence[Series]) -> Iterator[Card]:
     yield Card("fewest MACs", smallest.spread(_macs).text(".1f", 100, " %"), smallest.name)
     fastest = min(series, key=lambda one: one.spread(_latency).mean)
     yield Card("fastest, batch 1", fastest.spread(_latency).text(".2f", unit=" ms"), fastest.name)
-    shortest = min(series, key=lambda one: one.spread(_seconds).mean)
-    yield Card("shortest", duration(shortest.spread(_seconds).mean), shortest.name)
+    if len({run.untold for run in runs}) == 1:  # else some leave out more than others
+        shortest = min(series, key=lambda one: one.spread(_seconds).mean)
+        yield Card("shortest", duration(shortest.spread(_seconds).mean), shortest.name)
 
 
 def _test(run: RunRecord) -> float:
@@ -75,7 +83,7 @@ def _latency(run: RunRecord) -> float:
 
 
 def _seconds(run: RunRecord) -> float:
-    return run.seconds_spent
+    return run.seconds_in_all
 
 
 def _metric(one: Series) -> str:
@@ -118,7 +126,7 @@ def _singles(runs: Sequence[RunRecord]) -> Table:
             run.metric_text(run.test_metric),
             f"{run.kept('macs'):.1%}",
             f"{run.latency('1'):.2f} ms",
-            duration(run.seconds_spent),
+            duration(run.seconds_in_all),
         )
         for run in runs
     ]
