@@ -104,6 +104,32 @@ def test_marks_stand_where_things_happened(tmp_path: Path) -> None:
     assert [label["text"] for label in figure["layout"]["annotations"]] == ["removal, at the deadline"]
 
 
+def test_what_early_stopping_left_out_is_neither_counted_nor_drawn(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    planned = [{**record, "epochs": 40} if record["kind"] == "epoch" else record for record in records]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in planned))
+    run = read_run_record(folder)
+    assert run.deadline == 0.75 * 40
+    page = own_words(write_page([folder], tmp_path / "page.html").read_text())
+    assert f"{102.5 / (4 * DENSE_EPOCH):.0%} of 4 dense epochs" in page
+    figure = figures.course(run)
+    assert figure is not None
+    assert figure["layout"]["xaxis"]["range"][1] < 5
+    assert [label["text"] for label in figure["layout"]["annotations"]] == ["removal"]
+
+
+def test_many_removals_have_one_label(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", "gradual")
+    report = json.loads((folder / "report.json").read_text())
+    removals = [{**report["removals"][0], "epoch": 1 + number / 10} for number in range(3)]
+    change = {"removals": removals, "details": {}}
+    (folder / "report.json").write_text(json.dumps({**report, **change}))
+    figure = figures.course(read_run_record(folder))
+    assert figure is not None
+    assert [label["text"] for label in figure["layout"]["annotations"]] == ["3 removals", "deadline"]
+
+
 def test_the_cut_parts_what_went_from_what_stayed(tmp_path: Path) -> None:
     figure = figures.saliency(read_run_record(make_run(tmp_path / "run")))
     assert figure is not None
@@ -112,6 +138,19 @@ def test_the_cut_parts_what_went_from_what_stayed(tmp_path: Path) -> None:
     assert min(value for value in kept["y"] if value is not None) > 1
     first = [[x for x in trace["x"][:5] if x is not None] for trace in (removed, kept)]
     assert max(first[0]) < min(first[1]), "within a group the scores ascend from left to right"
+
+
+def test_a_group_shows_its_own_last_removal(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", "gradual", groups=3)
+    names = [f"layers.{number}.conv" for number in range(3)]
+    first, last = (
+        [{"name": name, "size": 4, "left": 4 - len(gone), "removed": gone, "kept": [3.0, 4.0]} for name, gone in went]
+        for went in (zip(names, ([1.0], [1.0], []), strict=True), zip(names, ([], [2.0], []), strict=True))
+    )
+    records = [{"kind": "saliency", "criterion": "group_norm", "groups": groups} for groups in (first, last)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    choices = read_run_record(folder).choices
+    assert {name: group["removed"] for name, group in choices.items()} == {names[0]: [1.0], names[1]: [2.0]}
 
 
 def test_runs_that_differ_in_the_seed_are_one_series(tmp_path: Path) -> None:

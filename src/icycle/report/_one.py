@@ -120,8 +120,9 @@ def _sections(run: RunRecord) -> Iterator[Section | None]:
     yield _section(
         "saliency",
         "Scores and the cut",
-        "A curve for each group: the scores of its channels in their order, as multiples of the score at which the "
-        "group was cut. What went lies below the dashed line. A steep curve is a clear choice, a flat one a toss-up.",
+        "A curve for each group that lost channels: the scores of its last removal in their order, as multiples of the "
+        "score at which it was cut. What went lies below the dashed line. A steep curve is a clear choice, a flat one "
+        "a toss-up.",
         figures.saliency(run),
         _cuts(run),
     )

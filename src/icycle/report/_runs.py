@@ -81,14 +81,14 @@ class RunRecord:
 
     @property
     def epochs(self) -> float:
-        """The length of the training run."""
-        return float(self.of_kind("epoch")[-1].get("epochs", self.of_kind("epoch")[-1]["epoch"]))
+        """How long was trained; early stopping may have ended it before its time."""
+        return float(self.of_kind("epoch")[-1]["epoch"])
 
     @property
     def deadline(self) -> float | None:
-        """The epoch by which the channels go at the latest, where the method has such a time."""
+        """The epoch by which the channels go at the latest, where the method has such a time; of those planned."""
         end = self.phases.get("sparsity_end")
-        return None if end is None else end * self.epochs
+        return None if end is None else end * float(self.of_kind("epoch")[-1].get("epochs", self.epochs))
 
     # What came of it.
 
@@ -174,12 +174,12 @@ class RunRecord:
     @property
     def choices(self) -> dict[str, dict[str, Any]]:
         """Group -> the scores by which its channels last went (see `icycle.saliency.spread`) and the `cut` between what
-        went and what stayed; front to back. Groups whose cut is not above zero are left out."""
+        went and what stayed; front to back. Groups that lost none, or whose cut is not above zero, are left out."""
         last = {
             group["name"]: group
             for record in self.of_kind("saliency")
             for group in record["groups"]
-            if group["kept"] or group["removed"]
+            if group["removed"]
         }
         order = [group["name"] for group in self.report.get("groups", [])]
         known = [name for name in order if name in last] + [name for name in last if name not in order]
@@ -188,7 +188,7 @@ class RunRecord:
 
 
 def _cut(group: Mapping[str, Any]) -> float:
-    """Half-way between the best score that went and the worst that stayed; the worst of all where nothing went."""
+    """Half-way between the best score that went and the worst that stayed."""
     ends = [*group["removed"][-1:], *group["kept"][:1]]
     return float(statistics.fmean(ends))
 
