@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_runs import DENSE_EPOCH, PRUNED_EPOCH, make_run
 from plotly.graph_objects import Figure
 
 from command import command
+from icycle import read_run
 from icycle.errors import RecipeError
 from icycle.methods import OneCycleReport
 from icycle.report import GroupFacts, Latency, NetworkFacts, Report, figures, write_page
@@ -238,6 +240,100 @@ def test_runs_that_cannot_be_compared_are_called_so(tmp_path: Path) -> None:
     (folders[1] / "report.json").write_text(json.dumps({**report, "metric": "perplexity"}))
     page = own_words(write_page(folders, tmp_path / "comparison.html").read_text())
     assert "These runs measure different things (accuracy, perplexity)" in page
+    assert "highest test" not in page and "lowest test" not in page
+    assert "not beaten in both" not in page
+
+
+@pytest.mark.parametrize(
+    ("settings", "warning"),
+    [
+        ({"data": {"name": "fashion"}}, "These runs were not made on the same data."),
+        ({"model": {"width": 8}}, "These runs are not of the same network."),
+        ({"task": {"name": "regression"}}, None),
+    ],
+)
+def test_only_a_dense_network_of_the_same_problem_is_held_against(
+    tmp_path: Path, settings: dict[str, dict[str, Any]], warning: str | None
+) -> None:
+    dense = make_run(tmp_path / "dense", "dense", accuracy=99.0)
+    own = make_run(tmp_path / "own", settings={"model": {"weights": "pretrained"}}, accuracy=98.0)
+    other = make_run(tmp_path / "other", "ice", settings=settings, accuracy=97.0)
+    page = own_words(write_page([dense, own, other], tmp_path / "page.html").read_text())
+    assert "-1.00" in page and "-2.00" not in page
+    assert warning is None or warning in page
+
+
+def test_of_two_dense_networks_the_one_that_was_trained_alike_is_held_against(tmp_path: Path) -> None:
+    longer = {"train": {"epochs": 8}}
+    runs = [
+        make_run(tmp_path / "dense", "dense", accuracy=90.0),
+        make_run(tmp_path / "longer", "dense", accuracy=99.0, settings=longer),
+        make_run(tmp_path / "pruned", accuracy=98.0, settings=longer),
+    ]
+    page = own_words(write_page(runs, tmp_path / "page.html").read_text())
+    assert "-1.00" in page and "+8.00" not in page
+
+
+def test_a_budget_in_memory_shows_it(tmp_path: Path) -> None:
+    folders = [
+        make_run(tmp_path / name, settings={"method": {"budget": {"macs": None, name: 0.25}}})
+        for name in ("memory", "activation_bytes")
+    ]
+    for folder in folders:
+        report = json.loads((folder / "report.json").read_text())
+        for network, memory in (("dense", 4096), ("pruned", 1024)):
+            report[network]["memory"] = memory
+        (folder / "report.json").write_text(json.dumps(report))
+        page = own_words(write_page([folder], tmp_path / "page.html").read_text())
+        assert "peak memory of activations" in page and "1,024 of 4,096 bytes for one input" in page
+    plain = make_run(tmp_path / "plain", "dense")
+    page = own_words(write_page([*folders, plain], tmp_path / "page.html").read_text())
+    assert '<th scope="col">memory</th>' not in page, "one of them does not tell it"
+    page = own_words(write_page(folders, tmp_path / "page.html").read_text())
+    assert '<th scope="col">memory</th>' in page and "25.0 %" in page
+
+
+def test_what_was_predicted_and_measured_stands_in_a_table(tmp_path: Path) -> None:
+    page = own_words(write_page([make_run(tmp_path / "run", latency=True)], tmp_path / "page.html").read_text())
+    assert '<tr><th scope="row">2</th><td>5 ms</td><td>5.1 ms</td><td>5 ms</td></tr>' in page
+
+
+def test_runs_of_one_seed_are_no_spread(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / parent / "run") for parent in ("a", "b")]
+    page = own_words(write_page(runs, tmp_path / "page.html").read_text())
+    assert "One seed each is no spread" in page
+    assert "Several runs of one seed count like runs of several seeds: one-cycle." in page
+    assert '<th scope="row">a/run</th>' in page and '<th scope="row">b/run</th>' in page
+    again = write_page([runs[0], tmp_path / "a" / ".." / "a" / "run"], tmp_path / "again.html")
+    assert again.read_text() == write_page(runs[:1], tmp_path / "page.html").read_text()
+
+
+def test_the_folder_of_a_comparison_is_told_from_a_run(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "my runs" / "dense").parent
+    with pytest.raises(RecipeError, match=re.escape(f"compare them with icycle report '{folder}'/*/")):
+        write_page([folder], tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("network", ["dense", "pruned"])
+@pytest.mark.parametrize("cost", ["macs", "params", "latency"])
+def test_a_report_that_lacks_a_cost_is_refused(tmp_path: Path, network: str, cost: str) -> None:
+    folder = make_run(tmp_path / "run")
+    report = json.loads((folder / "report.json").read_text())
+    del report[network][cost]
+    (folder / "report.json").write_text(json.dumps(report))
+    with pytest.raises(RecipeError, match=f"but it lacks {network}.{cost};"):
+        write_page([folder], tmp_path / "page.html")
+
+
+def test_metrics_are_read_up_to_a_line_that_was_cut(tmp_path: Path) -> None:
+    metrics = make_run(tmp_path / "run") / "metrics.jsonl"
+    whole = len(read_run(tmp_path / "run"))
+    metrics.write_text(metrics.read_text() + '{"kind": "epo')
+    assert len(read_run(tmp_path / "run")) == whole
+    for damaged in ("{", "3"):
+        metrics.write_text('{"kind": "start"}\n' + damaged + "\n")
+        with pytest.raises(RecipeError, match=f"a record in line 2 of {re.escape(str(metrics))}, but"):
+            read_run(tmp_path / "run")
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:

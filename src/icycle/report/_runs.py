@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,7 @@ _OF_AN_EPOCH = ("train", "evaluation")  # stages that dense training has too
 _NEEDED = (
     "recipe method dense pruned removals validation_accuracy test_accuracy metric seconds environment details".split()
 )
+_COSTS = ("macs", "params", "latency")  # of the dense network and of the pruned one
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,13 @@ class RunRecord:
     def method(self) -> Mapping[str, Any]:
         """The method's settings."""
         return dict(self.settings.get("method") or {})
+
+    @property
+    def spares_memory(self) -> bool:
+        """Was the budget one in memory, and does the report tell it?"""
+        budget = self.method.get("budget") or {}
+        named = any(budget.get(cost) is not None for cost in ("memory", "activation_bytes"))
+        return named and "memory" in self.report["pruned"]
 
     @property
     def phases(self) -> Mapping[str, float]:
@@ -159,7 +167,7 @@ class RunRecord:
         return statistics.median(spent) if any(spent) else None
 
     def kept(self, cost: str) -> float:
-        """The share, 0..1, of the dense network's cost ("macs", "params", "file_bytes") that is left."""
+        """The share, 0..1, of the dense network's cost ("macs", "params", "file_bytes", "memory") that is left."""
         return float(self.report["pruned"][cost] / max(self.report["dense"][cost], 1))
 
     def latency(self, size: str) -> float:
@@ -193,6 +201,17 @@ def _cut(group: Mapping[str, Any]) -> float:
     return float(statistics.fmean(ends))
 
 
+def _lacking(report: Any) -> Iterator[str]:
+    """The dotted keys that every report has, and this one has not."""
+    if not isinstance(report, dict):
+        yield from _NEEDED
+        return
+    yield from (key for key in _NEEDED if key not in report)
+    for network in ("dense", "pruned"):
+        own = report.get(network)
+        yield from (f"{network}.{key}" for key in _COSTS if not isinstance(own, dict) or key not in own)
+
+
 def read_run_record(folder: Path) -> RunRecord:
     """The run in `folder`.
 
@@ -203,6 +222,11 @@ def read_run_record(folder: Path) -> RunRecord:
     if (folder / "study.json").exists():
         raise RecipeError(
             f"Expected the folder of a run, but {folder} is that of a study; run the recipe that it tuned"
+        )
+    if not file.is_file() and any(folder.glob("*/recipe.yaml")):
+        raise RecipeError(
+            f"Expected the folder of a run, but {folder} holds folders of runs; give one of them, or compare them with "
+            f"icycle report {shlex.quote(str(folder))}/*/"
         )
     if not file.is_file():
         raise RecipeError(
@@ -216,7 +240,7 @@ def read_run_record(folder: Path) -> RunRecord:
         recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise RecipeError(f"Expected a readable run in {folder}, but: {error}") from error
-    lacks = [key for key in _NEEDED if not isinstance(report, dict) or key not in report]
+    lacks = list(_lacking(report))
     if lacks:
         raise RecipeError(
             f"Expected the report of a run in {file}, but it lacks {', '.join(lacks)}; give another folder"

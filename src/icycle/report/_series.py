@@ -39,6 +39,10 @@ class Series:
     def count(self) -> str:
         return f"{len(self.runs)} runs" if len(self.runs) > 1 else "one run"
 
+    @property
+    def seeds(self) -> set[int | None]:
+        return {run.report.get("seed") for run in self.runs}
+
     def spread(self, of: Callable[[RunRecord], float]) -> Spread:
         """The spread of a figure over the runs."""
         values = [of(run) for run in self.runs]

@@ -22,16 +22,14 @@ def pareto(series: Sequence[Series], price: str) -> Figure:
     """The test metric over a price: a small dot for each run, a large one with whiskers for each series' mean, and a
     line through the means that no other one beats in both, where these can be held against each other."""
     title, paid = PRICES[price]
-    first = series[0].runs[0]
-    data = [_front(series, paid)] if _comparable(series, price) else []
+    runs = [run for one in series for run in one.runs]
+    metrics = list(dict.fromkeys(run.metric for run in runs))
+    # seconds that leave out the training of some weights say nothing beside others
+    comparable = len(metrics) == 1 and (price != "seconds" or len({run.untold for run in runs}) == 1)
+    data = [_front(series, paid)] if comparable else []
     for number, one in enumerate(series):
         data += _dots(one, paid, CATEGORIES[number % len(CATEGORIES)])
-    return {"data": data, "layout": layout(title, f"test {first.metric}", 360)}
-
-
-def _comparable(series: Sequence[Series], price: str) -> bool:
-    """Seconds that leave out the training of some weights say nothing beside others."""
-    return price != "seconds" or len({run.untold for one in series for run in one.runs}) == 1
+    return {"data": data, "layout": layout(title, f"test {' or '.join(metrics)}", 360)}
 
 
 def _dots(one: Series, paid: Callable[[RunRecord], float], color: str) -> list[Figure]:
