@@ -129,7 +129,9 @@ def test_many_removals_have_one_label(tmp_path: Path) -> None:
     (folder / "report.json").write_text(json.dumps({**report, **change}))
     figure = figures.course(read_run_record(folder))
     assert figure is not None
-    assert [label["text"] for label in figure["layout"]["annotations"]] == ["3 removals", "deadline"]
+    label, deadline = figure["layout"]["annotations"]
+    assert (label["text"], deadline["text"]) == ("3 removals", "deadline")
+    assert (label["x"], label["xanchor"]) == (1.2, "left"), "right of all the lines, where there is most room"
 
 
 def test_the_cut_parts_what_went_from_what_stayed(tmp_path: Path) -> None:

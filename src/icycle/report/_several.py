@@ -65,7 +65,7 @@ def _warnings(runs: Sequence[RunRecord], series: Sequence[Series]) -> Iterator[s
             "no finished run lies where they came from."
         )
     if all(len(one.seeds) == 1 for one in series):
-        yield "One seed each is no spread: repeat them with --seed 1 before trusting a difference."
+        yield "One seed each is no spread: repeat the runs with --seed 1 before trusting a difference."
     twice = [one.name for one in series if len(one.seeds) < len(one.runs)]
     if twice:
         yield f"Several runs of one seed count like runs of several seeds: {', '.join(twice)}."

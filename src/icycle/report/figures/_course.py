@@ -77,11 +77,15 @@ def _around_removals(run: RunRecord) -> list[Figure]:
 
 
 def _removals(run: RunRecord) -> list[Figure]:
-    """One label at the first removal: more would hide each other."""
-    removals = run.within_training
-    word = f"{len(removals)} removals" if len(removals) > 1 else "removal"
+    """One label for all, which would hide each other: before the first or after the last, where there is more room."""
+    moments = [removal["epoch"] for removal in run.within_training]
+    if not moments:
+        return []
+    word = f"{len(moments)} removals" if len(moments) > 1 else "removal"
     told = f"{word}, at the deadline" if run.reason == "deadline" else word
-    return [_label(run, removal["epoch"], told, REMOVED) for removal in removals[:1]]
+    before = moments[0] > run.epochs - moments[-1]
+    place = {"x": moments[0 if before else -1], "xanchor": "right" if before else "left"}
+    return [_label(run, moments[0], told, REMOVED) | place]
 
 
 def _limits(run: RunRecord) -> list[Figure]:

@@ -29,7 +29,7 @@ def pareto(series: Sequence[Series], price: str) -> Figure:
     data = [_front(series, paid)] if comparable else []
     for number, one in enumerate(series):
         data += _dots(one, paid, CATEGORIES[number % len(CATEGORIES)])
-    return {"data": data, "layout": layout(title, f"test {' or '.join(metrics)}", 360)}
+    return {"data": data, "layout": layout(title, f"test {metrics[0] if len(metrics) == 1 else 'metric'}", 360)}
 
 
 def _dots(one: Series, paid: Callable[[RunRecord], float], color: str) -> list[Figure]:
