@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ def make_run(
     groups: int = 9,
     budget: float = 0.5,
     latency: bool = False,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
-    """The folder of a run with everything that a page shows; `steps` makes it one of a method that prunes in steps."""
-    folder.mkdir()
+    """The folder of a run with everything that a page shows; `steps` makes it one of a method that prunes in steps;
+    `settings` change those of the recipe's sections."""
+    folder.mkdir(parents=True)
     names = [f"layers.{number}.conv" for number in range(groups)]
     removal = {"epoch": 2.0, "macs_before": 1000, "macs_after": 500, "macs_kept": 0.5}
     removal |= {"accuracy_before": 90, "accuracy_after": 89}
@@ -44,7 +47,7 @@ def make_run(
         "details": {"why the removal came": "stable", "share": 0.123456, "curve": [[0, 1]]},
         "seed": seed,
         "criterion": "group_norm",
-        "settings": _settings(method, seed, budget),
+        "settings": _settings(method, seed, budget, settings or {}),
         "groups": [
             {"name": name, "size": 64, "kept": 30 + place % 30, "members": [f"{name}.weight", f"{name}.bias"]}
             for place, name in enumerate(names)
@@ -69,9 +72,9 @@ def _network(scale: float) -> dict[str, Any]:
     return {**costs, "latency": {"1": latency, "64": {**latency, "lower": 1.0}}}
 
 
-def _settings(method: str, seed: int, budget: float) -> dict[str, Any]:
+def _settings(method: str, seed: int, budget: float, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     phases = {"sparsity_end": 0.75, "threshold": 0.95, "plateau": 0.8}
-    return {
+    settings: dict[str, Any] = {
         "name": "digits",
         "seed": seed,
         "data": {"name": "digits"},
@@ -79,6 +82,7 @@ def _settings(method: str, seed: int, budget: float) -> dict[str, Any]:
         "train": {"epochs": 4},
         "method": {"name": method, "threshold": 1.0, "budget": {"macs": budget}, "phases": phases},
     }
+    return settings | {section: settings.get(section, {}) | {**own} for section, own in changes.items()}
 
 
 def _epochs() -> list[dict[str, Any]]:

@@ -62,9 +62,12 @@ def _warnings(run: RunRecord) -> Iterator[str]:
 def _cards(run: RunRecord) -> Iterator[Card]:
     report = run.report
     yield Card(f"test {report['metric']}", run.metric_text(run.test_metric), _against_dense(run))
-    for cost, words in (("macs", "multiplications (MACs)"), ("params", "parameters")):
+    costs = [("macs", "multiplications (MACs)", ""), ("params", "parameters", "")]
+    if run.spares_memory:
+        costs.append(("memory", "peak memory of activations", " bytes for one input"))
+    for cost, words, unit in costs:
         share, dense = run.kept(cost), report["dense"][cost]
-        yield Card(words, f"{share:.1%}", f"{report['pruned'][cost]:,} of {dense:,}", share=share)
+        yield Card(words, f"{share:.1%}", f"{report['pruned'][cost]:,} of {dense:,}{unit}", share=share)
     for size, dense in report["dense"]["latency"].items():
         yield _latency_card(size, dense, report["pruned"]["latency"][size])
     yield Card("time spent", duration(run.seconds_spent), _time_beside(run))
@@ -120,8 +123,9 @@ def _sections(run: RunRecord) -> Iterator[Section | None]:
     yield _section(
         "saliency",
         "Scores and the cut",
-        "A curve for each group: the scores of its channels in their order, as multiples of the score at which the "
-        "group was cut. What went lies below the dashed line. A steep curve is a clear choice, a flat one a toss-up.",
+        "A curve for each group that lost channels: the scores of its last removal in their order, as multiples of the "
+        "score at which it was cut. What went lies below the dashed line. A steep curve is a clear choice, a flat one "
+        "a toss-up.",
         figures.saliency(run),
         _cuts(run),
     )
@@ -139,6 +143,7 @@ def _sections(run: RunRecord) -> Iterator[Section | None]:
         "Sub-networks that the search for a latency measured, one after the other; what it learns corrects the next "
         "prediction.",
         figures.prediction(run),
+        _attempts(run),
         width=1,
     )
     yield _section(
@@ -241,6 +246,14 @@ def _latencies(run: RunRecord) -> Table:
 
     rows = [(size, text("dense", size), text("pruned", size)) for size in run.report["dense"]["latency"]]
     return Table("Latency", ("batch", "dense, median (quartiles)", "pruned"), rows)
+
+
+def _attempts(run: RunRecord) -> Table:
+    names = ("predicted", "measured", "allowed")
+    rows = [
+        (str(number), *(f"{one[name]:.4g} ms" for name in names)) for number, one in enumerate(run.attempts, start=1)
+    ]
+    return Table("Attempts", ("attempt", *names), rows)
 
 
 def _spent(run: RunRecord) -> Table:

@@ -19,12 +19,12 @@ __all__ = ["write_page"]
 def write_page(folders: Sequence[Path], output: Path) -> Path:
     """Write a page that shows the run in the only folder, or compares the runs in several; returns `output`.
 
-    The page loads nothing: plotly's script is part of it.
+    A run that is given twice counts once. The page loads nothing: plotly's script is part of it.
 
     Raises:
         RecipeError: a folder holds no finished run.
     """
-    runs = [read_run_record(folder) for folder in folders]
+    runs = [read_run_record(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
     content = one_run(runs[0]) if len(runs) == 1 else several_runs(runs)
     output.write_text(_rendered(content), encoding="utf-8")
     return output

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icycle.errors import RecipeError
+from icycle.files import whole_lines
 
 if TYPE_CHECKING:
     import pandas
@@ -17,8 +18,10 @@ __all__ = ["read_run"]
 def read_run(folder: str | Path) -> pandas.DataFrame:
     """The records of the run in `folder`, a row each, as a pandas frame; nested values have dotted names.
 
+    A last line that was cut, as by the end of the process that wrote it, is left out.
+
     Raises:
-        RecipeError: there is no run, or pandas is not installed.
+        RecipeError: there is no run, a record cannot be read, or pandas is not installed.
     """
     try:
         import pandas
@@ -27,5 +30,15 @@ def read_run(folder: str | Path) -> pandas.DataFrame:
     path = Path(folder) / "metrics.jsonl"
     if not path.is_file():
         raise RecipeError(f"Expected a run in {folder}, but it has no metrics.jsonl")
-    records: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    records = [_record(path, number, line) for number, line in enumerate(whole_lines(path), start=1)]
     return pandas.json_normalize(records)
+
+
+def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise RecipeError(f"Expected a record in line {number} of {path}, but: {error}") from error
+    if not isinstance(record, dict):
+        raise RecipeError(f"Expected a record in line {number} of {path}, but got {line.strip()}")
+    return record

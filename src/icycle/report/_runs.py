@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,18 @@ _OF_AN_EPOCH = ("train", "evaluation")  # stages that dense training has too
 _NEEDED = (
     "recipe method dense pruned removals validation_accuracy test_accuracy metric seconds environment details".split()
 )
+_COSTS = ("macs", "params", "latency")  # of the dense network and of the pruned one
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a page is made of: the run's name, its report, its records in order, and the recipe as text."""
+    """What a page is made of: the run's name, its report, its records in order, the recipe as text, and its folder."""
 
     name: str
     report: Mapping[str, Any]
     records: tuple[Mapping[str, Any], ...]
     recipe: str
+    folder: Path
 
     def of_kind(self, kind: str) -> list[Mapping[str, Any]]:
         """The records of one kind, in order."""
@@ -47,20 +51,52 @@ class RunRecord:
         return dict(self.settings.get("method") or {})
 
     @property
+    def spares_memory(self) -> bool:
+        """Was the budget one in memory, and does the report tell it?"""
+        budget = self.method.get("budget") or {}
+        named = any(budget.get(cost) is not None for cost in ("memory", "activation_bytes"))
+        return named and "memory" in self.report["pruned"]
+
+    @property
     def phases(self) -> Mapping[str, float]:
         """When a method that prunes within training searches and removes; times are shares of the run."""
         return dict(self.method.get("phases") or {})
 
     @property
+    def weights(self) -> str | None:
+        """The weights that the network began with: a path, or "pretrained"; None: fresh ones."""
+        weights = (self.settings.get("model") or {}).get("weights")
+        return None if weights is None else str(weights)
+
+    @cached_property
+    def origin(self) -> RunRecord | None:
+        """The finished run that trained those weights, where it is found."""
+        return None if self.weights in (None, "pretrained") else self._named(Path(str(self.weights)).parent)
+
+    @cached_property
+    def shape_of(self) -> RunRecord | None:
+        """The finished run whose shape the network took, where it is found."""
+        return None if self.method.get("of") is None else self._named(Path(self.method["of"]))
+
+    def _named(self, folder: Path) -> RunRecord | None:
+        """The run that the recipe names. A relative path was one from where the run was made: mostly from a folder
+        above it, wherever these lie now."""
+        for above in (*self.folder.parents, Path()):
+            if (above / folder).resolve() != self.folder:
+                with suppress(RecipeError):
+                    return read_run_record(above / folder)
+        return None
+
+    @property
     def epochs(self) -> float:
-        """The length of the training run."""
-        return float(self.of_kind("epoch")[-1].get("epochs", self.of_kind("epoch")[-1]["epoch"]))
+        """How long was trained; early stopping may have ended it before its time."""
+        return float(self.of_kind("epoch")[-1]["epoch"])
 
     @property
     def deadline(self) -> float | None:
-        """The epoch by which the channels go at the latest, where the method has such a time."""
+        """The epoch by which the channels go at the latest, where the method has such a time; of those planned."""
         end = self.phases.get("sparsity_end")
-        return None if end is None else end * self.epochs
+        return None if end is None else end * float(self.of_kind("epoch")[-1].get("epochs", self.epochs))
 
     # What came of it.
 
@@ -107,6 +143,16 @@ class RunRecord:
         """What the run took, without what every run takes (see `icycle.runs.seconds_spent`)."""
         return seconds_spent(self.report["seconds"])
 
+    @property
+    def seconds_in_all(self) -> float:
+        """With those of the run that trained the weights that it began with, where it is found."""
+        return self.seconds_spent + (self.origin.seconds_in_all if self.origin else 0.0)
+
+    @property
+    def untold(self) -> str | None:
+        """The weights whose training `seconds_in_all` leaves out, as nothing tells what it took."""
+        return self.origin.untold if self.origin else self.weights
+
     def epoch_seconds(self, *, pruned: bool) -> float | None:
         """What an epoch took before (or after) all removals, with its evaluation; the median. None: there was none."""
         moments = [removal["epoch"] for removal in self.within_training]
@@ -121,7 +167,7 @@ class RunRecord:
         return statistics.median(spent) if any(spent) else None
 
     def kept(self, cost: str) -> float:
-        """The share, 0..1, of the dense network's cost ("macs", "params", "file_bytes") that is left."""
+        """The share, 0..1, of the dense network's cost ("macs", "params", "file_bytes", "memory") that is left."""
         return float(self.report["pruned"][cost] / max(self.report["dense"][cost], 1))
 
     def latency(self, size: str) -> float:
@@ -136,12 +182,12 @@ class RunRecord:
     @property
     def choices(self) -> dict[str, dict[str, Any]]:
         """Group -> the scores by which its channels last went (see `icycle.saliency.spread`) and the `cut` between what
-        went and what stayed; front to back. Groups whose cut is not above zero are left out."""
+        went and what stayed; front to back. Groups that lost none, or whose cut is not above zero, are left out."""
         last = {
             group["name"]: group
             for record in self.of_kind("saliency")
             for group in record["groups"]
-            if group["kept"] or group["removed"]
+            if group["removed"]
         }
         order = [group["name"] for group in self.report.get("groups", [])]
         known = [name for name in order if name in last] + [name for name in last if name not in order]
@@ -150,9 +196,20 @@ class RunRecord:
 
 
 def _cut(group: Mapping[str, Any]) -> float:
-    """Half-way between the best score that went and the worst that stayed; the worst of all where nothing went."""
+    """Half-way between the best score that went and the worst that stayed."""
     ends = [*group["removed"][-1:], *group["kept"][:1]]
     return float(statistics.fmean(ends))
+
+
+def _lacking(report: Any) -> Iterator[str]:
+    """The dotted keys that every report has, and this one has not."""
+    if not isinstance(report, dict):
+        yield from _NEEDED
+        return
+    yield from (key for key in _NEEDED if key not in report)
+    for network in ("dense", "pruned"):
+        own = report.get(network)
+        yield from (f"{network}.{key}" for key in _COSTS if not isinstance(own, dict) or key not in own)
 
 
 def read_run_record(folder: Path) -> RunRecord:
@@ -166,6 +223,11 @@ def read_run_record(folder: Path) -> RunRecord:
         raise RecipeError(
             f"Expected the folder of a run, but {folder} is that of a study; run the recipe that it tuned"
         )
+    if not file.is_file() and any(folder.glob("*/recipe.yaml")):
+        raise RecipeError(
+            f"Expected the folder of a run, but {folder} holds folders of runs; give one of them, or compare them with "
+            f"icycle report {shlex.quote(str(folder))}/*/"
+        )
     if not file.is_file():
         raise RecipeError(
             f"Expected the folder of a finished run, but {folder} has no report.json; finish it with "
@@ -178,11 +240,12 @@ def read_run_record(folder: Path) -> RunRecord:
         recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise RecipeError(f"Expected a readable run in {folder}, but: {error}") from error
-    lacks = [key for key in _NEEDED if not isinstance(report, dict) or key not in report]
+    lacks = list(_lacking(report))
     if lacks:
         raise RecipeError(
             f"Expected the report of a run in {file}, but it lacks {', '.join(lacks)}; give another folder"
         )
     if not all(isinstance(record, dict) and "kind" in record for record in records):
         raise RecipeError(f"Expected records of a kind each in {folder / 'metrics.jsonl'}, but it holds something else")
-    return RunRecord(folder.resolve().name, report, records, recipe)
+    place = folder.resolve()
+    return RunRecord(place.name, report, records, recipe, place)

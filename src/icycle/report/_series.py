@@ -39,6 +39,10 @@ class Series:
     def count(self) -> str:
         return f"{len(self.runs)} runs" if len(self.runs) > 1 else "one run"
 
+    @property
+    def seeds(self) -> set[int | None]:
+        return {run.report.get("seed") for run in self.runs}
+
     def spread(self, of: Callable[[RunRecord], float]) -> Spread:
         """The spread of a figure over the runs."""
         values = [of(run) for run in self.runs]
@@ -57,10 +61,16 @@ def in_series(runs: Sequence[RunRecord]) -> list[Series]:
 
 
 def _asked(run: RunRecord) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of the settings that make runs different, which the seed and a name do not."""
+    """(dotted key, value) of the settings that make runs different, which the seed and a name do not. The settings of
+    another run stand for its folder, which may have the seed in its name."""
+    others = {"model.weights": run.origin, "method.of": run.shape_of}
 
     def flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, dict) and value:
+        other = others.get(prefix)
+        if other is not None:
+            for key, inner in _asked(other):
+                yield f"{prefix}.{key}", inner
+        elif isinstance(value, dict) and value:
             for key, inner in value.items():
                 yield from flat(f"{prefix}.{key}" if prefix else key, inner)
         elif prefix not in ("seed", "name"):

@@ -10,8 +10,6 @@ from icycle.report.figures._style import ACCENT, KEPT, QUIET, REMOVED, Figure, b
 
 __all__ = ["course", "time_spent"]
 
-_LABELLED = 3  # removals; the names of more would hide each other
-
 
 def course(run: RunRecord) -> Figure | None:
     """The validation metric over the epochs and, where the method has one, its indicator below; removals, the deadline
@@ -23,13 +21,12 @@ def course(run: RunRecord) -> Figure | None:
     drawn = layout("epoch", f"validation {run.metric}", 460 if searches else 340)
     data = [_over_epochs(f"validation {run.metric}", epochs, "validation_accuracy", KEPT), *_around_removals(run)]
     lines = [line("x", removal["epoch"], REMOVED) for removal in run.within_training]
-    word = "removal, at the deadline" if run.reason == "deadline" else "removal"
-    labels = [_label(run, removal["epoch"], word, REMOVED) for removal in run.within_training[:_LABELLED]]
+    labels = _removals(run)
     if searches:
         below(drawn, "indicator", 0.52)
         data.append({**_over_epochs("indicator", searches, "indicator", ACCENT), "yaxis": "y2"})
         lines += _limits(run)
-        if run.deadline is not None and run.reason != "deadline":
+        if run.deadline is not None and run.reason != "deadline" and run.deadline <= run.epochs:
             lines.append(line("x", run.deadline, QUIET, "dash"))
             labels.append(_label(run, run.deadline, "deadline", QUIET) | {"yshift": -16})  # it may be near the removal
     if len(data) == 1:  # without a legend
@@ -77,6 +74,18 @@ def _around_removals(run: RunRecord) -> list[Figure]:
             },
         }
     ]
+
+
+def _removals(run: RunRecord) -> list[Figure]:
+    """One label for all, which would hide each other: before the first or after the last, where there is more room."""
+    moments = [removal["epoch"] for removal in run.within_training]
+    if not moments:
+        return []
+    word = f"{len(moments)} removals" if len(moments) > 1 else "removal"
+    told = f"{word}, at the deadline" if run.reason == "deadline" else word
+    before = moments[0] > run.epochs - moments[-1]
+    place = {"x": moments[0 if before else -1], "xanchor": "right" if before else "left"}
+    return [_label(run, moments[0], told, REMOVED) | place]
 
 
 def _limits(run: RunRecord) -> list[Figure]:

@@ -12,7 +12,7 @@ __all__ = ["PRICES", "pareto"]
 
 # price -> (title of the axis, what a run paid)
 PRICES: dict[str, tuple[str, Callable[[RunRecord], float]]] = {
-    "seconds": ("seconds spent", lambda run: run.seconds_spent),
+    "seconds": ("seconds spent", lambda run: run.seconds_in_all),
     "macs": ("share of the MACs left", lambda run: run.kept("macs")),
     "latency": ("latency at batch 1, ms", lambda run: run.latency("1")),
 }
@@ -20,13 +20,16 @@ PRICES: dict[str, tuple[str, Callable[[RunRecord], float]]] = {
 
 def pareto(series: Sequence[Series], price: str) -> Figure:
     """The test metric over a price: a small dot for each run, a large one with whiskers for each series' mean, and a
-    line through the means that no other one beats in both."""
+    line through the means that no other one beats in both, where these can be held against each other."""
     title, paid = PRICES[price]
-    first = series[0].runs[0]
-    data = [_front(series, paid)]
+    runs = [run for one in series for run in one.runs]
+    metrics = list(dict.fromkeys(run.metric for run in runs))
+    # seconds that leave out the training of some weights say nothing beside others
+    comparable = len(metrics) == 1 and (price != "seconds" or len({run.untold for run in runs}) == 1)
+    data = [_front(series, paid)] if comparable else []
     for number, one in enumerate(series):
         data += _dots(one, paid, CATEGORIES[number % len(CATEGORIES)])
-    return {"data": data, "layout": layout(title, f"test {first.metric}", 360)}
+    return {"data": data, "layout": layout(title, f"test {metrics[0] if len(metrics) == 1 else 'metric'}", 360)}
 
 
 def _dots(one: Series, paid: Callable[[RunRecord], float], color: str) -> list[Figure]:
