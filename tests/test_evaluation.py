@@ -116,6 +116,26 @@ def test_recalibration_gives_each_batch_the_same_weight() -> None:
     assert all(module.training for module in model.modules())
 
 
+class Domains(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm1d(4) for _ in range(2))
+
+    def forward(self, x: torch.Tensor, domain: int = 0) -> torch.Tensor:
+        return self.norms[domain](x)
+
+
+def test_a_norm_that_no_batch_comes_to_keeps_its_statistics() -> None:
+    model = Domains()
+    model(torch.randn(64, 4) + 3, 1)
+    before = tensors(model.norms[1])
+    recalibrate(model, [torch.randn(8, 4) - 5])
+    assert_equal(tensors(model.norms[1]), before)
+    assert bool((model.norms[0].running_mean < -4).all())
+    with pytest.raises(DataError, match="batches=0"):
+        recalibrate(model, [torch.randn(8, 4)], batches=0)
+
+
 @pytest.mark.parametrize("fault", ["nan input", "infinite input", "nan weight", "interrupt"])
 def test_statistics_are_as_they_were_where_recalibration_fails(fault: str) -> None:
     data = batches(count=3)

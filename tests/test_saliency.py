@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.prune import identity
 
 import icycle
 from icycle import saliency
@@ -506,6 +508,40 @@ def test_scales_that_are_buffers_count_too() -> None:
     scores = saliency.taylor(model, structure, loader=[batch], loss=lambda outputs, _: outputs.square().mean())
     assert scores["0"].min() > 0
     assert not frozen_norm.weight.requires_grad
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight, axes = self.weight, (1, 2, 3)
+        own = (weight - weight.mean(axes, keepdim=True)) / (weight.std(axes, keepdim=True) + 1e-5)
+        return self._conv_forward(x, own, self.bias)
+
+
+def normed(norm: nn.Module, layer: type[nn.Conv2d] = nn.Conv2d) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), norm, nn.ReLU(), layer(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+
+
+def test_what_is_computed_from_weights_alone_scales_nothing() -> None:
+    x, norm = torch.randn(2, 3, 5, 5), nn.BatchNorm2d(8)
+    nn.init.uniform_(norm.weight)
+    norm.running_var = torch.rand(8) * 20 + 1
+    plain = normed(norm).eval()
+    frozen = normed(pytest.importorskip("torchvision.ops").FrozenBatchNorm2d(8))
+    frozen.load_state_dict(plain.state_dict(), strict=False)
+    masked = copy.deepcopy(plain)
+    identity(masked[3], "weight")
+    expected = saliency.group_norm(plain, icycle.trace(plain, x))
+    for same in (frozen, masked):
+        for found, right in zip(
+            saliency.group_norm(same, icycle.trace(same, x)).values(), expected.values(), strict=True
+        ):
+            torch.testing.assert_close(found, right)
+    computed = normed(nn.Identity(), Standardised).eval()
+    structure = icycle.trace(computed, x)
+    roles = {piece.role for group in structure.prunable for piece in group.slices if piece.parameter == "3.weight"}
+    assert roles == {"out"}
+    assert all(bool(values.isfinite().all()) for values in saliency.l1(computed, structure).values())
 
 
 def test_the_spread_keeps_both_sides_of_the_cut() -> None:

@@ -189,3 +189,11 @@ def test_names_are_those_that_torch_gives() -> None:
     assert list(named_modules(model)) == list(model.named_modules())
     expected = [*model.named_parameters(), *model.named_buffers()]
     assert [(name, id(tensor)) for name, tensor in named_tensors(model)] == [(n, id(t)) for n, t in expected]
+
+
+def test_a_trace_in_inference_mode_is_the_same() -> None:
+    model, x = Branches().eval(), IMAGE
+    with torch.inference_mode():
+        found = icycle.trace(model, x)
+    assert repr(found) == repr(icycle.trace(model, x))
+    assert found.prunable

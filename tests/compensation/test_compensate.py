@@ -53,6 +53,28 @@ def test_a_linear_consumer_gets_the_ridge_solution(
     torch.testing.assert_close(model(x).mean(dim=0), old(hidden).mean(dim=0), rtol=1e-5, atol=1e-6)
 
 
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.wide, self.back = nn.Embedding(20, 16), nn.Linear(16, 32), nn.Linear(32, 16)
+        self.out = nn.Linear(16, 20, bias=False)
+        self.out.weight = self.table.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        hidden = self.table(tokens)
+        return self.out(hidden + self.back(torch.relu(self.wide(hidden))))
+
+
+def test_a_projection_that_is_tied_to_a_table_is_left_alone() -> None:
+    torch.manual_seed(0)
+    model, tokens = Tied(), torch.randint(20, (8, 16))
+    structure = icycle.trace(model, tokens[:2])
+    table, back = model.table.weight.clone(), model.back.weight.clone()
+    icycle.compensate(model, structure, icycle.SubNetwork.random(structure, ratio=0.4), [tokens])
+    assert torch.equal(model.table.weight, table)
+    assert not torch.equal(model.back.weight, back)
+
+
 def test_where_nothing_is_lost_weights_stay_however_little_was_seen() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5)).double()
     with torch.no_grad():

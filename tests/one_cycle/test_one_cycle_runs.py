@@ -137,6 +137,17 @@ def test_the_deadline_removes_what_never_settled() -> None:
     assert pruner.indicator is None
 
 
+def test_a_loop_that_does_not_tell_of_its_epochs_is_an_error() -> None:
+    pruner = OneCycle(make_model(), EXAMPLE, budget=HALF, epochs=9, steps_per_epoch=4, phases=NEVER_STABLE)
+    with pytest.raises(TrainingError, match="start_epoch"):
+        pruner.after_step()
+    pruner.start_epoch(0)
+    for _ in range(6):
+        pruner.after_step()
+    with pytest.raises(TrainingError, match="step 7 of epoch 0; call start_epoch"):
+        pruner.after_step()
+
+
 def test_a_run_is_counted_in_steps_of_the_optimizer() -> None:
     """With gradients of two batches accumulated an epoch of 20 batches has 10 steps."""
     pruner = OneCycle(make_model(), EXAMPLE, budget=HALF, epochs=4, phases=NEVER_STABLE)

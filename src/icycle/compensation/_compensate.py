@@ -61,8 +61,9 @@ def compensate(
     To be called right before `icycle.prune(model, structure, subnet)`, with the structure of the model as it still is.
     Afterwards every consumer's weights are zero for the removed channels, and those for the kept channels are such that
     its output on the data is as close as can be to what it was, given what the refitted consumers before it put out.
-    Weights that are computed from others (weight norm), products of two activations and transposed convolutions in
-    several groups are left as they are; copies of a weight in another precision, as autocast makes them, are not such.
+    Weights that are computed from others (weight norm) or tied to an embedding's table, products of two activations and
+    transposed convolutions in several groups are left as they are; copies of a weight in another precision, as autocast
+    makes them, are not such.
     Batch-norm statistics do not fit the new activations quite: recalibrate them after the removal.
 
     Args:
@@ -137,8 +138,12 @@ class _RefitInTurn:
         self._elements = elements
         self._damping = damping
         self._consumers: dict[Place, Consumer] = {}
+        tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        # a projection that is tied to a table cannot be refitted: what it reads comes from that table
+        self._tied = {name for name, parameter in self._parameters.items() if id(parameter) in tables}
         # a parametrised weight is computed, and never seen
-        self._readers = {axis for axis in elements if "parametrizations" not in axis[0].split(".")}
+        readers = {axis for axis in elements if "parametrizations" not in axis[0].split(".")}
+        self._readers = {axis for axis in readers if axis[0] not in self._tied}
         self._sees = not self._readers
 
     def take_in(self, batch: Any) -> None:
@@ -174,6 +179,8 @@ class _RefitInTurn:
     def _known(self, reading: Reading) -> Place | None:
         """Where the reading is, which is remembered; None where nothing goes from what is read."""
         axis = reading.parameter, reading.dim
+        if reading.parameter in self._tied:
+            return None
         self._sees = self._sees or axis in self._readers
         kept = self._kept.get(axis)
         if kept is None:

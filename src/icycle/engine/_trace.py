@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from icycle.engine._numbers import prove_in_numbers
@@ -34,8 +35,9 @@ def trace(
     """Find out which channels of `model` stand or fall together, and prove it.
 
     `example_inputs` is a tensor, a tuple of positional arguments or a dict of keyword arguments with which the model
-    runs; `also` are more of these, for code that the first does not run (another size, another branch). The width
-    inside attention heads may be pruned only with `head_width`.
+    runs; `also` are more of these, on which every removal has to give outputs of the right shapes, too: code that the
+    first does not run (another size, another branch) is checked so, but not traced. The width inside attention heads
+    may be pruned only with `head_width`.
 
     Every trace is proven by a run of the smaller model on tensors without data, in which every shape must be as
     predicted, and the numbers that operations are given the same. With `proof="numbers"` a trial on real values
@@ -54,7 +56,8 @@ def trace(
             f"Expected a model whose weights are whole, but {type(model).__name__} is sharded over processes; trace it "
             "before fully_shard: the structure holds for the sharded model, too"
         )
-    with _keeping_garbage():
+    # in inference mode composite operations, which have no rules, would not come apart
+    with torch.inference_mode(False), _keeping_garbage():
         found = trace_model(model, example_inputs, head_width)
         found = replace(found, also=further_examples(model, found, also))
         structure = prove_in_shapes(model, example_inputs, found)

@@ -13,6 +13,8 @@ from icycle.training import DataParallel
 
 __all__ = ["RunClock", "wrappers_of"]
 
+_LONGEST = 1.5  # an epoch, in the steps that it should have
+
 
 class RunClock:
     """How far the run has come."""
@@ -30,16 +32,30 @@ class RunClock:
         self.steps_per_epoch = steps_per_epoch
         self.epoch = 0
         self.steps = 0  # in this epoch
+        self._started = False
 
     def start_epoch(self, epoch: int) -> None:
         if not isinstance(epoch, Integral) or epoch < 0:
             raise TrainingError(f"Expected the epoch that begins as an int >= 0, but got {epoch!r}.")
         if self._learns and self.steps and epoch > self.epoch:  # not where a resumed run begins an epoch again
             self.steps_per_epoch = self.steps
-        self.epoch, self.steps = epoch, 0
+        self.epoch, self.steps, self._started = epoch, 0, True
+
+    def go_on(self, epoch: int, steps: int) -> None:
+        """Be where an interrupted run was."""
+        self.epoch, self.steps, self._started = epoch, steps, True
 
     def step(self) -> None:
+        """Count a step; TrainingError where epochs go by that nobody tells of, and with them the removal's time."""
         self.steps += 1
+        if not self._started:
+            raise TrainingError("Expected start_epoch(epoch) before the first step; call it as each epoch begins.")
+        if self.steps_per_epoch and self.steps > _LONGEST * self.steps_per_epoch:
+            raise TrainingError(
+                f"Expected some {self.steps_per_epoch} steps in an epoch, but this is step {self.steps} of epoch "
+                f"{self.epoch}; call start_epoch as each epoch begins, and after_step once for each step of the "
+                "optimizer, or pass the steps_per_epoch that there are."
+            )
 
     @property
     def progress(self) -> float:

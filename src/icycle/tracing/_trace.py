@@ -94,12 +94,24 @@ class Trace:
     def channel_dims(self) -> Iterator[tuple[str, int, Dim, str]]:
         """Every dimension of a parameter or buffer that holds channels: its name, position, expression and role."""
         for name, dims in self.dims.items():
+            beside = self._is_beside_a_weight(name)
             for position, dim in enumerate(dims):
                 role = self.roles.get(id(dim), "")
                 if not role:  # no operation said; torch's weights are (out, in, ...)
                     role = ("out", "in")[position] if len(dims) > 1 and position < 2 else "other"
+                if beside and role in ("out", "in"):
+                    role = "other"
                 if role not in ("kernel", "index"):
                     yield name, position, dim, role
+
+    def _is_beside_a_weight(self, name: str) -> bool:
+        """Is that a buffer like a parameter of its module, or of the one that this belongs to: a mask, say?"""
+        if name not in self.buffers or len(self.dims[name]) < 2:
+            return False
+        sizes, module = [dim.size for dim in self.dims[name]], name.rpartition(".")[0]
+        others = (other for other in self.dims if other not in self.buffers)
+        owned = (other for other in others if f"{module}.".startswith(f"{other.rpartition('.')[0]}."))
+        return any([dim.size for dim in self.dims[other]] == sizes for other in owned)
 
     @property
     def rewrites(self) -> tuple[Rewrite, ...]:

@@ -24,21 +24,24 @@ def recalibrate(model: torch.nn.Module, loader: Loader, *, batches: int = 10) ->
     (inputs..., targets) or mappings of keyword arguments.
 
     The estimate is the cumulative average, so each batch weighs the same. Only batch norms run in training mode
-    (dropout stays off); momentum and modes are put back. A model without batch norm is left alone and costs nothing.
+    (dropout stays off); momentum and modes are put back. A norm that none of these batches comes to (of another domain,
+    or of a head that only trains) keeps its statistics. A model without batch norm is left alone and costs nothing.
     Where anything raises, the statistics are as they were.
 
     Raises:
-        DataError: the loader is empty, or an input is NaN or infinite.
+        DataError: the loader is empty, `batches` is below 1, or an input is NaN or infinite.
         TrainingError: an estimate is NaN or infinite.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         return
+    if batches < 1:
+        raise DataError(f"Expected at least one of the batches to recalibrate batch norm on, but got batches={batches}")
     stream = iter(loader)
     first = next(stream, None)
     if first is None:
         raise DataError("Expected at least one batch to recalibrate batch norm on, but the loader gave none")
-    with modes_kept(model), _statistics_kept_on_error(norms):
+    with modes_kept(model), _statistics_kept(norms):
         model.eval()
         for norm in norms:
             norm.reset_running_stats()
@@ -54,19 +57,20 @@ def recalibrate(model: torch.nn.Module, loader: Loader, *, batches: int = 10) ->
 
 
 @contextmanager
-def _statistics_kept_on_error(norms: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Put back the running statistics where the body raises, and each momentum in any case."""
-    kept = [(norm.momentum, {name: tensor.clone() for name, tensor in norm.named_buffers()}) for norm in norms]
+def _statistics_kept(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Put back the running statistics of all norms where the body raises, else of those that nothing came to, and each
+    momentum in any case."""
+    kept = [(norm, norm.momentum, {name: each.clone() for name, each in norm.named_buffers()}) for norm in norms]
+    failed = True
     try:
         yield
-    except BaseException:
-        for norm, (_, statistics) in zip(norms, kept, strict=True):
-            for name, tensor in norm.named_buffers():
-                tensor.copy_(statistics[name])
-        raise
+        failed = False
     finally:
-        for norm, (momentum, _) in zip(norms, kept, strict=True):
+        for norm, momentum, statistics in kept:
             norm.momentum = momentum
+            if failed or not norm.num_batches_tracked:
+                for name, tensor in norm.named_buffers():
+                    tensor.copy_(statistics[name])
 
 
 def _check_input(tensor: torch.Tensor) -> None:

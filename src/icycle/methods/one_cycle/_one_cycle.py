@@ -382,7 +382,7 @@ class OneCycle:
         self.removal_epoch, self.removal_progress = state["removal_epoch"], state["removal_progress"]
         self._next_check, self._removal_due = state["next_check"], state["removal_due"]
         self._clock.steps_per_epoch = state["steps_per_epoch"]
-        self._clock.epoch, self._clock.steps = state.get("epoch", 0), state.get("steps", 0)
+        self._clock.go_on(state.get("epoch", 0), state.get("steps", 0))
         self._stability.restore(
             [
                 (progress, unflatten(keep, sizes))

@@ -140,6 +140,10 @@ def _bounds_hold_zero(low: Any, high: Any) -> bool:
 
 
 def _set_roles(tracer: Tracer, name: str, infos: dict[str, Info]) -> None:
+    """Weights scale or shift what comes from the input; among themselves they make another weight, whose user says what
+    part it plays."""
+    if not any(info.depends_on_input for info in infos.values()):
+        return
     for info in infos.values():
         for dim in info.dims:
             tracer.role(dim, "scale" if name in ("mul", "div") else "shift")
