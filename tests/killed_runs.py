@@ -56,6 +56,7 @@ ICE = (
     *TINY,
     "train.epochs=8",
     "data.validation=0.2",
+    "method.epochs=1",
     "method.threshold=1",
     "method.confidence=null",
     "method.freeze=0.4",
