@@ -23,6 +23,9 @@ from icycle.cli._stop import resumable
 from icycle.errors import RunInterruptedError
 from icycle.recipes import RunFolder
 
+SETTINGS = ("method.name=dense", "train.epochs=1", "model.width=8", "data.subset=300")
+SHORT = ("run", "digits", *(part for value in SETTINGS for part in ("--set", value)))
+
 
 def test_help_names_every_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(monkeypatch, "--help") == 0
@@ -53,9 +56,7 @@ def test_a_run_ends_with_its_table_and_its_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = ("method.name=dense", "train.epochs=1", "model.width=8", "data.subset=300")
-    changes = (part for value in settings for part in ("--set", value))
-    assert command(monkeypatch, "run", "digits", *changes, "--seed", "3") == 0
+    assert command(monkeypatch, *SHORT, "--seed", "3") == 0
     shown = capsys.readouterr().out
     for word in ("epoch", "MACs", "latency, batch 64", "test", "evaluation", "runs/digits-1"):
         assert word in shown
@@ -70,9 +71,7 @@ def test_a_folder_s_name_is_printed_as_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = ("method.name=dense", "train.epochs=1", "model.width=8", "data.subset=300")
-    changes = (part for value in settings for part in ("--set", value))
-    assert command(monkeypatch, "run", "digits", *changes, "--output", "new[lr=1]") == 0
+    assert command(monkeypatch, *SHORT, "--output", "new[lr=1]") == 0
     assert "Everything is in new[lr=1]\n" in capsys.readouterr().out
     with Progress(Console()) as progress:
         progress.show({"kind": "weights", "source": "new[lr=1]/model", "fresh": []})

@@ -32,11 +32,11 @@ from icycle.compare import (
     run_plan,
     text,
 )
-from icycle.compare._pictures import front
 from icycle.compare._results import read_result
 from icycle.errors import RecipeError
 from icycle.methods import Fixed, IceMethod, OneCycleMethod, Phases, Scratch
 from icycle.recipes import Recipe, RunFolder, load_recipe
+from icycle.report import front
 
 TINY = ["train.epochs=2", "model.width=16", "data.subset=600", "data.validation=0.2"]
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from icycle.compare._table import Row
 from icycle.errors import RecipeError
+from icycle.report import front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "front", "require_matplotlib"]
+__all__ = ["draw", "require_matplotlib"]
 
 _COSTS = {"seconds": "seconds of the whole run", "epochs": "epochs", "latency": "latency at batch 64 / dense"}
 
@@ -47,16 +48,6 @@ def require_matplotlib() -> type[Figure]:
             "Expected matplotlib, which pictures need; pip install 'icycle[plot]', or use --no-pictures"
         ) from error
     return Figure
-
-
-def front(points: Sequence[tuple[float, float]], higher_is_better: bool = True) -> list[tuple[float, float]]:
-    """Those of the (cost, value) points that no other is both cheaper and at least as good as, by cost."""
-    sign = 1 if higher_is_better else -1
-    best: list[tuple[float, float]] = []
-    for cost, value in sorted(points, key=lambda point: (point[0], -sign * point[1])):
-        if not best or sign * value > sign * best[-1][1]:
-            best.append((cost, value))
-    return best
 
 
 def _scatter(axes: Axes, table: Sequence[Row], cost: str, words: str) -> None:

@@ -6,7 +6,7 @@ import filecmp
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,16 @@ from torch import nn
 from icycle.errors import ExportError, IcycleError
 from icycle.export._onnx import at_least_two, dynamic_shapes, in_a_line, onnx_model, quiet, require
 from icycle.files import for_all
-from icycle.tracing import call_with, copy_of, map_tensors, named_tensors, output_tensors, shapes_in_words, undisturbed
+from icycle.tracing import (
+    call_with,
+    copy_of,
+    map_tensors,
+    named_tensors,
+    output_tensors,
+    shapes_in_words,
+    tensor_shapes,
+    undisturbed,
+)
 
 __all__ = [
     "Exported",
@@ -30,6 +39,7 @@ __all__ = [
     "export",
     "files_of",
     "format_names",
+    "inputs_read",
     "into_place",
     "onnx_runner",
     "openvino_runner",
@@ -152,14 +162,8 @@ def into_place(file: Path) -> Iterator[tuple[Path, list[Path]]]:
 
 def _one_more(inputs: Any) -> Any:
     """The batch with its first example once more at its end; whatever has no such first dimension stays."""
-    batch = next((shape[0] for shape in _sizes(inputs) if shape), 0)
+    batch = next((shape[0] for shape in tensor_shapes(inputs) if shape), 0)
     return map_tensors(inputs, lambda one: torch.cat((one, one[:1])) if one.shape[:1] == (batch,) else one)
-
-
-def _sizes(inputs: Any) -> list[tuple[int, ...]]:
-    found: list[tuple[int, ...]] = []
-    map_tensors(inputs, lambda tensor: found.append(tuple(tensor.shape)))
-    return found
 
 
 def _compared(run: Runner, model: nn.Module, inputs: Any) -> float:
@@ -219,25 +223,23 @@ def onnx_runner(file: Path) -> Runner:
 @register_format("openvino", ".xml")
 def _openvino(model: nn.Module, inputs: Any, file: Path, dynamic_batch: bool) -> Runner:
     require("openvino", "onnx")
-    import onnx
     import openvino
 
     _require_numpy(model, to="openvino")
     graph = onnx_model(model, inputs, dynamic_batch=dynamic_batch)
     openvino.save_model(openvino.Core().read_model(graph), file, compress_to_fp16=False)
-    return openvino_runner(file, [own.name for own in onnx.load_from_string(graph).graph.input])
+    return openvino_runner(file, graph)
 
 
-def openvino_runner(file: Path, names: Sequence[str] | None = None) -> Runner:
+def openvino_runner(file: Path, graph: bytes | None = None) -> Runner:
     """Runs OpenVINO's XML, or an ONNX file, in OpenVINO on the processor.
 
-    `names` are those of all inputs, where OpenVINO may have left out some that no operation reads.
+    `graph` is the ONNX graph that it was made of, where OpenVINO may have left out inputs that no operation reads.
     """
     import openvino
 
     compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    used = [own.names for own in compiled.inputs]
-    places = [next(place for place, name in enumerate(names) if name in own) for own in used] if names else None
+    places = None if graph is None else inputs_read(compiled, graph)
 
     def run(inputs: Any) -> list[torch.Tensor]:
         given = arrays(inputs)
@@ -245,6 +247,15 @@ def openvino_runner(file: Path, names: Sequence[str] | None = None) -> Runner:
         return [torch.from_numpy(np.array(results[place])) for place in range(len(compiled.outputs))]
 
     return run
+
+
+def inputs_read(compiled: Any, graph: bytes) -> list[int]:
+    """For every input of what OpenVINO compiled its place among those of the ONNX graph; what no operation reads is
+    left out."""
+    import onnx
+
+    names = [own.name for own in onnx.load_from_string(graph).graph.input]
+    return [next(place for place, name in enumerate(names) if name in own.names) for own in compiled.inputs]
 
 
 @register_format("pt2", ".pt2")

@@ -12,7 +12,7 @@ from torch import nn
 from icycle.engine import trace
 from icycle.errors import LatencyError
 from icycle.structure import Structure
-from icycle.tracing import call_with, copy_of, map_tensors
+from icycle.tracing import call_with, copy_of, map_tensors, output_tensors, tensor_shapes
 
 __all__ = ["batch_of", "inputs_at", "structure_at"]
 
@@ -22,7 +22,7 @@ def batch_of(structure: Structure) -> int:
     others."""
     if structure.example is None:
         return 1
-    shapes = _shapes(structure.example.inputs)
+    shapes = tensor_shapes(structure.example.inputs)
     firsts = [shape[0] for shape in shapes if len(shape) > 1] or [shape[0] for shape in shapes if shape]
     return Counter(firsts).most_common(1)[0][0] if firsts else 1
 
@@ -87,7 +87,8 @@ def _output_shapes(model: nn.Module, inputs: Any) -> list[tuple[int, ...]]:
     device = next(model.parameters(), torch.empty(0)).device
     try:
         with torch.inference_mode():
-            return _shapes(call_with(copy_of(model).eval(), map_tensors(inputs, lambda tensor: tensor.to(device))))
+            outputs = call_with(copy_of(model).eval(), map_tensors(inputs, lambda tensor: tensor.to(device)))
+        return [tuple(tensor.shape) for tensor in output_tensors(outputs)]
     except Exception:
         return []
 
@@ -97,9 +98,3 @@ def _follows(before: tuple[int, ...], after: tuple[int, ...], size: int, batch: 
     if before == after:
         return True
     return len(before) == len(after) and before[0] * batch == after[0] * size and before[1:] == after[1:]
-
-
-def _shapes(value: Any) -> list[tuple[int, ...]]:
-    found: list[tuple[int, ...]] = []
-    map_tensors(value, lambda tensor: found.append(tuple(tensor.shape)))
-    return found

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from icycle.errors import LatencyError
-from icycle.export import arrays, onnx_model
+from icycle.export import arrays, inputs_read, onnx_model
 from icycle.latency._calls import Call, Tensor
 from icycle.latency._targets import Run, Setting, Target, register
 from icycle.latency._torch import random_tensor
@@ -189,7 +189,6 @@ class OpenVino(_Runtime):
         return kernels
 
     def _request(self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting, **options: Any) -> Any:
-        import onnx
         import openvino
 
         core = openvino.Core()
@@ -207,10 +206,8 @@ class OpenVino(_Runtime):
                 "precision."
             )
         request = compiled.create_infer_request()
-        read = {name for port in compiled.inputs for name in port.names}
-        for own, array in zip(onnx.load_from_string(graph).graph.input, inputs, strict=True):
-            if own.name in read:  # what a network does not need, OpenVINO leaves out
-                request.set_tensor(own.name, openvino.Tensor(array))
+        for number, place in enumerate(inputs_read(compiled, graph)):
+            request.set_input_tensor(number, openvino.Tensor(inputs[place]))
         return request
 
 

@@ -17,7 +17,7 @@ from icycle.methods._registry import Context, MethodResult, Removal
 from icycle.methods._removal import RemovalLog, RemovalSettings, refitting
 from icycle.methods._remove import remove
 from icycle.saliency import Scores
-from icycle.selection import Budget, CostFunction, SteppedCost, select
+from icycle.selection import Budget, CostFunction, select
 from icycle.structure import Structure, SubNetwork
 from icycle.tracing import copy_of
 from icycle.training import Trainer
@@ -186,7 +186,7 @@ class _Costs:
         the dense network's sub-networks, memory as a run of `model` takes it."""
         costs: dict[str, CostFunction] = {name: cost for name, cost in structure.costs.items() if name in self._whole}
         if self._latency is not None:
-            costs["latency"] = _OfDense(self._latency.prediction, self._dense, structure)
+            costs["latency"] = _OfDense(self._latency, self._dense, structure)
         if "memory" in self._whole:
             costs["memory"] = Memory(model, structure, self._budget)
         return costs
@@ -212,9 +212,10 @@ def _said(name: str, amount: float) -> int | str:
 
 class _OfDense:
     """A latency of the dense network's kept counts as one of the counts of a network pruned from it, which may have
-    fewer prunable groups: one that is a single channel wide is none any more."""
+    fewer prunable groups: one that is a single channel wide is none any more. It is predicted, which takes measurements
+    where it is asked for the first time."""
 
-    def __init__(self, latency: SteppedCost, dense: Structure, structure: Structure) -> None:
+    def __init__(self, latency: Latency, dense: Structure, structure: Structure) -> None:
         self._latency = latency
         sizes = {group.name: group.size for group in structure.groups}
         self._rest = np.array([sizes.get(group.name, 1) for group in dense.prunable], dtype=np.int64)
@@ -222,13 +223,13 @@ class _OfDense:
         self._numbers = np.array([numbers[group.name] for group in structure.prunable], dtype=np.int64)
 
     def __call__(self, counts: np.ndarray) -> float:
-        return self._latency(self._of_dense(counts))
+        return self._latency.prediction(self._of_dense(counts))
 
     def gradient(self, counts: np.ndarray) -> np.ndarray:
-        return self._latency.gradient(self._of_dense(counts))[self._numbers]
+        return self._latency.prediction.gradient(self._of_dense(counts))[self._numbers]
 
     def sweep(self, counts: np.ndarray, group: int, values: np.ndarray) -> np.ndarray:
-        return self._latency.sweep(self._of_dense(counts), int(self._numbers[group]), values)
+        return self._latency.prediction.sweep(self._of_dense(counts), int(self._numbers[group]), values)
 
     def _of_dense(self, counts: np.ndarray) -> np.ndarray:
         whole = self._rest.copy()

@@ -7,6 +7,7 @@ from icycle.report._read import read_run
 from icycle.report._records import GroupFacts, Latency, NetworkFacts, Report, environment, group_facts
 from icycle.report._runs import RunRecord, read_run_record
 from icycle.report._table import render, summary
+from icycle.report.figures import front
 
 __all__ = [
     "GroupFacts",
@@ -18,6 +19,7 @@ __all__ = [
     "duration",
     "environment",
     "file_bytes",
+    "front",
     "group_facts",
     "read_run",
     "read_run_record",

@@ -10,7 +10,7 @@ from typing import Any
 
 from icycle.report._runs import RunRecord
 
-__all__ = ["Series", "Spread", "in_series"]
+__all__ = ["Series", "Spread", "in_series", "seconds_comparable"]
 
 _TOLD = 2  # settings in a name
 
@@ -58,6 +58,11 @@ def in_series(runs: Sequence[RunRecord]) -> list[Series]:
         found.setdefault(json.dumps([run.report["method"], asked], sort_keys=True), []).append(run)
     every = [tuple(own) for own in found.values()]
     return [Series(_name(own, every), own) for own in every]
+
+
+def seconds_comparable(series: Sequence[Series]) -> bool:
+    """Do the seconds of all runs leave out the same training of weights, or none?"""
+    return len({run.untold for one in series for run in one.runs}) == 1
 
 
 def _asked(run: RunRecord) -> Iterator[tuple[str, Any]]:

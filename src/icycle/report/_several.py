@@ -10,7 +10,7 @@ from typing import Any
 from icycle.report import figures
 from icycle.report._parts import Card, Content, Section, Table, duration
 from icycle.report._runs import RunRecord
-from icycle.report._series import Series, in_series
+from icycle.report._series import Series, in_series, seconds_comparable
 
 __all__ = ["several_runs"]
 
@@ -81,7 +81,7 @@ def _cards(runs: Sequence[RunRecord], series: Sequence[Series]) -> Iterator[Card
     yield Card("fewest MACs", smallest.spread(_macs).text(".1f", 100, " %"), smallest.name)
     fastest = min(series, key=lambda one: one.spread(_latency).mean)
     yield Card("fastest, batch 1", fastest.spread(_latency).text(".2f", unit=" ms"), fastest.name)
-    if len({run.untold for run in runs}) == 1:  # else some leave out more than others
+    if seconds_comparable(series):
         shortest = min(series, key=lambda one: one.spread(_seconds).mean)
         yield Card("shortest", duration(shortest.spread(_seconds).mean), shortest.name)
 

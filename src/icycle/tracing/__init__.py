@@ -17,7 +17,7 @@ from icycle.tracing._sharded import is_sharded, sharded_like, whole
 from icycle.tracing._standins import STAND_INS
 from icycle.tracing._trace import Trace, trace_model
 from icycle.tracing._tracer import Call, Dims, Info, Tracer, flat_tensors
-from icycle.tracing._trees import map_tensors, shapes_in_words
+from icycle.tracing._trees import map_tensors, shapes_in_words, tensor_shapes
 
 __all__ = [
     "GATES",
@@ -57,6 +57,7 @@ __all__ = [
     "shadow_of",
     "shapes_in_words",
     "sharded_like",
+    "tensor_shapes",
     "trace_model",
     "undisturbed",
     "whole",

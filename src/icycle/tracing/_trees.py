@@ -23,6 +23,13 @@ def map_tensors(value: Any, function: Any) -> Any:
     return value
 
 
+def tensor_shapes(value: Any) -> list[tuple[int, ...]]:
+    """The shape of every tensor in tuples, lists and mappings."""
+    shapes: list[tuple[int, ...]] = []
+    map_tensors(value, lambda tensor: shapes.append(tuple(tensor.shape)))
+    return shapes
+
+
 def shapes_in_words(inputs: Any) -> str:
     """Type and shape of every tensor in `inputs`, for a message; where there is none, the inputs themselves."""
     shapes: list[str] = []

@@ -4,7 +4,7 @@ from icycle.training._accelerator import require_one_process, run_device
 from icycle.training._batches import Batch, Loader, inputs_of, run_model, split_batch, to_device
 from icycle.training._called import DataParallel
 from icycle.training._checkpoint import Stateful, damaged_checkpoints, saved_progress
-from icycle.training._clock import STAGES, StageClock
+from icycle.training._clock import STAGES, StageClock, seconds_between
 from icycle.training._deterministic import deterministic
 from icycle.training._distill import Distill, Teacher
 from icycle.training._evaluate import evaluate, evaluate_batches
@@ -97,6 +97,7 @@ __all__ = [
     "run_device",
     "run_model",
     "saved_progress",
+    "seconds_between",
     "split_batch",
     "stoppable",
     "to_device",

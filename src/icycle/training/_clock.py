@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
-__all__ = ["STAGES", "StageClock"]
+__all__ = ["STAGES", "StageClock", "seconds_between"]
 
 STAGES = ("train", "search", "evaluation", "recalibration", "rest")
 
@@ -52,3 +52,8 @@ class StageClock:
         now = self.now()
         self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
         self._stage, self._since = stage, now
+
+
+def seconds_between(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """Seconds per stage from one reading of a clock to a later one."""
+    return {stage: spent - before.get(stage, 0.0) for stage, spent in after.items()}

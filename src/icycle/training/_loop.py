@@ -15,6 +15,7 @@ from icycle.training._accelerator import make_accelerator
 from icycle.training._average import Average
 from icycle.training._batches import Batch, Loader, batch_size_of, to_device, windows
 from icycle.training._called import Called
+from icycle.training._clock import seconds_between
 from icycle.training._decay import build_optimizer
 from icycle.training._deterministic import deterministic
 from icycle.training._distill import Teacher
@@ -289,7 +290,7 @@ class Trainer:
             metric=self.task.metric,
             metrics=metrics,
             learning_rate=learning_rate,
-            seconds={stage: spent - before.get(stage, 0.0) for stage, spent in clock.seconds().items()},
+            seconds=seconds_between(before, clock.seconds()),
         )
         return accuracy
 

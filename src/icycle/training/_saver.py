@@ -19,6 +19,7 @@ from icycle.training._checkpoint import (
     save_checkpoint,
     saved_progress,
 )
+from icycle.training._clock import seconds_between
 from icycle.training._parts import Parts
 from icycle.training._processes import is_first, process_count, totals
 from icycle.training._random import RandomState, random_state
@@ -122,12 +123,11 @@ class Saver:
         trainer = self._trainer
         trainer.share_buffers()
         examples, loss = partial.summed()
-        seconds = trainer.recorder.clock.seconds()
         progress = Checkpoint(
             trainer.epoch,
             trainer.step,
             self._accuracy,
-            {stage: spent - self._before.get(stage, 0.0) for stage, spent in seconds.items()},
+            seconds_between(self._before, trainer.recorder.clock.seconds()),
             trainer.recorder.written,
             partial.batches,
             examples,

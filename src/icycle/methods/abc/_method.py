@@ -32,6 +32,7 @@ from icycle.methods.abc._memory import Memory
 from icycle.methods.abc._shapes import Shapes
 from icycle.methods.ice import Curve
 from icycle.structure import Structure, SubNetwork
+from icycle.training import seconds_between
 
 __all__ = ["Abc"]
 
@@ -98,8 +99,7 @@ class Abc(RemovalSettings, Method):
             colony.cycle()
             best = context.task.value(colony.best.nectar)
             now = context.recorder.clock.seconds()
-            seconds = {stage: spent - began.get(stage, 0.0) for stage, spent in now.items()}
-            began = now
+            seconds, began = seconds_between(began, now), now
             context.recorder.write(
                 "cycle", number=number, of=self.cycles, best=best, tried=memory.tried, seconds=seconds
             )

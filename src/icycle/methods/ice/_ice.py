@@ -50,7 +50,7 @@ from icycle.methods.ice._trigger import (
 )
 from icycle.saliency import check, score
 from icycle.structure import Structure, SubNetwork, after_removal
-from icycle.training import StageClock, from_first
+from icycle.training import StageClock, from_first, seconds_between
 
 __all__ = ["IceRun"]
 
@@ -139,8 +139,7 @@ class IceRun:
             self._record(step, number, decision, *self._fine_tune_step(number, decision))
             self._on_part()
         self._finish()
-        after = self._clock.seconds()
-        self.result.seconds = {stage: spent - self._before.get(stage, 0.0) for stage, spent in after.items()}
+        self.result.seconds = seconds_between(self._before, self._clock.seconds())
         return self.result
 
     def _make_trigger(self, dense: float, answers: Answers | None = None) -> Trigger:
@@ -315,8 +314,8 @@ class IceRun:
     ) -> None:
         kept = dict(step.counts)
         macs, weights = self.structure.macs(), self._remaining
-        now, began = self._clock.seconds(), self._step_began
-        seconds = {stage: spent - began.get(stage, 0.0) for stage, spent in now.items() if spent > began.get(stage, 0)}
+        now = self._clock.seconds()
+        seconds = {stage: spent for stage, spent in seconds_between(self._step_began, now).items() if spent > 0}
         self._step_began = now
         done = IceStep(number, kept, macs, weights, decision, fine_tuned, learning_rate, seconds)
         self.result.steps.append(done)

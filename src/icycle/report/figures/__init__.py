@@ -3,7 +3,7 @@
 from icycle.report.figures._channels import channels, saliency
 from icycle.report.figures._course import course, time_spent
 from icycle.report.figures._latency import latency, prediction
-from icycle.report.figures._pareto import PRICES, pareto
+from icycle.report.figures._pareto import PRICES, front, pareto
 from icycle.report.figures._steps import evidence, steps
 from icycle.report.figures._style import Figure
 
@@ -13,6 +13,7 @@ __all__ = [
     "channels",
     "course",
     "evidence",
+    "front",
     "latency",
     "pareto",
     "prediction",

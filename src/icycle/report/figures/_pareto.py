@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from icycle.report._runs import RunRecord
-from icycle.report._series import Series
+from icycle.report._series import Series, seconds_comparable
 from icycle.report.figures._style import CATEGORIES, QUIET, Figure, layout
 
-__all__ = ["PRICES", "pareto"]
+__all__ = ["PRICES", "front", "pareto"]
 
 # price -> (title of the axis, what a run paid)
 PRICES: dict[str, tuple[str, Callable[[RunRecord], float]]] = {
@@ -24,8 +24,7 @@ def pareto(series: Sequence[Series], price: str) -> Figure:
     title, paid = PRICES[price]
     runs = [run for one in series for run in one.runs]
     metrics = list(dict.fromkeys(run.metric for run in runs))
-    # seconds that leave out the training of some weights say nothing beside others
-    comparable = len(metrics) == 1 and (price != "seconds" or len({run.untold for run in runs}) == 1)
+    comparable = len(metrics) == 1 and (price != "seconds" or seconds_comparable(series))
     data = [_front(series, paid)] if comparable else []
     for number, one in enumerate(series):
         data += _dots(one, paid, CATEGORIES[number % len(CATEGORIES)])
@@ -63,19 +62,26 @@ def _dots(one: Series, paid: Callable[[RunRecord], float], color: str) -> list[F
     return [single, mean]
 
 
+def front(points: Sequence[tuple[float, float]], higher_is_better: bool = True) -> list[tuple[float, float]]:
+    """Those of the (cost, value) points that no other is both cheaper and at least as good as, by cost."""
+    sign = 1 if higher_is_better else -1
+    best: list[tuple[float, float]] = []
+    for cost, value in sorted(points, key=lambda point: (point[0], -sign * point[1])):
+        if not best or sign * value > sign * best[-1][1]:
+            best.append((cost, value))
+    return best
+
+
 def _front(series: Sequence[Series], paid: Callable[[RunRecord], float]) -> Figure:
     higher = series[0].runs[0].higher_is_better
     points = [(one.spread(paid).mean, one.spread(lambda run: run.test_metric).mean) for one in series]
-    front: list[tuple[float, float]] = []
-    for cost, metric in sorted(points, key=lambda point: (point[0], -point[1] if higher else point[1])):
-        if not front or (metric > front[-1][1] if higher else metric < front[-1][1]):
-            front.append((cost, metric))
+    best = front(points, higher)
     return {
         "type": "scatter",
         "mode": "lines",
         "name": "not beaten in both",
-        "x": [cost for cost, _ in front],
-        "y": [metric for _, metric in front],
+        "x": [cost for cost, _ in best],
+        "y": [metric for _, metric in best],
         "line": {"color": QUIET, "width": 1.5, "dash": "dot", "shape": "hv"},
         "hoverinfo": "skip",
     }
