@@ -236,6 +236,14 @@ def test_a_metric_that_should_be_low_is_best_where_it_is_lowest(tmp_path: Path) 
     assert page.index('<div class="value ">2.5</div>') > 0
 
 
+def test_what_the_machine_does_not_tell_from_the_fastest_is_named(tmp_path: Path) -> None:
+    shapes = {"a": 0.5, "b": 0.501, "c": 0.6}  # the quartiles are a percent around the medians
+    folders = [make_run(tmp_path / name, name, budget=left) for name, left in shapes.items()]
+    assert "a; no clear difference from b<" in own_words(write_page(folders, tmp_path / "comparison.html").read_text())
+    others = own_words(write_page(folders[1:], tmp_path / "others.html").read_text())
+    assert "fastest, batch 1" in others and "no clear difference" not in others
+
+
 def test_runs_that_cannot_be_compared_are_called_so(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / name, budget=macs) for name, macs in (("a", 0.5), ("b", 0.6))]
     report = json.loads((folders[1] / "report.json").read_text())
