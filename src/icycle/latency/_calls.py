@@ -19,7 +19,7 @@ import torch
 from icycle.axes import Polynomial
 from icycle.structure import Operation, TensorShape
 
-__all__ = ["Call", "Free", "Tensor", "call_of"]
+__all__ = ["Call", "Free", "Tensor", "call_of", "parameters_read"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,17 @@ def call_of(operation: Operation, full: np.ndarray) -> tuple[Call, tuple[Polynom
     return _repeatable(call), tuple(polynomials)
 
 
+def parameters_read(operation: Operation) -> Polynomial:
+    """How many entries of parameters an operation reads; none where integers pick some of them (an embedding)."""
+    total = Polynomial.constant(0)
+    shapes = [leaf for leaf in _leaves((operation.arguments, operation.keywords)) if isinstance(leaf, TensorShape)]
+    if not any("int" in shape.dtype for shape in shapes):
+        for shape in shapes:
+            if not shape.depends_on_input:
+                total += math.prod(shape.sizes, start=Polynomial.constant(1))
+    return total
+
+
 def _repeatable(call: Call) -> Call:
     """The call with those integer arguments made free that must be, as a run without data shows; or rigid."""
     operation = _operation(call.name)
@@ -143,7 +154,8 @@ def _sizes(call: Call) -> Iterator[tuple[int, int]]:
 def _candidates(call: Call) -> Iterator[Call]:
     """The call as it is, then with integers that equal a free size made that size (the number of a convolution's
     groups, the shape of a norm)."""
-    present = sorted(set(_integers((call.arguments, dict(call.keywords)))) & set(call.full))
+    integers = {leaf for leaf in _leaves((call.arguments, call.keywords)) if type(leaf) is int}
+    present = sorted(integers & set(call.full))
     owners: list[list[int | None]] = [[None, *(k for k, n in enumerate(call.full) if n == value)] for value in present]
     for chosen in itertools.product(*owners):
         freed = {value: Free(owner) for value, owner in zip(present, chosen, strict=True) if owner is not None}
@@ -201,15 +213,12 @@ def _filled(value: Any, sizes: tuple[int, ...]) -> Any:
     return value
 
 
-def _integers(value: Any) -> Iterator[int]:
-    if type(value) is int:
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, (tuple, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(item)
+    else:
         yield value
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _integers(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _integers(item)
 
 
 def _freed(value: Any, freed: Mapping[int, Free]) -> Any:

@@ -12,16 +12,17 @@ import numpy as np
 from torch import nn
 
 import icycle
+from icycle.axes import Polynomial
 from icycle.errors import LatencyError
 from icycle.latency._batches import inputs_at, structure_at
 from icycle.latency._cache import Cache, cache_folder
-from icycle.latency._calls import Call, call_of
+from icycle.latency._calls import Call, call_of, parameters_read
 from icycle.latency._prediction import Prediction, Term
 from icycle.latency._table import Table, measured_table, rough_table
 from icycle.latency._targets import Run, Setting, Target, find_target
 from icycle.latency._timing import Timing, interleaved
 from icycle.selection import Budget
-from icycle.structure import Cost, Operation, Structure, SubNetwork
+from icycle.structure import Operation, Structure, SubNetwork
 from icycle.surgery import prune
 from icycle.tracing import copy_of
 
@@ -54,6 +55,7 @@ class Latency:
         self._budget = budget
         self._cache = Cache(cache or cache_folder(), self._conditions())
         self._measured: dict[bytes, float] = {}
+        self._fresh: dict[tuple[str, tuple[int, ...]], Call] = {}  # operations at sizes that were not known before
         self.disturbed: list[float] = []  # of each measurement of a whole network, the share of disturbed readings
 
     @property
@@ -70,7 +72,7 @@ class Latency:
     @cached_property
     def prediction(self) -> Prediction:
         """Milliseconds as a function of the kept counts; measures what is not known yet."""
-        plain = Prediction(self._terms(), self._parameters, self.full)
+        plain = Prediction(*self._terms(), self.full)
         if not plain.terms:
             raise LatencyError(
                 f"Expected target {self.target.name!r} to time the network's operations one by one, but it times none; "
@@ -78,14 +80,8 @@ class Latency:
             )
         networks = [SubNetwork.full(self.structure), *self._samples()]
         return plain.corrected(
-            [net.counts(self.structure) for net in networks], [self.measure(net, seconds=1.0) for net in networks]
+            [net.counts(self.structure) for net in networks], [self.measure(net, seconds=2.0) for net in networks]
         )
-
-    @property
-    def _parameters(self) -> Cost:
-        cost = self.structure.costs["params"]
-        assert isinstance(cost, Cost)
-        return cost
 
     def measure(self, subnet: SubNetwork, *, seconds: float = 3.0) -> float:
         """Milliseconds that a pruned copy takes; timed for so many seconds in turn with the dense network, by whose
@@ -131,51 +127,69 @@ class Latency:
             counts[group.name] = min(group.size, max(1, round(share * group.size / step)) * step)
         return SubNetwork.first(self.structure, counts)
 
-    def _terms(self) -> tuple[Term, ...]:
-        """A term for all operations that have the same table and the same free sizes."""
-        calls = [call_of(operation, self.full) for operation in self._operations()]
-        calls = [(call, sizes) for call, sizes in calls if call.full]  # the others take as long in every sub-network
+    def _terms(self) -> tuple[tuple[Term, ...], Polynomial]:
+        """A term for all operations that have the same table and the same free sizes; and how many parameters those
+        read that have none."""
+        calls = [(*call_of(operation, self.full), operation) for operation in self._operations()]
+        calls = [own for own in calls if own[0].full]  # the others take as long in every sub-network
         with self.target.running(self.setting):
-            tables = self._tables([call for call, _ in calls])
+            tables = self._tables([call for call, *_ in calls])
         self._cache.write()
         found: dict[str, Term] = {}
-        for call, sizes in calls:
-            table = tables[call.identity]
-            if table is not None:
+        others = Polynomial.constant(0)
+        for call, sizes, operation in calls:
+            table, parameters = tables.get(call.identity), parameters_read(operation)
+            if table is None:
+                others += parameters
+            else:
                 key = f"{call.identity} {[sorted(size.terms.items()) for size in sizes]}"
-                known = found.get(key, Term(table, sizes, 0, call.kind))
+                known = found.get(key, Term(table, sizes, parameters, 0, call.kind))
                 found[key] = replace(known, times=known.times + 1)
-        return tuple(found.values())
+        return tuple(found.values()), others
 
     def _operations(self) -> Sequence[Operation]:
         return structure_at(self.model, self.structure, self._budget.batch, self.inputs).operations
 
-    def _tables(self, calls: Sequence[Call]) -> dict[str, Table | None]:
-        """By the calls' identity; None where the target does not run it on its own. What hardly takes time is measured
-        at few sizes."""
-        times = Counter(call.identity for call in calls)
-        distinct = {call.identity: call for call in calls}
-        whole = {name: times[name] * self._whole(call) for name, call in distinct.items()}
-        enough = _MINOR * sum(whole.values())
-        tables: dict[str, Table | None] = {}
-        for name, call in distinct.items():
-            measured = measured_table if whole[name] > enough else rough_table
-            own = partial(self._seconds, call)
-            tables[name] = measured(call.full, call.units, own) if whole[name] else None
-        return tables
+    def _tables(self, calls: Sequence[Call]) -> dict[str, Table]:
+        """By the calls' identity, of those that the target runs on their own.
 
-    def _whole(self, call: Call) -> float:
-        """Seconds at the sizes of the whole network; 0 where the target does not run it on its own."""
-        if call.rigid or self.target.operation(call, call.full, self.setting) is None:
-            return 0.0
-        return self._seconds(call, call.full)
+        All is measured twice, seconds apart, and the shorter time counts: what else a machine does may take a good part
+        of the memory's bandwidth for a while.
+        """
+        times = Counter(call.identity for call in calls)
+        distinct = {call.identity: call for call in calls if self._runs(call)}
+        self._tables_of(distinct, times)
+        self._measure_again()
+        return self._tables_of(distinct, times)
+
+    def _runs(self, call: Call) -> bool:
+        """Whether the target runs it on its own."""
+        return not call.rigid and self.target.operation(call, call.full, self.setting) is not None
+
+    def _tables_of(self, distinct: Mapping[str, Call], times: Mapping[str, int]) -> dict[str, Table]:
+        """What hardly takes time, even with a channel less (a convolution in groups may take thirty times as long
+        then), is measured at few sizes."""
+        whole = {name: times[name] * self._seconds(call, call.full) for name, call in distinct.items()}
+        enough = _MINOR * sum(whole.values())
+        tables = {}
+        for name, call in distinct.items():
+            own = partial(self._seconds, call)
+            matters = max(whole[name], times[name] * own(_with_one_less(call))) > enough
+            tables[name] = (measured_table if matters else rough_table)(call.full, call.units, own)
+        return tables
 
     def _seconds(self, call: Call, sizes: tuple[int, ...]) -> float:
         known = self._cache.get(call.key, sizes)
         if known is None:
             known = max(self.target.seconds(call, sizes, self.setting), 1e-8)
             self._cache.put(call.key, sizes, known)
+            self._fresh[call.key, sizes] = call
         return known
+
+    def _measure_again(self) -> None:
+        for (key, sizes), call in self._fresh.items():
+            again = max(self.target.seconds(call, sizes, self.setting), 1e-8)
+            self._cache.put(key, sizes, min(again, self._seconds(call, sizes)))
 
     def _conditions(self) -> Mapping[str, str]:
         return {
@@ -186,3 +200,8 @@ class Latency:
             "icycle": icycle.__version__,
             **self.target.versions(),
         }
+
+
+def _with_one_less(call: Call) -> tuple[int, ...]:
+    """The whole network's sizes, each smaller by its unit."""
+    return tuple(max(size - unit, unit) for size, unit in zip(call.full, call.units, strict=True))

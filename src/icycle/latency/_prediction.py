@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+from scipy.optimize import nnls
 
 from icycle.axes import Polynomial
 from icycle.latency._table import Table
-from icycle.structure import Cost
 
 __all__ = ["Prediction", "Term"]
 
@@ -18,7 +18,7 @@ _STIFF = 1.6e-3  # (2 % of noise in a measurement, against the half by which a k
 _DOUBTFUL, _ROUNDS = 0.04, 8  # from where on a network weighs less; rounds of weighing
 _UNALIGNED = ", unaligned"
 _LEAST = 0.1  # of the common weight
-_READING = "reading parameters"  # a kind of its own, which is counted in parameters
+_READING = ("reading parameters", "reading parameters" + _UNALIGNED)  # kinds of their own, counted in parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,7 @@ class Term:
 
     table: Table
     sizes: tuple[Polynomial, ...]  # in group numbers
+    parameters: Polynomial  # that each of them reads
     times: int
     kind: str = ""
 
@@ -39,7 +40,8 @@ class Term:
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """Milliseconds of a batch: what the operations take one by one, each kind of them times its `weights`, what it
-    takes to read the parameters (an operation that is timed alone finds its own in the caches), and `offset` for the
+    takes to read their parameters (an operation that is timed alone finds its own in the caches; how much of the way
+    there a network can hide is another matter where sizes lack the alignment that a device wants), and `offset` for the
     rest.
 
     Weights (where there is none, 1 of an operation, and 0 milliseconds for each parameter) and offset come from
@@ -47,7 +49,7 @@ class Prediction:
     """
 
     terms: tuple[Term, ...] = field(repr=False)
-    parameters: Cost = field(repr=False)
+    others: Polynomial = field(repr=False)  # parameters that are read by operations that have no term
     full: np.ndarray  # int64 (groups,)
     weights: Mapping[str, float] = field(default_factory=dict)
     offset: float = 0.0
@@ -61,24 +63,28 @@ class Prediction:
 
     @cached_property
     def _weights(self) -> np.ndarray:
-        return np.array([self.weights.get(kind, float(kind != _READING)) for kind in self.kinds])
+        return np.array([self.weights.get(kind, float(kind not in _READING)) for kind in self.kinds])
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
         """Of the operations (where sizes lack the alignment that a device wants, it is another kind, as the device does
         another thing), and last the reading."""
         operations = {kind for term in self.terms for kind in (term.kind, term.kind + _UNALIGNED)}
-        return (*sorted(operations), _READING)
+        return (*sorted(operations), *_READING)
 
     def sums(self, counts: np.ndarray) -> np.ndarray:
-        """(n, kinds): milliseconds that the operations of each kind take one by one; last the number of parameters."""
+        """(n, kinds): milliseconds that the operations of each kind take one by one; last the numbers of parameters."""
         total = np.zeros((len(counts), len(self.kinds)))
-        total[:, -1] = self.parameters.many(counts)
+        total[:, self._column[_READING[0]]] += _evaluated(self.others, counts)
         for term in self.terms:
             sizes = np.stack([_evaluated(size, counts) for size in term.sizes], 1)
-            milliseconds, unaligned = 1e3 * term.times * term.table(sizes), term.table.unaligned(sizes)
-            total[:, self._column[term.kind]] += np.where(unaligned, 0.0, milliseconds)
-            total[:, self._column[term.kind + _UNALIGNED]] += np.where(unaligned, milliseconds, 0.0)
+            unaligned = term.table.unaligned(sizes)
+            for kind, own in (
+                (term.kind, 1e3 * term.times * term.table(sizes)),
+                (_READING[0], term.times * _evaluated(term.parameters, counts)),
+            ):
+                total[:, self._column[kind]] += np.where(unaligned, 0.0, own)
+                total[:, self._column[kind + _UNALIGNED]] += np.where(unaligned, own, 0.0)
         return total
 
     @cached_property
@@ -112,16 +118,15 @@ class Prediction:
         """
         times = np.asarray(measured)
         sums = self.sums(np.stack(counts)) / times[:, None]
-        slope, offset = _line(sums[:, :-1].sum(axis=1), 1 / times)
-        *whole, parameters = self.sums(self.full[None])[0]
-        much = slope * sum(whole) / parameters  # the weight at which reading takes as long as the operations do
-        terms = np.hstack([slope * sums[:, :-1], offset / times[:, None], much * sums[:, -1:]])
-        *weights, rest, read = _leaving(terms, [1.0] * (terms.shape[1] - 1) + [0.0])
-        if read < 0:
-            *weights, rest = _leaving(terms[:, :-1], [1.0] * (terms.shape[1] - 1))
-        fitted = {kind: slope * max(weight, _LEAST) for kind, weight in zip(self.kinds, weights, strict=False)}
-        fitted[_READING] = much * max(read, 0.0)
-        return replace(self, weights=fitted, offset=offset * max(rest, _LEAST))
+        kinds = len(self.kinds) - len(_READING)
+        slope, offset = _line(sums[:, :kinds].sum(axis=1), 1 / times)
+        whole = self.sums(self.full[None])[0]
+        operations, read = whole[:kinds].sum(), max(whole[kinds:].sum(), 1)
+        much = slope * operations / read  # at which reading takes as long as the operations do
+        terms = np.hstack([slope * sums[:, :kinds], much * sums[:, kinds:], offset / times[:, None]])
+        *weights, rest = _leaving(terms, [1.0] * kinds + [0.0] * len(_READING) + [1.0])
+        fitted = [slope * max(weight, _LEAST) for weight in weights[:kinds]] + [much * own for own in weights[kinds:]]
+        return replace(self, weights=dict(zip(self.kinds, fitted, strict=True)), offset=offset * max(rest, _LEAST))
 
     def scaled(self, factor: float) -> Prediction:
         """Everything times `factor`."""
@@ -130,15 +135,15 @@ class Prediction:
 
 
 def _leaving(terms: np.ndarray, usual: Sequence[float]) -> list[float]:
-    """The weights of `terms`, (networks, terms), whose sums are nearest to 1, and themselves near the `usual` ones; a
-    network that is far off counts for less."""
-    start, steps = np.array(usual), np.zeros(len(usual))
+    """The weights of `terms`, (networks, terms), none below 0, whose sums are nearest to 1, and themselves near the
+    `usual` ones; a network that is far off counts for less."""
+    start, found, stay = np.array(usual), np.array(usual), np.sqrt(_STIFF) * np.eye(len(usual))
     for _ in range(_ROUNDS):
-        off = 1 - terms @ (start + steps)
-        weighted = terms.T * np.minimum(1, _DOUBTFUL / np.maximum(np.abs(off), 1e-9))
-        steps = np.linalg.solve(weighted @ terms + _STIFF * np.eye(len(steps)), weighted @ (1 - terms @ start))
-    found: list[float] = (start + steps).tolist()
-    return found
+        off = np.abs(1 - terms @ found)
+        counted = np.sqrt(np.minimum(1, _DOUBTFUL / np.maximum(off, 1e-9)))
+        found, _ = nnls(np.vstack([counted[:, None] * terms, stay]), np.concatenate([counted, stay @ start]))
+    weights: list[float] = found.tolist()
+    return weights
 
 
 def _line(sums: np.ndarray, ones: np.ndarray) -> tuple[float, float]:

@@ -3,14 +3,15 @@
 They fuse what torch runs one by one: normalisation goes into the convolution before it, and so do simple activations.
 So only the operations that such a runtime keeps are timed, each as a graph of its own. In such a graph images are laid
 out anew before and after a convolution, which a whole network does only at its ends: the runtime's own profile tells
-which share of the time that is, and it is left out.
+how long that takes, and it is left out.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # OpenVINO's 
 
 _OPSET = 20
 _LAID_OUT = ("convolution", "max_pool2d_with_indices", "avg_pool2d")  # operations before which images are laid out anew
-_PROFILED = 0.02  # seconds that a profile should see
+_PROFILED, _RUNS = 0.015, (4, 20)  # seconds that a profile should see, and runs, at least and at most
+_LONG = 2e-4  # seconds from where on a profile, in microseconds and with some of its own, is exact enough by itself
 
 
 def _version(package: str) -> str:
@@ -71,18 +73,20 @@ class _Runtime(Target):
             return None
 
     def seconds(self, call: Call, sizes: Sequence[int], setting: Setting) -> float:
-        whole = super().seconds(call, sizes, setting)
         made = graph_of(call, sizes) if call.name.split(".")[1] in _LAID_OUT else None
         if made is None:
-            return whole
-        kernels = self.profile(*made, setting, runs=min(max(round(_PROFILED / max(whole, 1e-6)), 2), 30))
-        moving = sum(seconds for kind, seconds in kernels if kind.startswith("Reorder"))
-        return whole * (1 - moving / max(sum(seconds for _, seconds in kernels), 1e-9))
+            return super().seconds(call, sizes, setting)
+        kernels = self.profile(*made, setting)
+        moving = np.array([kind.startswith("Reorder") for kind, _ in kernels])
+        seconds = np.stack([taken for _, taken in kernels], 1)
+        working = np.quantile(seconds[:, ~moving].sum(axis=1), 0.25)
+        if working > _LONG:
+            return float(working)
+        share = seconds[:, ~moving].sum() / max(seconds.sum(), 1e-9)
+        return float(super().seconds(call, sizes, setting) * share)
 
-    def profile(
-        self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting, runs: int
-    ) -> list[tuple[str, float]]:
-        """Kind and seconds of every kernel in some runs of a graph, by the runtime's own account."""
+    def profile(self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting) -> list[tuple[str, np.ndarray]]:
+        """Kind of every kernel of a graph, and its seconds in some runs, (runs,), by the runtime's own account."""
         raise NotImplementedError
 
     def overhead(self, setting: Setting) -> Run | None:
@@ -105,19 +109,19 @@ class OnnxRuntime(_Runtime):
     def graph(self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting, alone: bool = True) -> Run:
         return self._session(graph, inputs, setting, alone)[1]
 
-    def profile(
-        self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting, runs: int
-    ) -> list[tuple[str, float]]:
+    def profile(self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting) -> list[tuple[str, np.ndarray]]:
         with tempfile.TemporaryDirectory() as folder:
             session, run = self._session(graph, inputs, setting, alone=True, profile=str(Path(folder) / "profile"))
-            for _ in range(runs):
+            for _ in _some_runs():
                 run()
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        return [
-            (event["args"].get("op_name", ""), 1e-6 * event["dur"])
-            for event in events
-            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
-        ]
+        kinds: dict[str, str] = {}
+        microseconds: dict[str, list[float]] = {}
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                kinds[event["name"]] = event["args"].get("op_name", "")
+                microseconds.setdefault(event["name"], []).append(event["dur"])
+        return [(kind, 1e-6 * np.array(microseconds[name])) for name, kind in kinds.items()]
 
     def _provider(self, setting: Setting) -> str | tuple[str, dict[str, Any]]:
         return "CPUExecutionProvider"
@@ -178,15 +182,16 @@ class OpenVino(_Runtime):
         request = self._request(graph, inputs, setting)
         return lambda: request.infer()
 
-    def profile(
-        self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting, runs: int
-    ) -> list[tuple[str, float]]:
+    def profile(self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting) -> list[tuple[str, np.ndarray]]:
         request = self._request(graph, inputs, setting, PERF_COUNT=True)
-        kernels = []
-        for _ in range(runs):
+        runs = []
+        for _ in _some_runs():
             request.infer()
-            kernels += [(own.node_type, own.real_time.total_seconds()) for own in request.profiling_info]
-        return kernels
+            runs.append(request.profiling_info)
+        return [
+            (kernel[0].node_type, np.array([own.real_time.total_seconds() for own in kernel]))
+            for kernel in zip(*runs, strict=True)
+        ]
 
     def _request(self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting, **options: Any) -> Any:
         import openvino
@@ -209,6 +214,16 @@ class OpenVino(_Runtime):
         for number, place in enumerate(inputs_read(compiled, graph)):
             request.set_input_tensor(number, openvino.Tensor(inputs[place]))
         return request
+
+
+def _some_runs() -> Iterator[None]:
+    """As many turns as a profile needs."""
+    fewest, most = _RUNS
+    end = time.perf_counter() + _PROFILED
+    for number in range(most):
+        if number >= fewest and time.perf_counter() > end:
+            return
+        yield
 
 
 # ---- operations as graphs of their own ----

@@ -5,12 +5,14 @@ for sizes that are multiples of 4, say, and a slower one for all others, which m
 measured at a few multiples of a large power of two, where blocks are full, with more of them where the time jumps; and
 once just below such a multiple, at distances 1, 2, 4, 8, ..., from which follow the block and the alignment that the
 device wants. How much slower sizes without it are depends on how large they are, and on which of the sizes lack it:
-that is measured for each combination, at small and at large sizes.
+that is measured for each combination, at small and at large sizes, between them where these differ much, and at all
+points of an operation that has only one free size.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +26,7 @@ _ALIGNED = (32, 16, 8, 4, 2)  # the largest of which a size has at least four is
 _JUMP = 0.06  # how far (log) a time may be from the line between its neighbours' before more sizes are measured
 _FINE = 16  # units between these sizes, at least
 _POINTS = 8  # along one free size, at the most
+_STEEP = 0.25  # how far (log) apart what sizes without alignment cost may be, before it is measured between
 _GAIN = 1.5e-3  # squared log error that an alignment must explain to be one: some two readings that are 3 % off
 
 Measure = Callable[[tuple[int, ...]], float]
@@ -159,33 +162,51 @@ class _Grid:
 
     def _way(self, which: tuple[bool, ...], blocks: Sequence[_Block], seconds: np.ndarray) -> Way:
         """How the device does it where these sizes lack their alignment."""
-        fills = [
-            block.rounds if lacking else not any(which) or self._fills(number, block, which)
-            for number, (block, lacking) in enumerate(zip(blocks, which, strict=True))
-        ]
+        fills = [not any(which) or self._fills(number, block, which) for number, block in enumerate(blocks)]
         places = tuple(_filled(*own) for own in zip(self._points, blocks, fills, strict=True))
         if not any(which):
             return Way(places, np.zeros([1] * len(which)), tuple(_place([1], _up_to(own)) for own in self._points))
-        ends = [self._ends(number) for number in range(len(which))]
+        known = [self._ends(number) for number in range(len(which))]
+        slower = self._slower(which, known, seconds, places)
+        steep = [np.ptp(slower, axis=number).max() > _STEEP for number in range(len(which))]
+        if any(steep):
+            known = [self._with_middle(own, number) if steep[number] else own for number, own in enumerate(known)]
+            slower = self._slower(which, known, seconds, places)
         between = tuple(
             _place(np.log(own), np.log(np.maximum(_up_to(points), 1)), inside=True)
-            for own, points in zip(ends, self._points, strict=True)
+            for own, points in zip(known, self._points, strict=True)
         )
-        taken = [np.array(own) - unit * lack for own, unit, lack in zip(ends, self._units, which, strict=True)]
+        return Way(places, slower, between)
+
+    def _slower(
+        self, which: tuple[bool, ...], points: Sequence[Sequence[int]], seconds: np.ndarray, places: Sequence[Place]
+    ) -> np.ndarray:
+        """The logarithm of how many times slower sizes just below these points are, where `which` lack alignment."""
+        taken = [np.array(own) - unit * lack for own, unit, lack in zip(points, self._units, which, strict=True)]
         expected = _between(seconds, _of(places, np.array(list(itertools.product(*taken)))))
         found = self._seconds(taken)
-        return Way(places, np.log(found / np.maximum(expected.reshape(found.shape), 1e-9)), between)
+        return np.asarray(np.log(found / np.maximum(expected.reshape(found.shape), 1e-9)))
+
+    def _with_middle(self, known: Sequence[int], number: int) -> list[int]:
+        """And the point that is nearest to their geometric mean."""
+        middle = math.sqrt(known[0] * known[-1])
+        return sorted({*known, min(self._points[number].tolist(), key=lambda point: abs(math.log(point / middle)))})
 
     def _fills(self, number: int, block: _Block, which: tuple[bool, ...]) -> bool:
-        """Whether blocks of this free size are filled where others lack their alignment, too."""
+        """Whether blocks of this free size are filled where these lack their alignment, too."""
+        if block.block == self._units[number]:
+            return False
         sizes = [self._centre(k) - unit * lack for k, (unit, lack) in enumerate(zip(self._units, which, strict=True))]
         smaller = [size - (block.block // 2 if k == number else 0) for k, size in enumerate(sizes)]
         saved = np.log(self._at(tuple(sizes)) / self._at(tuple(smaller)))
         return bool(saved < np.log(sizes[number] / smaller[number]) / 2)
 
     def _ends(self, number: int) -> list[int]:
-        """Where it is measured what sizes without alignment cost: a small and a large one."""
+        """Where it is measured what sizes without alignment cost: all points of the only size; of two, a small and a
+        large one."""
         own = self._points[number].tolist()
+        if len(self._points) == 1:
+            return [point for point in own if point > self._units[number]]
         if len(self._points) > 2:
             return [self._centre(number)]
         return sorted({own[0] if own[0] > self._units[number] else own[min(1, len(own) - 1)], own[-1]})

@@ -34,11 +34,6 @@ class Cost:
         values = self._values(counts)[self._factors]
         return int(self._coefficients @ values.prod(axis=1))
 
-    def many(self, counts: np.ndarray) -> np.ndarray:
-        """(n,): for `counts` of shape (n, groups)."""
-        values = np.pad(np.asarray(counts, dtype=np.int64), ((0, 0), (0, 1)), constant_values=1)
-        return np.asarray(values[:, self._factors].prod(axis=2) @ self._coefficients)
-
     def gradient(self, counts: np.ndarray) -> np.ndarray:
         """(groups,) float64: what one more channel of each group costs at `counts`."""
         values = self._values(counts)[self._factors].astype(np.float64)

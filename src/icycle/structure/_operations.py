@@ -16,11 +16,13 @@ __all__ = ["Operation", "Operations", "Piece", "TensorShape"]
 @dataclass(frozen=True)
 class TensorShape:
     """A tensor that an operation reads: its sizes as polynomials in group numbers, its dimensions from the largest
-    stride to the smallest, and its type ("float32")."""
+    stride to the smallest, its type ("float32"), and whether the model's inputs go into it (else it is a parameter, or
+    made of such)."""
 
     sizes: tuple[Polynomial, ...]
     order: tuple[int, ...]
     dtype: str
+    depends_on_input: bool
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ class _Sizes:
 
 def _frozen(value: Any, sizes: _Sizes) -> Any:
     if isinstance(value, Operand):
-        return TensorShape(sizes(value.dims), value.order, str(value.dtype).removeprefix("torch."))
+        dtype = str(value.dtype).removeprefix("torch.")
+        return TensorShape(sizes(value.dims), value.order, dtype, value.depends_on_input)
     if isinstance(value, tuple):
         return tuple(_frozen(item, sizes) for item in value)
     if isinstance(value, dict):

@@ -114,7 +114,7 @@ class Recorder(Tracer):
             self._pin_all(tensors, Kind.VALUES_READ)
             return
         inputs = tuple(self.dims(tensor) for tensor in tensors)
-        arguments = without_tensors((args, kwargs), self.dims)
+        arguments = without_tensors((args, kwargs), self.info)
         depends_on_input = any(self.info(tensor).depends_on_input for tensor in tensors)
         self._note_use(inputs)
         rule = find_rule(operation)
