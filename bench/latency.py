@@ -75,7 +75,7 @@ def measure(name: str, target: str, batch: int, fraction: float, networks: int, 
     errors = []
     for seed in range(networks):
         subnet = _random_widths(structure, seed)
-        errors.append(prediction(subnet.counts(structure)) / latency.measure(subnet, seconds=3.0) - 1)
+        errors.append(prediction(subnet.counts(structure)) / latency.measure(subnet) - 1)
     record["random_errors"] = errors
     start = time.perf_counter()
     try:

@@ -123,7 +123,7 @@ def _ratio(model: nn.Module, dense: nn.Module, example: torch.Tensor) -> float:
         # as training leaves them
         alike = [each.eval().to(memory_format=torch.channels_last) for each in (dense, model)]
         runs = [target.network(each, images, setting) for each in alike]
-        whole, own = interleaved(runs, target.clock, target.disturbances, seconds=_SECONDS)
+        whole, own = interleaved(runs, target.clock, target.watch, seconds=_SECONDS)
     return own.ratio_to(whole)
 
 

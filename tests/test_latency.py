@@ -24,7 +24,7 @@ from icycle.latency._cache import Cache
 from icycle.latency._calls import call_of, parameters_read
 from icycle.latency._prediction import Prediction, Term
 from icycle.latency._table import measured_table
-from icycle.latency._timing import seconds_per_call
+from icycle.latency._timing import never, others, seconds_per_call
 from icycle.methods.ice._steps import plan_steps
 from icycle.recipes import load_recipe
 from icycle.structure import Structure, SubNetwork
@@ -61,6 +61,8 @@ class MadeUp(Target):
     """Only convolutions take time; a whole network takes `whole` times as long, depending on the sum."""
 
     name = "made-up"
+
+    watch = staticmethod(never)
 
     def __init__(self) -> None:
         self.stopwatch = Stopwatch()
@@ -470,6 +472,19 @@ def test_what_odd_sizes_cost_is_not_counted_twice() -> None:
     assert table(np.array(sizes)) == pytest.approx([seconds(own) for own in sizes], rel=0.08)
 
 
+def test_even_sizes_lack_less_of_an_alignment_than_odd_ones() -> None:
+    """A device that reads eight numbers at once, or four, or two, as the width allows."""
+    slower = {1: 1.5, 2: 1.4, 4: 1.1, 8: 1.0}
+
+    def seconds(sizes: tuple[int, ...]) -> float:
+        wide, out = sizes
+        return 1e-6 * (wide + 5) * (out + 3) * slower[math.gcd(wide, 8)] * slower[math.gcd(out, 8)]
+
+    table = measured_table((192, 256), (1, 1), seconds)
+    sizes = [(wide, out) for wide in (57, 58, 60, 64, 148, 191) for out in (128, 100, 90, 77)]
+    assert table(np.array(sizes)) == pytest.approx([seconds(own) for own in sizes], rel=1e-6)
+
+
 def test_a_jump_within_the_sizes_is_found() -> None:
     """torch takes another library for inputs of more than 20,480 numbers."""
 
@@ -490,6 +505,7 @@ def test_sizes_that_come_in_units_are_measured_in_units() -> None:
 
     table = measured_table((12 * 64,), (64,), seconds)
     assert all(size % 64 == 0 for size in asked)
+    assert len(asked) <= 6  # none to tell what sizes cost that do not come
     assert table(np.array([[5 * 64]])) == pytest.approx([320e-6])
 
 
@@ -692,12 +708,45 @@ def test_readings_that_were_disturbed_do_not_count() -> None:
         taken += disturbed
         clock.now += 1e-3 + disturbed
 
-    timings = interleaved([run], clock, lambda: taken, rounds=10, seconds=100.0)
+    def watch() -> Callable[[float], bool]:
+        before = taken
+        return lambda seconds: taken > before
+
+    timings = interleaved([run], clock, watch, rounds=10, seconds=100.0)
     assert timings[0].readings == pytest.approx([1e-3] * 10)
-    always = itertools.count()
-    hurried = interleaved([run], clock, lambda: next(always), rounds=10, seconds=1.0)
+    hurried = interleaved([run], clock, lambda: lambda seconds: True, rounds=10, seconds=1.0)
     assert len(hurried[0].readings) >= 5
-    assert seconds_per_call(run, clock, lambda: taken) == pytest.approx(1e-3)
+    assert seconds_per_call(run, clock, watch) == pytest.approx(1e-3)
+
+
+def test_timing_waits_until_a_neighbour_has_gone() -> None:
+    clock = Stopwatch()
+
+    def taking(seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            clock.now += seconds * (2.0 if clock.now < 2.5 else 1.0)
+
+        return run
+
+    def watch() -> Callable[[float], bool]:
+        before = clock.now
+        return lambda seconds: before < 2.5
+
+    (timing,) = interleaved([taking(0.1)], clock, watch, rounds=100, seconds=1.0)
+    assert timing.readings == pytest.approx([0.1] * len(timing.readings))
+
+
+def test_a_processor_that_is_slower_than_usual_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = 1.0
+    monkeypatch.setattr("icycle.latency._timing._probe", lambda: 1e-5 / speed)
+    monkeypatch.setattr("icycle.latency._timing._probes", [])
+    assert not any(others()(100.0) for _ in range(10))
+    disturbed = others()
+    speed = 0.7
+    assert disturbed(100.0)
+    assert others()(100.0)
+    speed = 1.0
+    assert not others()(100.0)
 
 
 # ---- the cache ----

@@ -70,7 +70,7 @@ def bench(
     for batch, own in inputs.items():
         with found.running(setting):
             runs = [found.network(copy_of(network).eval(), own, setting) for network in networks.values()]
-            timings = interleaved(runs, found.clock, found.disturbances, rounds=200, seconds=seconds)
+            timings = interleaved(runs, found.clock, found.watch, rounds=200, seconds=seconds)
             joules = [_joules(run) for run in runs]
             held = [found.peak_bytes(copy_of(network).eval(), own, setting) for network in networks.values()]
         results += [

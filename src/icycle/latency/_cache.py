@@ -11,7 +11,7 @@ from pathlib import Path
 
 __all__ = ["Cache", "cache_folder"]
 
-_VERSION = 2  # of how operations are measured, too
+_VERSION = 3  # of how operations are measured, too
 
 
 def cache_folder() -> Path:

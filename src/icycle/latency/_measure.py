@@ -31,6 +31,8 @@ __all__ = ["Latency"]
 _SHARES = (0.7, 0.4)  # of every group's channels, in two of the networks that are measured whole
 _RANDOM, _WIDTHS = 8, (0.25, 1.0)  # further such networks, and what they keep of each group
 _ROUNDS = 150  # in which networks are timed in turn
+_SECONDS, _SECONDS_EACH = 6.0, 4.0  # to time a network; and each of those that the prediction is fitted to
+_USUAL = 0.25  # the quantile of the readings at several moments that counts
 _MINOR = 0.004  # of the sum over all operations
 
 
@@ -67,7 +69,7 @@ class Latency:
     def dense(self) -> float:
         """Milliseconds that the whole network takes."""
         with self.target.running(self.setting):
-            return 1e3 * self._in_turn([self._dense_run], 3.0)[0].median
+            return 1e3 * self._in_turn([self._dense_run], _SECONDS)[0].median
 
     @cached_property
     def prediction(self) -> Prediction:
@@ -79,11 +81,10 @@ class Latency:
                 "`operation` has to return something that runs them."
             )
         networks = [SubNetwork.full(self.structure), *self._samples()]
-        return plain.corrected(
-            [net.counts(self.structure) for net in networks], [self.measure(net, seconds=2.0) for net in networks]
-        )
+        measured = [self.measure(network, seconds=_SECONDS_EACH) for network in networks]
+        return plain.corrected([network.counts(self.structure) for network in networks], measured)
 
-    def measure(self, subnet: SubNetwork, *, seconds: float = 3.0) -> float:
+    def measure(self, subnet: SubNetwork, *, seconds: float = _SECONDS) -> float:
         """Milliseconds that a pruned copy takes; timed for so many seconds in turn with the dense network, by whose
         time it is stated."""
         counts = subnet.counts(self.structure)
@@ -98,7 +99,7 @@ class Latency:
         return self._measured[key]
 
     def _in_turn(self, runs: Sequence[Run], seconds: float) -> list[Timing]:
-        timings = interleaved(runs, self.target.clock, self.target.disturbances, rounds=_ROUNDS, seconds=seconds)
+        timings = interleaved(runs, self.target.clock, self.target.watch, rounds=_ROUNDS, seconds=seconds)
         self.disturbed.append(timings[0].disturbed)
         return timings
 
@@ -151,16 +152,14 @@ class Latency:
         return structure_at(self.model, self.structure, self._budget.batch, self.inputs).operations
 
     def _tables(self, calls: Sequence[Call]) -> dict[str, Table]:
-        """By the calls' identity, of those that the target runs on their own.
-
-        All is measured twice, seconds apart, and the shorter time counts: what else a machine does may take a good part
-        of the memory's bandwidth for a while.
-        """
+        """By the calls' identity, of those that the target runs on their own."""
         times = Counter(call.identity for call in calls)
         distinct = {call.identity: call for call in calls if self._runs(call)}
-        self._tables_of(distinct, times)
-        self._measure_again()
-        return self._tables_of(distinct, times)
+        tables = self._tables_of(distinct, times)
+        while self._fresh:
+            self._measure_again()
+            tables = self._tables_of(distinct, times)
+        return tables
 
     def _runs(self, call: Call) -> bool:
         """Whether the target runs it on its own."""
@@ -181,15 +180,25 @@ class Latency:
     def _seconds(self, call: Call, sizes: tuple[int, ...]) -> float:
         known = self._cache.get(call.key, sizes)
         if known is None:
-            known = max(self.target.seconds(call, sizes, self.setting), 1e-8)
+            known = self._timed(call, sizes)
             self._cache.put(call.key, sizes, known)
             self._fresh[call.key, sizes] = call
         return known
 
     def _measure_again(self) -> None:
-        for (key, sizes), call in self._fresh.items():
-            again = max(self.target.seconds(call, sizes, self.setting), 1e-8)
-            self._cache.put(key, sizes, min(again, self._seconds(call, sizes)))
+        """All that is known from one moment, at others, seconds apart, and elsewhere in memory: either may make half of
+        the difference. The lower quartile counts, as what else a machine does may take a good part of the memory's
+        bandwidth for a while."""
+        readings = [[self._seconds(call, sizes)] for (_, sizes), call in self._fresh.items()]
+        for _ in range(self.target.moments - 1):
+            for own, ((_, sizes), call) in zip(readings, self._fresh.items(), strict=True):
+                own.append(self._timed(call, sizes))
+        for own, (key, sizes) in zip(readings, self._fresh, strict=True):
+            self._cache.put(key, sizes, float(np.quantile(own, _USUAL, method="nearest")))
+        self._fresh.clear()
+
+    def _timed(self, call: Call, sizes: tuple[int, ...]) -> float:
+        return max(self.target.seconds(call, sizes, self.setting), 1e-8)
 
     def _conditions(self) -> Mapping[str, str]:
         return {

@@ -35,6 +35,7 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # OpenVINO's 
 _OPSET = 20
 _LAID_OUT = ("convolution", "max_pool2d_with_indices", "avg_pool2d")  # operations before which images are laid out anew
 _PROFILED, _RUNS = 0.015, (4, 20)  # seconds that a profile should see, and runs, at least and at most
+_PROFILES = 4  # at most, where something else disturbs them
 _LONG = 2e-4  # seconds from where on a profile, in microseconds and with some of its own, is exact enough by itself
 
 
@@ -49,6 +50,7 @@ class _Runtime(Target):
     """What the runtimes share: graphs from networks and from operations."""
 
     packages: tuple[str, ...] = ()
+    moments = 3  # as a graph has to be made each time
 
     def missing(self) -> str:
         absent = [package for package in self.packages if not _version(package)]
@@ -76,14 +78,22 @@ class _Runtime(Target):
         made = graph_of(call, sizes) if call.name.split(".")[1] in _LAID_OUT else None
         if made is None:
             return super().seconds(call, sizes, setting)
-        kernels = self.profile(*made, setting)
-        moving = np.array([kind.startswith("Reorder") for kind, _ in kernels])
-        seconds = np.stack([taken for _, taken in kernels], 1)
-        working = np.quantile(seconds[:, ~moving].sum(axis=1), 0.25)
-        if working > _LONG:
-            return float(working)
-        share = seconds[:, ~moving].sum() / max(seconds.sum(), 1e-9)
-        return float(super().seconds(call, sizes, setting) * share)
+        working, share = min(self._working(*made, setting))
+        return working if working > _LONG else super().seconds(call, sizes, setting) * share
+
+    def _working(self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting) -> Iterator[tuple[float, float]]:
+        """Seconds in which a graph does not lay out images anew, and which share of its time that is; until nothing
+        disturbed the profile, but a few times at most."""
+        for _ in range(_PROFILES):
+            disturbed, start = self.watch(), self.clock()
+            kernels = self.profile(graph, inputs, setting)
+            calm = not disturbed(self.clock() - start)
+            moving = np.array([kind.startswith("Reorder") for kind, _ in kernels])
+            seconds = np.stack([taken for _, taken in kernels], 1)
+            working = seconds[:, ~moving]
+            yield float(np.quantile(working.sum(axis=1), 0.25)), float(working.sum() / max(seconds.sum(), 1e-9))
+            if calm:
+                return
 
     def profile(self, graph: bytes, inputs: Sequence[np.ndarray], setting: Setting) -> list[tuple[str, np.ndarray]]:
         """Kind of every kernel of a graph, and its seconds in some runs, (runs,), by the runtime's own account."""

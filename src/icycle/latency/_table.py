@@ -6,13 +6,15 @@ measured at a few multiples of a large power of two, where blocks are full, with
 once just below such a multiple, at distances 1, 2, 4, 8, ..., from which follow the block and the alignment that the
 device wants. How much slower sizes without it are depends on how large they are, and on which of the sizes lack it:
 that is measured for each combination, at small and at large sizes, between them where these differ much, and at all
-points of an operation that has only one free size.
+points of an operation that has only one free size. Sizes that are multiples of a smaller power of two lack less of the
+alignment than odd ones: how much less is measured in the middle.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +29,7 @@ _JUMP = 0.06  # how far (log) a time may be from the line between its neighbours
 _FINE = 16  # units between these sizes, at least
 _POINTS = 8  # along one free size, at the most
 _STEEP = 0.25  # how far (log) apart what sizes without alignment cost may be, before it is measured between
-_GAIN = 1.5e-3  # squared log error that an alignment must explain to be one: some two readings that are 3 % off
+_GAIN = 1.5e-3  # squared log error that lacking an alignment must explain: a reading that is 4 % off
 
 Measure = Callable[[tuple[int, ...]], float]
 Place = tuple[np.ndarray, np.ndarray]  # of every size: the point below it, and how near it is to the next one, 0..1
@@ -43,16 +45,19 @@ class Way:
     slower: np.ndarray
     between: tuple[Place, ...]
 
-    def __call__(self, seconds: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Seconds, (n,), at `sizes`, (n, free sizes), from those on the grid."""
-        base = _between(seconds, _of(self.places, sizes))
-        return np.asarray(np.maximum(base, 0) * np.exp(_between(self.slower, _of(self.between, sizes))))
+    def expected(self, seconds: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Seconds, (n,), at `sizes`, (n, free sizes), from those on the grid, if it was not slower."""
+        return np.maximum(_between(seconds, _of(self.places, sizes)), 0)
+
+    def factor(self, sizes: np.ndarray) -> np.ndarray:
+        """How many times slower it is, (n,), at `sizes`, (n, free sizes)."""
+        return np.asarray(np.exp(_between(self.slower, _of(self.between, sizes))))
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Seconds on a grid of sizes; `lacks[k]` says of every value of free size k whether it lacks the alignment, and
-    `ways` has for each combination of these how the device does it then."""
+    """Seconds on a grid of sizes; `lacks[k]` says of every value of free size k how much it lacks of the alignment, 0
+    to 1, and `ways` has how the device does it for each combination of sizes that lack all of it and none."""
 
     seconds: np.ndarray
     lacks: tuple[np.ndarray, ...]
@@ -63,14 +68,23 @@ class Table:
         lacking = self._lacking(sizes)
         total = np.zeros(len(sizes))
         for which, way in self.ways.items():
-            here = (lacking == which).all(axis=1)
+            here = ((lacking > 0) == which).all(axis=1)
             if here.any():
-                total[here] = way(self.seconds, sizes[here])
+                total[here] = way.expected(self.seconds, sizes[here]) * self._factor(sizes[here], lacking[here])
+        return total
+
+    def _factor(self, sizes: np.ndarray, lacking: np.ndarray) -> np.ndarray:
+        """How many times slower they are: multilinear between the ways."""
+        total = np.zeros(len(sizes))
+        for which, way in self.ways.items():
+            share = np.where(which, lacking, 1 - lacking).prod(axis=1)
+            if share.any():
+                total += share * way.factor(sizes)
         return total
 
     def unaligned(self, sizes: np.ndarray) -> np.ndarray:
         """Whether any of `sizes`, (n, free sizes), lacks its alignment; (n,) bool."""
-        return np.asarray(self._lacking(sizes).any(axis=1))
+        return np.asarray((self._lacking(sizes) > 0).any(axis=1))
 
     def _lacking(self, sizes: np.ndarray) -> np.ndarray:
         return np.stack([own[column] for own, column in zip(self.lacks, sizes.T, strict=True)], 1)
@@ -93,15 +107,16 @@ def rough_table(full: Sequence[int], units: Sequence[int], measure: Measure) -> 
 
 @dataclass(frozen=True)
 class _Block:
-    """Sizes that are multiples of `aligned` are rounded up to multiples of `block`; the others only if `rounds`."""
+    """Sizes that are multiples of `aligned`, itself a power of two times the unit, are rounded up to multiples of
+    `block`, which is a multiple of it."""
 
     block: int
     aligned: int
-    rounds: bool = False
 
-    def filled(self, sizes: np.ndarray) -> np.ndarray:
+    def filled(self, sizes: np.ndarray, all_of_them: bool) -> np.ndarray:
+        """Rounded up; those without the alignment, too, if `all_of_them`."""
         rounded = -(-sizes // self.block) * self.block
-        return rounded if self.rounds else np.where(sizes % self.aligned, sizes, rounded)
+        return rounded if all_of_them else np.where(sizes % self.aligned, sizes, rounded)
 
 
 class _Grid:
@@ -129,36 +144,64 @@ class _Grid:
                 pairs += [(low, middle), (middle, high)]
 
     def block(self, number: int) -> _Block:
-        """What fits best the times at a few distances from an aligned size."""
+        """What fits best the times at a few distances from an aligned size: aligned sizes must lie on the curve, the
+        others above it."""
         unit, step, size = self._units[number], self._steps[number], self._centre(number)
         powers = [unit << power for power in range((step // unit).bit_length())]
-        sizes = np.array([size - distance for distance in powers[:-1]], dtype=np.int64)
-        if len(sizes) == 0:
-            return _Block(unit, unit)
-        taken = np.log([self._along(number, int(own)) for own in sizes])
-        points = self._points[number]
-        curve = np.array([self._along(number, int(point)) for point in points])
+        sizes = [size - distance for distance in powers[:-1]]
 
         def misfit(candidate: _Block) -> float:
-            """Aligned sizes must lie on the curve; the others above it, all by the same factor."""
-            excess = taken - np.log([_interpolated(n, points, curve) for n in candidate.filled(sizes)])
-            off = sizes % candidate.aligned != 0
-            level = max(float(excess[off].mean()), 0.0) if off.any() else 0.0
-            return float(((excess - level * off) ** 2).sum())
+            excess = [self._excess(number, candidate, own, fills=False) for own in sizes]
+            off = [
+                min(above, 0.0) if own % candidate.aligned else above for own, above in zip(sizes, excess, strict=True)
+            ]
+            return sum(value**2 for value in off) + _GAIN * powers.index(candidate.aligned)
 
-        plain = min((_Block(block, unit) for block in powers), key=lambda one: (round(misfit(one), 4), one.block))
-        others = [_Block(block, own, rounds) for block in powers for own in powers[1:] for rounds in (False, True)]
-        best = min(others, key=lambda one: (round(misfit(one), 4), one.aligned, one.block), default=plain)
-        return best if misfit(best) < misfit(plain) - _GAIN else plain
+        candidates = [_Block(block, aligned) for block in powers for aligned in powers if aligned <= block]
+        return min(candidates, key=lambda one: (round(misfit(one), 4), one.aligned, one.block))
 
     def table(self, blocks: Sequence[_Block]) -> Table:
         """With these blocks; measures what it costs to lack an alignment."""
         seconds = self._seconds(self._points)
-        lacks = tuple(_up_to(own) % block.aligned != 0 for own, block in zip(self._points, blocks, strict=True))
+        lacks = tuple(self._lacks(number, block) for number, block in enumerate(blocks))
         present = [(False, True) if own.any() else (False,) for own in lacks]
         return Table(
             seconds, lacks, {which: self._way(which, blocks, seconds) for which in itertools.product(*present)}
         )
+
+    def _lacks(self, number: int, block: _Block) -> np.ndarray:
+        """Of every value of this free size how much it lacks of its alignment, 0 to 1: what multiples of a smaller
+        power of two cost, against what odd ones do, at both ends of a block."""
+        unit = self._units[number]
+        fills = self._fills(number, block, [k == number for k in range(len(self._points))])
+
+        def more(multiple: int) -> float:
+            sizes = self._at_ends(number, block, multiple)
+            return statistics.fmean(math.expm1(self._excess(number, block, size, fills)) for size in sizes)
+
+        sizes = _up_to(self._points[number])
+        lacks = np.zeros(len(sizes))
+        for multiple in self._unaligned(number, block):
+            among = (sizes % multiple == 0) & (sizes % block.aligned != 0)
+            lacks[among] = 1.0 if multiple == unit else np.clip(more(multiple) / max(more(unit), 1e-9), 0, 1)
+        return lacks
+
+    def _unaligned(self, number: int, block: _Block) -> list[int]:
+        """The powers of two, times the unit, whose multiples need not have the alignment."""
+        unit = self._units[number]
+        return [unit << power for power in range((block.aligned // unit).bit_length() - 1)]
+
+    def _at_ends(self, number: int, block: _Block, distance: int) -> tuple[int, int]:
+        """Sizes so far from both ends of a block."""
+        high = self._centre(number)
+        return high - block.block + distance, high - distance
+
+    def _excess(self, number: int, block: _Block, size: int, fills: bool) -> float:
+        """The logarithm of how many times longer it takes than on the curve through the points."""
+        points = self._points[number]
+        curve = np.array([self._along(number, int(point)) for point in points])
+        expected = _interpolated(int(block.filled(np.array(size), fills)), points, curve)
+        return float(np.log(self._along(number, size) / expected))
 
     def _way(self, which: tuple[bool, ...], blocks: Sequence[_Block], seconds: np.ndarray) -> Way:
         """How the device does it where these sizes lack their alignment."""
@@ -192,14 +235,19 @@ class _Grid:
         middle = math.sqrt(known[0] * known[-1])
         return sorted({*known, min(self._points[number].tolist(), key=lambda point: abs(math.log(point / middle)))})
 
-    def _fills(self, number: int, block: _Block, which: tuple[bool, ...]) -> bool:
-        """Whether blocks of this free size are filled where these lack their alignment, too."""
-        if block.block == self._units[number]:
-            return False
-        sizes = [self._centre(k) - unit * lack for k, (unit, lack) in enumerate(zip(self._units, which, strict=True))]
-        smaller = [size - (block.block // 2 if k == number else 0) for k, size in enumerate(sizes)]
-        saved = np.log(self._at(tuple(sizes)) / self._at(tuple(smaller)))
-        return bool(saved < np.log(sizes[number] / smaller[number]) / 2)
+    def _fills(self, number: int, block: _Block, which: Sequence[bool]) -> bool:
+        """Whether blocks of this free size are filled where these lack their alignment, too: whether it takes about as
+        long at one end of a block as at the other."""
+        if which[number]:
+            ends = [self._at_ends(number, block, multiple) for multiple in self._unaligned(number, block)]
+        else:
+            ends = [(self._at_ends(number, block, block.aligned)[0], self._centre(number))]
+        others = [self._centre(k) - unit * lack for k, (unit, lack) in enumerate(zip(self._units, which, strict=True))]
+
+        def growth(of: Callable[[int], float]) -> float:
+            return sum(math.log(of(high) / of(low)) for low, high in ends)
+
+        return growth(lambda size: self._at((*others[:number], size, *others[number + 1 :]))) < growth(float) / 2
 
     def _ends(self, number: int) -> list[int]:
         """Where it is measured what sizes without alignment cost: all points of the only size; of two, a small and a

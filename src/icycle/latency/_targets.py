@@ -21,7 +21,7 @@ from torch import nn
 
 from icycle.errors import LatencyError
 from icycle.latency._calls import Call
-from icycle.latency._timing import keep_memory, preemptions, seconds_per_call, thread_count
+from icycle.latency._timing import Watch, keep_memory, others, seconds_per_call, thread_count
 
 __all__ = ["Setting", "Target", "find_target", "register", "targets"]
 
@@ -59,7 +59,8 @@ class Target:
     name = ""
     precisions: tuple[str, ...] = PRECISIONS  # that it can run in
     clock: Callable[[], float] = staticmethod(time.perf_counter)
-    disturbances: Callable[[], int] = staticmethod(preemptions)  # a count: readings during which it grew are doubtful
+    moments = 4  # at which an operation is measured
+    watch: Watch = staticmethod(others)  # for what makes a reading doubtful
 
     @functools.cached_property
     def _overheads(self) -> dict[Setting, float]:
@@ -94,12 +95,12 @@ class Target:
                 f"Expected {call.name} to run on {self.name} at sizes {tuple(sizes)} as it does at {call.full}, but it "
                 "does not. Please report the model."
             )
-        return seconds_per_call(run, self.clock, self.disturbances) - self._overhead(setting)
+        return seconds_per_call(run, self.clock, self.watch) - self._overhead(setting)
 
     def _overhead(self, setting: Setting) -> float:
         if setting not in self._overheads:
             run = self.overhead(setting)
-            self._overheads[setting] = 0.0 if run is None else seconds_per_call(run, self.clock, self.disturbances)
+            self._overheads[setting] = 0.0 if run is None else seconds_per_call(run, self.clock, self.watch)
         return self._overheads[setting]
 
     def overhead(self, setting: Setting) -> Run | None:

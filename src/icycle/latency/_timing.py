@@ -7,6 +7,8 @@ import functools
 import math
 import statistics
 import sys
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,19 +16,40 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-__all__ = ["Timing", "interleaved", "keep_memory", "never", "preemptions", "seconds_per_call", "thread_count"]
+__all__ = ["Timing", "Watch", "interleaved", "keep_memory", "never", "others", "seconds_per_call", "thread_count"]
 
 _SHORTEST = 2e-4  # seconds that one reading should last at least, against the clock's grain
-_REPEATS = (4, 15)  # readings, at least and at most
+_REPEATS = (2, 10)  # readings, at least and at most
 _USUAL = 0.25  # the quantile of the readings that counts
+_LOW = 0.1  # the quantile of the readings by which two things that are timed in turn are compared
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
-_SPENT = 0.015  # seconds after which no further reading is made, once there are enough
+_SPENT = 0.008  # seconds after which no further reading is made, once there are enough
 _PATIENCE = 10  # times as long, and no more, it may take to get readings that nothing has disturbed
 _ROUNDS = 5  # of things timed in turn, at least
+_PATIENT = 3  # times as long as asked for, and no more, things are timed in turn to get so many undisturbed rounds
 _CACHED = 0.05  # seconds from which on filling the caches (tens of megabytes, some milliseconds) hardly counts
+_RARE = 0.05  # seconds in which the processor may go to others once: the system's own tasks take it for microseconds
+_NUMBERS, _RESULTS = np.linspace(0, 1, 16384, dtype=np.float32), np.empty(16384, dtype=np.float32)
+_QUIET, _SHARED = 0.2, 1.1  # quantile of the probes that is undisturbed, and times as long as which a shared one takes
+
+_probes: deque[float] = deque(maxlen=500)  # seconds that they took
+Watch = Callable[[], Callable[[float], bool]]
+"""Is called at the beginning of a reading; what it returns then tells, given the seconds since, whether something else
+disturbed it."""
 
 
-def preemptions() -> int:
+def others() -> Callable[[float], bool]:
+    """Watches for what takes the processor away from this process, or shares it."""
+    before, shared = _preemptions(), _is_shared()
+    return lambda seconds: shared or _preemptions() - before > seconds / _RARE or _is_shared()
+
+
+def never() -> Callable[[float], bool]:
+    """Nothing ever disturbs."""
+    return lambda seconds: False
+
+
+def _preemptions() -> int:
     """How often the system has taken the processor away from a thread of this process; 0 where it does not tell."""
     try:
         import resource
@@ -35,19 +58,27 @@ def preemptions() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def never() -> int:
-    """Nothing ever disturbs."""
-    return 0
+def _is_shared() -> bool:
+    """Whether the processor is slower now than it mostly was: the other half of its core may be at work for another
+    machine, of which a virtual one is told nothing. (That takes up to a third of the speed, for seconds, and from wide
+    and narrow networks not alike.)"""
+    _probes.append(min(_probe() for _ in range(3)))
+    return _probes[-1] > _SHARED * float(np.quantile(_probes, _QUIET))
 
 
-def seconds_per_call(
-    run: Callable[[], object], clock: Callable[[], float], disturbances: Callable[[], int] = never
-) -> float:
+def _probe() -> float:
+    """Seconds that some work takes that needs nothing but the processor."""
+    start = time.perf_counter()
+    np.exp(_NUMBERS, out=_RESULTS)
+    return time.perf_counter() - start
+
+
+def seconds_per_call(run: Callable[[], object], clock: Callable[[], float], watch: Watch = never) -> float:
     """The lower quartile of many readings: what else a machine does makes a call longer, but so does what lies where in
     memory, which differs from call to call; the shortest reading is luck that no network has with all its operations.
     (torch multiplying with odd widths on a machine: 3.6 ms at best, 6.5 in the median.)
 
-    A reading during which `disturbances` grew does not count, unless there are hardly any others.
+    A reading that something else disturbed does not count, unless there are hardly any others.
     """
     run()
     start = clock()
@@ -58,13 +89,13 @@ def seconds_per_call(
     undisturbed: list[float] = []
     shortest, spent = once, 0.0
     while len(undisturbed) < fewest or (len(undisturbed) < most and spent < _SPENT):
-        before, start = disturbances(), clock()
+        disturbed, start = watch(), clock()
         for _ in range(calls):
             run()
         taken = clock() - start
         spent += taken
         shortest = min(shortest, taken / calls)
-        if disturbances() == before:
+        if not disturbed(taken):
             undisturbed.append(taken / calls)
         elif spent > _PATIENCE * max(_SPENT, taken):
             break
@@ -74,7 +105,7 @@ def seconds_per_call(
 @dataclass(frozen=True)
 class Timing:
     """Seconds per call, reading by reading; those of things timed together are of the same moments. `disturbed` is the
-    share of readings, 0..1, during which the system took the processor away."""
+    share of readings, 0..1, that something else disturbed."""
 
     readings: tuple[float, ...]
     disturbed: float = 0.0
@@ -89,18 +120,16 @@ class Timing:
         return lower, upper
 
     def ratio_to(self, other: Timing) -> float:
-        """This over the other's time, by the fastest tenth of the readings, which noise touches least."""
-        return self._fastest / other._fastest
-
-    @property
-    def _fastest(self) -> float:
-        return statistics.fmean(sorted(self.readings)[: max(1, len(self.readings) // 10)])
+        """This over the other's time, by the readings that a tenth is below, which noise touches least. (Of a handful
+        the shortest is luck: with neighbours on the machine the ratio of these varies by 3 % from one handful to the
+        next, this one by 2.)"""
+        return float(np.quantile(self.readings, _LOW) / np.quantile(other.readings, _LOW))
 
 
 def interleaved(
     runs: Sequence[Callable[[], object]],
     clock: Callable[[], float],
-    disturbances: Callable[[], int] = never,
+    watch: Watch = never,
     *,
     rounds: int = 40,
     seconds: float = 3.0,
@@ -108,16 +137,23 @@ def interleaved(
     """Time all `runs` in turn, round after round, until `rounds` are done, or `seconds` are over and five are done.
 
     Before its reading each runs once more, so that it finds its own weights in the processor's caches, and not those of
-    the one before. Rounds during which `disturbances` grew do not count, unless that leaves fewer than five.
+    the one before. Rounds that something else disturbed do not count, unless, after three times the `seconds`, that
+    leaves fewer than five.
     """
     once = [_seconds_once(run, clock) for run in runs]
     calls = [max(1, math.ceil(5 * _SHORTEST / taken)) for taken in once]
     has_caches = [len(runs) == 1 or taken > _CACHED for taken in once]
     undisturbed: list[list[float]] = []
-    others: list[list[float]] = []
-    end = clock() + seconds
-    while len(undisturbed) < rounds and (len(undisturbed) + len(others) < _ROUNDS or clock() < end):
-        before, taken = disturbances(), []
+    doubtful: list[list[float]] = []
+    begin = clock()
+
+    def is_enough() -> bool:
+        spent, done = clock() - begin, len(undisturbed) + len(doubtful)
+        ended = spent >= seconds if len(undisturbed) >= _ROUNDS else spent >= _PATIENT * seconds
+        return len(undisturbed) >= rounds or (ended and done >= _ROUNDS)
+
+    while not is_enough():
+        disturbed, before, taken = watch(), clock(), []
         for run, repeat, ready in zip(runs, calls, has_caches, strict=True):
             if not ready:
                 run()
@@ -125,9 +161,9 @@ def interleaved(
             for _ in range(repeat):
                 run()
             taken.append((clock() - start) / repeat)
-        (undisturbed if disturbances() == before else others).append(taken)
-    used = undisturbed if len(undisturbed) >= _ROUNDS else undisturbed + others
-    share = len(others) / (len(others) + len(undisturbed))
+        (doubtful if disturbed(clock() - before) else undisturbed).append(taken)
+    used = undisturbed if len(undisturbed) >= _ROUNDS else undisturbed + doubtful
+    share = len(doubtful) / (len(doubtful) + len(undisturbed))
     return [Timing(tuple(readings), share) for readings in zip(*used, strict=True)]
 
 
