@@ -61,7 +61,6 @@ class MadeUp(Target):
     """Only convolutions take time; a whole network takes `whole` times as long, depending on the sum."""
 
     name = "made-up"
-
     watch = staticmethod(never)
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from icycle.latency._calls import Call, call_of, parameters_read
 from icycle.latency._prediction import Prediction, Term
 from icycle.latency._table import Table, measured_table, rough_table
 from icycle.latency._targets import Run, Setting, Target, find_target
-from icycle.latency._timing import Timing, interleaved
+from icycle.latency._timing import USUAL, Timing, interleaved
 from icycle.selection import Budget
 from icycle.structure import Operation, Structure, SubNetwork
 from icycle.surgery import prune
@@ -32,7 +32,6 @@ _SHARES = (0.7, 0.4)  # of every group's channels, in two of the networks that a
 _RANDOM, _WIDTHS = 8, (0.25, 1.0)  # further such networks, and what they keep of each group
 _ROUNDS = 150  # in which networks are timed in turn
 _SECONDS, _SECONDS_EACH = 6.0, 4.0  # to time a network; and each of those that the prediction is fitted to
-_USUAL = 0.25  # the quantile of the readings at several moments that counts
 _MINOR = 0.004  # of the sum over all operations
 
 
@@ -194,7 +193,7 @@ class Latency:
             for own, ((_, sizes), call) in zip(readings, self._fresh.items(), strict=True):
                 own.append(self._timed(call, sizes))
         for own, (key, sizes) in zip(readings, self._fresh, strict=True):
-            self._cache.put(key, sizes, float(np.quantile(own, _USUAL, method="nearest")))
+            self._cache.put(key, sizes, float(np.quantile(own, USUAL, method="nearest")))
         self._fresh.clear()
 
     def _timed(self, call: Call, sizes: tuple[int, ...]) -> float:

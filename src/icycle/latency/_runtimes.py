@@ -24,6 +24,7 @@ from icycle.errors import LatencyError
 from icycle.export import arrays, inputs_read, onnx_model
 from icycle.latency._calls import Call, Tensor
 from icycle.latency._targets import Run, Setting, Target, register
+from icycle.latency._timing import USUAL
 from icycle.latency._torch import random_tensor
 
 __all__ = ["graph_of"]
@@ -91,7 +92,7 @@ class _Runtime(Target):
             moving = np.array([kind.startswith("Reorder") for kind, _ in kernels])
             seconds = np.stack([taken for _, taken in kernels], 1)
             working = seconds[:, ~moving]
-            yield float(np.quantile(working.sum(axis=1), 0.25)), float(working.sum() / max(seconds.sum(), 1e-9))
+            yield float(np.quantile(working.sum(axis=1), USUAL)), float(working.sum() / max(seconds.sum(), 1e-9))
             if calm:
                 return
 

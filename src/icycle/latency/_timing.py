@@ -16,17 +16,28 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-__all__ = ["Timing", "Watch", "interleaved", "keep_memory", "never", "others", "seconds_per_call", "thread_count"]
+__all__ = [
+    "USUAL",
+    "Timing",
+    "Watch",
+    "interleaved",
+    "keep_memory",
+    "never",
+    "others",
+    "seconds_per_call",
+    "thread_count",
+]
+
+USUAL = 0.25  # the quantile of an operation's readings that counts
 
 _SHORTEST = 2e-4  # seconds that one reading should last at least, against the clock's grain
 _REPEATS = (2, 10)  # readings, at least and at most
-_USUAL = 0.25  # the quantile of the readings that counts
 _LOW = 0.1  # the quantile of the readings by which two things that are timed in turn are compared
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
 _SPENT = 0.008  # seconds after which no further reading is made, once there are enough
 _PATIENCE = 10  # times as long, and no more, it may take to get readings that nothing has disturbed
 _ROUNDS = 5  # of things timed in turn, at least
-_PATIENT = 3  # times as long as asked for, and no more, things are timed in turn to get so many undisturbed rounds
+_WAITING = 3  # times as long as asked for, and no more, things are timed in turn to get so many undisturbed rounds
 _CACHED = 0.05  # seconds from which on filling the caches (tens of megabytes, some milliseconds) hardly counts
 _RARE = 0.05  # seconds in which the processor may go to others once: the system's own tasks take it for microseconds
 _NUMBERS, _RESULTS = np.linspace(0, 1, 16384, dtype=np.float32), np.empty(16384, dtype=np.float32)
@@ -99,7 +110,7 @@ def seconds_per_call(run: Callable[[], object], clock: Callable[[], float], watc
             undisturbed.append(taken / calls)
         elif spent > _PATIENCE * max(_SPENT, taken):
             break
-    return float(np.quantile(undisturbed, _USUAL)) if undisturbed else shortest
+    return float(np.quantile(undisturbed, USUAL)) if undisturbed else shortest
 
 
 @dataclass(frozen=True)
@@ -148,9 +159,9 @@ def interleaved(
     begin = clock()
 
     def is_enough() -> bool:
-        spent, done = clock() - begin, len(undisturbed) + len(doubtful)
-        ended = spent >= seconds if len(undisturbed) >= _ROUNDS else spent >= _PATIENT * seconds
-        return len(undisturbed) >= rounds or (ended and done >= _ROUNDS)
+        allowed = seconds if len(undisturbed) >= _ROUNDS else _WAITING * seconds
+        is_over = clock() - begin >= allowed and len(undisturbed) + len(doubtful) >= _ROUNDS
+        return is_over or len(undisturbed) >= rounds
 
     while not is_enough():
         disturbed, before, taken = watch(), clock(), []
