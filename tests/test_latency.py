@@ -22,9 +22,10 @@ from icycle.latency import Call, Latency, Selector, Setting, Target, find_target
 from icycle.latency._batches import inputs_at
 from icycle.latency._cache import Cache
 from icycle.latency._calls import call_of, parameters_read
+from icycle.latency._grid import measured_table
 from icycle.latency._prediction import Prediction, Term
-from icycle.latency._table import measured_table
-from icycle.latency._timing import never, others, seconds_per_call
+from icycle.latency._timing import seconds_per_call
+from icycle.latency._watch import never, others
 from icycle.methods.ice._steps import plan_steps
 from icycle.recipes import load_recipe
 from icycle.structure import Structure, SubNetwork
@@ -737,8 +738,8 @@ def test_timing_waits_until_a_neighbour_has_gone() -> None:
 
 def test_a_processor_that_is_slower_than_usual_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     speed = 1.0
-    monkeypatch.setattr("icycle.latency._timing._probe", lambda: 1e-5 / speed)
-    monkeypatch.setattr("icycle.latency._timing._probes", [])
+    monkeypatch.setattr("icycle.latency._watch._probe", lambda: 1e-5 / speed)
+    monkeypatch.setattr("icycle.latency._watch._probes", [])
     assert not any(others()(100.0) for _ in range(10))
     disturbed = others()
     speed = 0.7

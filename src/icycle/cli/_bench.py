@@ -46,9 +46,10 @@ def bench(
     from rich.console import Console
 
     from icycle import latency
+    from icycle.tracing import with_batch
 
     networks, inputs = _networks(sources, shape)
-    batches = {size: _batch(inputs, size) for size in batch or (1, 64)}
+    batches = {size: with_batch(inputs, size) for size in batch or (1, 64)}
     found: list[Measurement] = []
     for name in target or ("torch",):
         found += latency.bench(networks, batches, name, threads=threads, precision=precision, seconds=seconds)
@@ -99,14 +100,6 @@ def _free(name: str, taken: Container[str]) -> str:
     """The name, with a number where it is taken."""
     names = itertools.chain([name], (f"{name} ({number})" for number in itertools.count(2)))
     return next(each for each in names if each not in taken)
-
-
-def _batch(inputs: Any, size: int) -> Any:
-    import torch
-
-    from icycle.tracing import map_tensors
-
-    return map_tensors(inputs, lambda tensor: tensor[torch.arange(size) % len(tensor)] if tensor.dim() else tensor)
 
 
 def _facts(network: nn.Module, inputs: Any) -> dict[str, int]:

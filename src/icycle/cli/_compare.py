@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icycle.errors import RecipeError, RunInterruptedError
+from icycle.cli._stop import interruptible
+from icycle.errors import RecipeError
 
 if TYPE_CHECKING:
-    from icycle.compare import Outcome
+    from rich.console import Console
+
+    from icycle.compare import Kept, Outcome
 
 __all__ = ["compare"]
-
-_STOPPED = 75  # as of `icycle run`
 
 
 def compare(
@@ -44,19 +45,7 @@ def compare(
     # Imported here so that `icycle --help` need not wait for torch.
     from rich.console import Console
 
-    from icycle.compare import (
-        Entry,
-        Failure,
-        Kept,
-        draw,
-        environments,
-        keep_results,
-        make_plan,
-        require_matplotlib,
-        rows,
-        run_plan,
-        text,
-    )
+    from icycle.compare import Entry, Failure, Kept, environments, make_plan, require_matplotlib, run_plan
     from icycle.recipes import load_recipe
     from icycle.training import require_one_process
 
@@ -78,26 +67,26 @@ def compare(
         done += 1
         console.print(f"{done}/{len(plan)}  {_line(outcome)}", highlight=False, markup=False, soft_wrap=True)
 
-    try:
+    with interruptible(console, lambda: "The same command goes on where it was."):
         outcomes = run_plan(plan, workers=workers, imports=loaded.imports, on_outcome=show)
-    except KeyboardInterrupt:
-        console.print("Interrupted. The same command goes on where it was.")
-        raise typer.Exit(130) from None
-    except RunInterruptedError as stop:
-        console.print(f"{stop}; all is saved. The same command goes on where it was.", markup=False)
-        raise typer.Exit(_STOPPED) from None
     command = _command(recipe, methods, seeds, against, overrides or ())
-    kept = Kept(command, against, environments(plan, outcomes), tuple(outcomes))
+    _tell(console, Kept(command, against, environments(plan, outcomes), tuple(outcomes)), folder, pictures=pictures)
+    if any(isinstance(outcome, Failure) for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _tell(console: Console, kept: Kept, folder: Path, *, pictures: bool) -> None:
+    """Leave results, table and pictures in the folder, and print the table."""
+    from icycle.compare import draw, keep_results, rows, text
+
     keep_results(folder / "results.json", kept)
     table = text(kept)
     (folder / "table.md").write_text(table, encoding="utf-8")
     console.print(table, soft_wrap=True, highlight=False, markup=False)
-    found = rows(outcomes, against)
+    found = rows(kept.outcomes, kept.against)
     if pictures and found:
         draw(found, folder)
     console.print(f"Everything is in {folder}", soft_wrap=True, markup=False)
-    if any(isinstance(outcome, Failure) for outcome in outcomes):
-        raise typer.Exit(1)
 
 
 def _numbers(seeds: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,23 +15,31 @@ if TYPE_CHECKING:
 
     from icycle.recipes import RunFolder
 
-__all__ = ["resumable"]
+__all__ = ["interruptible", "resumable"]
 
 _STOPPED = 75  # "a temporary failure: try again" (EX_TEMPFAIL of sysexits.h)
 
 
 @contextmanager
-def resumable(console: Console, folder: RunFolder) -> Iterator[None]:
+def interruptible(console: Console, advice: Callable[[], str]) -> Iterator[None]:
     """Say how to go on where the block is interrupted: by hand, which is exit code 130, or by SIGTERM or SIGUSR1, which
-    is 75; and where it came to data that cannot be read, which can be mended."""
+    is 75. What there is to say may depend on how far it came."""
     try:
         yield
     except KeyboardInterrupt:
-        console.print(f"Interrupted. To go on: {folder.command}", soft_wrap=True, markup=False)
+        console.print(f"Interrupted. {advice()}", soft_wrap=True, markup=False)
         raise typer.Exit(130) from None
     except RunInterruptedError as stop:
-        console.print(f"{stop}; all is saved. To go on: {folder.command}", soft_wrap=True, markup=False)
+        console.print(f"{stop}; all is saved. {advice()}", soft_wrap=True, markup=False)
         raise typer.Exit(_STOPPED) from None
+
+
+@contextmanager
+def resumable(console: Console, folder: RunFolder) -> Iterator[None]:
+    """`interruptible`, by the folder's own command; data that cannot be read can be mended, and says so, too."""
+    try:
+        with interruptible(console, lambda: f"To go on: {folder.command}"):
+            yield
     except DataError as error:
         if not folder.checkpoint.exists():  # nothing is done yet
             raise

@@ -22,14 +22,15 @@ from icycle.errors import ExportError, IcycleError
 from icycle.export._onnx import at_least_two, dynamic_shapes, in_a_line, onnx_model, quiet, require
 from icycle.files import for_all
 from icycle.tracing import (
+    batch_size,
     call_with,
     copy_of,
     map_tensors,
     named_tensors,
     output_tensors,
     shapes_in_words,
-    tensor_shapes,
     undisturbed,
+    with_batch,
 )
 
 __all__ = [
@@ -116,7 +117,7 @@ def export(model: nn.Module, inputs: Any, path: str | Path, to: str, *, dynamic_
     with undisturbed(model), torch.no_grad(), warnings.catch_warnings(), into_place(file) as (fresh, files):
         warnings.simplefilter("ignore")  # of exporters, about their own insides
         run = _written(own, inputs, fresh, to, dynamic_batch)
-        batches = [inputs, _one_more(inputs)] if dynamic_batch else [inputs]
+        batches = [inputs, with_batch(inputs, batch_size(inputs) + 1)] if dynamic_batch else [inputs]
         difference = max(_compared(run, own, batch) for batch in batches)
     return Exported(file, to, difference, len(batches), tuple(files))
 
@@ -158,12 +159,6 @@ def into_place(file: Path) -> Iterator[tuple[Path, list[Path]]]:
         raise ExportError(
             f"Expected to write {file}, but it failed: {error}; choose another folder, or make room in this one."
         ) from error
-
-
-def _one_more(inputs: Any) -> Any:
-    """The batch with its first example once more at its end; whatever has no such first dimension stays."""
-    batch = next((shape[0] for shape in tensor_shapes(inputs) if shape), 0)
-    return map_tensors(inputs, lambda one: torch.cat((one, one[:1])) if one.shape[:1] == (batch,) else one)
 
 
 def _compared(run: Runner, model: nn.Module, inputs: Any) -> float:

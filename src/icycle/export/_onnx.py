@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from icycle.errors import ExportError
-from icycle.tracing import copy_of, map_tensors, undisturbed
+from icycle.tracing import batch_size, copy_of, undisturbed, with_batch
 
 __all__ = ["at_least_two", "dynamic_shapes", "in_a_line", "onnx_model", "quiet", "require"]
 
@@ -70,8 +70,8 @@ def in_a_line(error: Exception) -> str:
 
 
 def at_least_two(inputs: Any) -> Any:
-    """The inputs, with every batch of one doubled."""
-    return map_tensors(inputs, lambda tensor: torch.cat((tensor, tensor)) if tensor.shape[:1] == (1,) else tensor)
+    """The inputs; where they are one example, twice the same, for exporters take a dimension of 1 as fixed."""
+    return inputs if batch_size(inputs) > 1 else with_batch(inputs, 2)
 
 
 def _as_tuple(inputs: Any) -> tuple[Any, ...]:

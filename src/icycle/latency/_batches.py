@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,19 +10,14 @@ from torch import nn
 from icycle.engine import trace
 from icycle.errors import LatencyError
 from icycle.structure import Structure
-from icycle.tracing import call_with, copy_of, map_tensors, output_tensors, tensor_shapes
+from icycle.tracing import batch_size, call_with, copy_of, map_tensors, output_tensors, with_batch
 
 __all__ = ["batch_of", "inputs_at", "structure_at"]
 
 
 def batch_of(structure: Structure) -> int:
-    """Examples in the traced batch: the first dimension that most inputs have, vectors left aside where there are
-    others."""
-    if structure.example is None:
-        return 1
-    shapes = tensor_shapes(structure.example.inputs)
-    firsts = [shape[0] for shape in shapes if len(shape) > 1] or [shape[0] for shape in shapes if shape]
-    return Counter(firsts).most_common(1)[0][0] if firsts else 1
+    """Examples in the traced batch."""
+    return 1 if structure.example is None else batch_size(structure.example.inputs)
 
 
 def structure_at(model: nn.Module, structure: Structure, batch: int | None, inputs: Any) -> Structure:
@@ -55,10 +48,9 @@ def inputs_at(model: nn.Module, structure: Structure, batch: int | None) -> Any:
     size = batch_of(structure)
     if batch in (None, size):
         return traced
-    places = torch.arange(batch) % size
     before = _output_shapes(model, traced)
     for least in (1, 2):  # dimensions of an input that has an entry for every example: a vector may list something else
-        inputs = map_tensors(traced, _repeated(places, size, least))
+        inputs = with_batch(traced, batch, least=least)
         after = _output_shapes(model, inputs)
         if len(before) == len(after) and all(_follows(*pair, size, batch) for pair in zip(before, after, strict=True)):
             return inputs
@@ -76,10 +68,6 @@ def _with_numbers(tensor: torch.Tensor, generator: torch.Generator) -> torch.Ten
     made = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
     order = sorted(range(tensor.dim()), key=tensor.stride().__getitem__, reverse=True)
     return made.permute(order).contiguous().permute(sorted(range(len(order)), key=order.__getitem__))
-
-
-def _repeated(places: torch.Tensor, size: int, least: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda tensor: tensor[places] if tensor.dim() >= least and tensor.shape[0] == size else tensor
 
 
 def _output_shapes(model: nn.Module, inputs: Any) -> list[tuple[int, ...]]:

@@ -17,8 +17,9 @@ from icycle.errors import LatencyError
 from icycle.latency._batches import inputs_at, structure_at
 from icycle.latency._cache import Cache, cache_folder
 from icycle.latency._calls import Call, call_of, parameters_read
+from icycle.latency._grid import measured_table, rough_table
 from icycle.latency._prediction import Prediction, Term
-from icycle.latency._table import Table, measured_table, rough_table
+from icycle.latency._table import Table
 from icycle.latency._targets import Run, Setting, Target, find_target
 from icycle.latency._timing import USUAL, Timing, interleaved
 from icycle.selection import Budget

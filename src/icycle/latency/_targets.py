@@ -21,7 +21,8 @@ from torch import nn
 
 from icycle.errors import LatencyError
 from icycle.latency._calls import Call
-from icycle.latency._timing import Watch, keep_memory, others, seconds_per_call, thread_count
+from icycle.latency._timing import keep_memory, seconds_per_call, thread_count
+from icycle.latency._watch import Watch, others
 
 __all__ = ["Setting", "Target", "find_target", "register", "targets"]
 

@@ -17,7 +17,7 @@ from icycle.tracing._sharded import is_sharded, sharded_like, whole
 from icycle.tracing._standins import STAND_INS
 from icycle.tracing._trace import Trace, trace_model
 from icycle.tracing._tracer import Call, Dims, Info, Tracer, flat_tensors
-from icycle.tracing._trees import map_tensors, shapes_in_words, tensor_shapes
+from icycle.tracing._trees import batch_size, map_tensors, shapes_in_words, tensor_shapes, with_batch
 
 __all__ = [
     "GATES",
@@ -36,6 +36,7 @@ __all__ = [
     "Trace",
     "Tracer",
     "base_name",
+    "batch_size",
     "bind",
     "call_with",
     "copy_of",
@@ -61,4 +62,5 @@ __all__ = [
     "trace_model",
     "undisturbed",
     "whole",
+    "with_batch",
 ]

@@ -359,24 +359,11 @@ class OneCycle:
         Raises:
             TrainingError: the state is of another version, or of another model, or lacks something.
         """
-        if state.get("version") != _STATE_VERSION:
-            raise TrainingError(
-                f"Expected a state of version {_STATE_VERSION}, but got {state.get('version')!r}; start anew."
-            )
-        missing = {key for key in self.state_dict() if not key.startswith(_TAKEN)} - {"epoch", "steps", *state}
-        if missing:
-            raise TrainingError(f"Expected a whole state, but it lacks {', '.join(sorted(missing))}; start anew.")
+        self._require_own(state)
         sizes = state["sizes"]
-        params = sum(parameter.numel() for parameter in self.model.parameters())
-        whole, pruned = state["params"]
-        if params != whole and not (state["removed"] and params == pruned):
-            raise TrainingError(
-                f"Expected a model of {whole:,} parameters, whose state this is, but got one of {params:,}; build the "
-                "model with the settings of the interrupted run."
-            )
-        self._params = (whole, pruned)
+        self._params = (state["params"][0], state["params"][1])
         self.subnet = unflatten(state["keep"], sizes)
-        if state["removed"] and params == whole:
+        if state["removed"] and self._parameters == self._params[0]:
             self._cut(refit=False)  # the weights are those of the state
         self.removed = state["removed"]
         self.removal_epoch, self.removal_progress = state["removal_epoch"], state["removal_progress"]
@@ -399,3 +386,23 @@ class OneCycle:
         taken = {key[len(_TAKEN) :]: value for key, value in state.items() if key.startswith(_TAKEN)}
         self._shrink.restore(taken, state["pending"])
         self._shrunk = self._log_shrink
+
+    def _require_own(self, state: Mapping[str, Any]) -> None:
+        if state.get("version") != _STATE_VERSION:
+            raise TrainingError(
+                f"Expected a state of version {_STATE_VERSION}, but got {state.get('version')!r}; start anew."
+            )
+        missing = {key for key in self.state_dict() if not key.startswith(_TAKEN)} - {"epoch", "steps", *state}
+        if missing:
+            raise TrainingError(f"Expected a whole state, but it lacks {', '.join(sorted(missing))}; start anew.")
+        params = self._parameters
+        whole, pruned = state["params"]
+        if params != whole and not (state["removed"] and params == pruned):
+            raise TrainingError(
+                f"Expected a model of {whole:,} parameters, whose state this is, but got one of {params:,}; build the "
+                "model with the settings of the interrupted run."
+            )
+
+    @property
+    def _parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
