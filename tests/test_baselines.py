@@ -224,6 +224,9 @@ LATENCY = ("method.budget={latency: 0.5, target: paced}", "method.round_to=1", "
 def test_half_the_latency_is_half_the_latency(paced: Paced, tmp_path: Path, method: str) -> None:
     report = run(tmp_path / "run", method, *LATENCY, *(["method.removals=4"] if method == "gradual" else []))
     assert kept_share(report) == pytest.approx(0.5, abs=0.03)  # on this target latency is multiplications
+    asked = report.asked_latency
+    assert asked is not None and (asked.target, asked.batch) == ("paced", 1)
+    assert asked.pruned.median / asked.dense.median == pytest.approx(0.5, abs=0.03)
     if method == "gradual":
         kept = [removal.macs_after / report.dense.macs for removal in report.removals]
         assert kept == pytest.approx([0.875, 0.75, 0.625, 0.5], abs=0.03)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import icycle
+from icycle.cli._export import _latency_rows
 from icycle.errors import ExportError
 from icycle.export import Card, OnnxModule, export, format_names, onnx_model, quantize, register_format, write_card
 from icycle.structure import SubNetwork
@@ -270,6 +271,15 @@ def test_a_card_has_metadata_that_can_be_read(tmp_path: Path) -> None:
     other = str(replace(card, measured={"test": {"mean squared error": 0.25}}, task=None))
     assert "| test | mean squared error | 0.25 |" in other
     assert "image-classification" not in other and "%" not in other
+
+
+def test_a_card_tells_the_latency_that_was_asked_for_before_that_in_torch() -> None:
+    dense, pruned = {"latency": {"1": {"median": 4.0}}}, {"latency": {"1": {"median": 3.0}}}
+    asked = {"target": "onnxruntime", "batch": 8, "dense": {"median": 2.0}, "pruned": {"median": 1.0}}
+    of_torch = ("latency, torch, batch 1", "4.00 ms", "3.00 ms")
+    assert list(_latency_rows({"dense": dense, "pruned": pruned})) == [of_torch]
+    rows = list(_latency_rows({"dense": dense, "pruned": pruned, "asked_latency": asked}))
+    assert rows == [("latency asked for (onnxruntime, batch 8)", "2.00 ms", "1.00 ms"), of_torch]
 
 
 def test_a_card_takes_the_place_of_a_card_alone(tmp_path: Path) -> None:

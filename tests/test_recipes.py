@@ -30,7 +30,7 @@ from icycle.recipes import (
     open_run,
     run_recipe,
 )
-from icycle.report import Latency, NetworkFacts, Report, file_bytes, render
+from icycle.report import AskedLatency, Latency, NetworkFacts, Report, file_bytes, render, summary
 from icycle.tasks import Regression
 from icycle.training import SGD, AdamW, Classification, Cosine, evaluate
 from icycle.zoo import SealedLoader, TensorLoader, build_model, load_data
@@ -447,6 +447,15 @@ def test_the_table_shows_what_was_gained_and_lost() -> None:
         assert part in text
     assert "SLOWER" not in text
     assert "no clear change" in text  # at batch 64, where the quartiles are the same
+
+
+def test_where_a_latency_was_asked_for_it_is_told_on_that_target() -> None:
+    one, other = Latency(8.0, 7.9, 8.1, 40), Latency(3.0, 2.9, 3.1, 40)
+    report = Report("mine", "ice", facts(100, 2.0), facts(50, 1.0), (), 91.0, 92.0, {"train": 1.0})
+    asked = replace(report, asked_latency=AskedLatency("onnxruntime", 16, one, other))
+    assert "asked for" not in summary(report)
+    assert "latency asked for (onnxruntime, batch 16): 37.5%" in summary(asked)
+    assert json.loads(asked.to_json())["asked_latency"]["pruned"]["median"] == 3.0
 
 
 def test_removals_in_steps_are_told_from_the_first_to_the_last() -> None:

@@ -47,6 +47,7 @@ def make_run(
         "details": {"why the removal came": "stable", "share": 0.123456, "curve": [[0, 1]]},
         "seed": seed,
         "criterion": "group_norm",
+        "asked_latency": _asked_latency() if latency else None,
         "settings": _settings(method, seed, budget, settings or {}),
         "groups": [
             {"name": name, "size": 64, "kept": 30 + place % 30, "members": [f"{name}.weight", f"{name}.bias"]}
@@ -70,6 +71,11 @@ def _network(scale: float) -> dict[str, Any]:
     latency = {"median": 10 * scale, "lower": 9.9 * scale, "upper": 10.1 * scale, "runs": 40}
     costs = {name: int(1e6 * scale) for name in ("macs", "params", "file_bytes")}
     return {**costs, "latency": {"1": latency, "64": {**latency, "lower": 1.0}}}
+
+
+def _asked_latency() -> dict[str, Any]:
+    dense, pruned = ({"median": ms, "lower": ms - 0.1, "upper": ms + 0.1, "runs": 40} for ms in (10.2, 5.1))
+    return {"target": "onnxruntime", "batch": 16, "dense": dense, "pruned": pruned}
 
 
 def _settings(method: str, seed: int, budget: float, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

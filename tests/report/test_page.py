@@ -55,6 +55,7 @@ def test_the_page_tells_the_facts_and_loads_nothing(tmp_path: Path) -> None:
     page = own_words(write_page([make_run(tmp_path / "run", latency=True)], tmp_path / "page.html").read_text())
     assert "98.50 %" in page and "50.0%" in page and "1 min 42 s" in page
     assert "no clear change" in page, "the quartiles at batch 64 overlap"
+    assert "latency asked for (onnxruntime, batch 16)" in page and "5.10 ms, dense 10.20 ms" in page
     assert f"{102.5 / (4 * DENSE_EPOCH):.0%} of 4 dense epochs" in page
     assert f"one takes {DENSE_EPOCH:.2g} s dense, {PRUNED_EPOCH:.2g} s pruned" in page
     assert "after 2.0 epochs, because the search for them had settled; 50% of the MACs were left" in page

@@ -123,10 +123,6 @@ def _card(run: FinishedRun, license_id: str, files: list[str]) -> Card:
 
     report, recipe = run.report, run.recipe
     dense, pruned = report["dense"], report["pruned"]
-    latency = [
-        (f"latency, torch, batch {size}", _milliseconds(dense, size), _milliseconds(pruned, size))
-        for size in dense["latency"]
-    ]
     words = {"macs": "MACs per input", "params": "parameters", "file_bytes": "file size, bytes"}
     return Card(
         name=_name(run),
@@ -141,7 +137,7 @@ def _card(run: FinishedRun, license_id: str, files: list[str]) -> Card:
         groups=[(group["name"], str(group["size"]), str(group["kept"])) for group in report["groups"]],
         recipe=run.folder.recipe.read_text(encoding="utf-8"),
         seed=recipe.seed,
-        latency=latency,
+        latency=list(_latency_rows(report)),
         versions=report["environment"],
         files=files,
         license=license_id,
@@ -163,5 +159,16 @@ def _task_type(run: FinishedRun) -> str | None:
     return {"segmentation": "image-segmentation", "token-classification": "token-classification"}.get(name)
 
 
-def _milliseconds(network: dict[str, Any], size: str) -> str:
-    return f"{network['latency'][size]['median']:.2f} ms"
+def _latency_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Of the dense network and the pruned one: where a latency was asked for, and in torch."""
+    from icycle.report import AskedLatency
+
+    asked, dense, pruned = report.get("asked_latency"), report["dense"]["latency"], report["pruned"]["latency"]
+    if asked is not None:
+        yield AskedLatency(**asked).where, _milliseconds(asked["dense"]), _milliseconds(asked["pruned"])
+    for size in dense:
+        yield f"latency, torch, batch {size}", _milliseconds(dense[size]), _milliseconds(pruned[size])
+
+
+def _milliseconds(latency: Mapping[str, float]) -> str:
+    return f"{latency['median']:.2f} ms"

@@ -16,7 +16,7 @@ from icycle import artifacts
 from icycle.engine import trace
 from icycle.errors import RecipeError, RunInterruptedError
 from icycle.files import write_whole
-from icycle.methods import Context, MethodResult
+from icycle.methods import BudgetSettings, Context, MethodResult
 from icycle.recipes._fit import require_a_batch, require_fit
 from icycle.recipes._folder import RunFolder
 from icycle.recipes._load import load_recipe
@@ -24,7 +24,17 @@ from icycle.recipes._result import read_result, write_result
 from icycle.recipes._schema import Recipe
 from icycle.recipes._track import require_trackers, tracked
 from icycle.recipes._tuned import write_tuned
-from icycle.report import NetworkFacts, Report, compare_latency, environment, file_bytes, group_facts, write_page
+from icycle.report import (
+    AskedLatency,
+    NetworkFacts,
+    Report,
+    compare_latency,
+    environment,
+    file_bytes,
+    group_facts,
+    latency_where_asked,
+    write_page,
+)
 from icycle.structure import Structure
 from icycle.training import (
     Listener,
@@ -266,7 +276,17 @@ def _report(
         seed=recipe.seed,
         criterion=recipe.method.scored_by,
         settings=recipe.model_dump(mode="json", warnings="none"),
+        asked_latency=_asked_latency(recipe, data, networks),
     )
+
+
+def _asked_latency(recipe: Recipe, data: Data, networks: Sequence[nn.Module]) -> AskedLatency | None:
+    """None where the budget, if the method has one, asks for no latency."""
+    settings = getattr(recipe.method, "budget", None)
+    if not isinstance(settings, BudgetSettings) or settings.latency is None:
+        return None
+    budget = settings.build()
+    return latency_where_asked(networks, data.example(budget.batch or 1), budget)
 
 
 def _facts(

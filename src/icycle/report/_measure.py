@@ -11,10 +11,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from icycle.report._records import Latency
+from icycle import latency
+from icycle.report._records import AskedLatency, Latency
+from icycle.selection import Budget
+from icycle.tracing import batch_size
 from icycle.training import run_model
 
-__all__ = ["compare_latency", "file_bytes"]
+__all__ = ["compare_latency", "file_bytes", "latency_where_asked"]
 
 
 def file_bytes(model: nn.Module) -> int:
@@ -41,6 +44,18 @@ def compare_latency(models: Sequence[nn.Module], inputs: Any, *, runs: int = 40,
         for taken, model in zip(times, models, strict=True):
             taken.append(1e3 * _timed_call(model, inputs))
     return [_summary(taken) for taken in times]
+
+
+def latency_where_asked(models: Sequence[nn.Module], inputs: Any, budget: Budget) -> AskedLatency:
+    """Of the dense model and the pruned one, timed in turn, as the budget's latency is meant: its target, threads and
+    precision; on `inputs` of its batch."""
+    batch = batch_size(inputs)
+    networks = dict(zip(("dense", "pruned"), models, strict=True))
+    found = latency.bench(
+        networks, {batch: inputs}, budget.target, threads=budget.threads, precision=budget.precision, seconds=3.0
+    )
+    own = [_summary([1e3 * seconds for seconds in one.timing.readings]) for one in found]
+    return AskedLatency(budget.target, batch, *own)
 
 
 def _timed_call(model: nn.Module, inputs: Any) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 from icycle.report import figures
 from icycle.report._parts import Card, Content, Section, Table, duration
-from icycle.report._records import Latency
+from icycle.report._records import AskedLatency, Latency
 from icycle.report._runs import RunRecord
 from icycle.runs import seconds_spent
 
@@ -68,8 +68,11 @@ def _cards(run: RunRecord) -> Iterator[Card]:
     for cost, words, unit in costs:
         share, dense = run.kept(cost), report["dense"][cost]
         yield Card(words, f"{share:.1%}", f"{report['pruned'][cost]:,} of {dense:,}{unit}", share=share)
+    asked = report.get("asked_latency")
+    if asked is not None:
+        yield _latency_card(AskedLatency(**asked).where, asked["dense"], asked["pruned"])
     for size, dense in report["dense"]["latency"].items():
-        yield _latency_card(size, dense, report["pruned"]["latency"][size])
+        yield _latency_card(f"latency, batch {size}", dense, report["pruned"]["latency"][size])
     yield Card("time spent", duration(run.seconds_spent), _time_beside(run))
 
 
@@ -94,9 +97,9 @@ def _time_beside(run: RunRecord) -> str:
     return f"{share:.0%} of {run.epochs:g} dense epochs; one takes {dense:.2g} s dense, {pruned:.2g} s pruned"
 
 
-def _latency_card(size: str, dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> Card:
+def _latency_card(name: str, dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> Card:
     """No ratio where the machine does not tell the two apart."""
-    name, beside = f"latency, batch {size}", f"{pruned['median']:.2f} ms, dense {dense['median']:.2f} ms"
+    beside = f"{pruned['median']:.2f} ms, dense {dense['median']:.2f} ms"
     if not Latency(**pruned).told_apart(Latency(**dense)):
         return Card(name, "no clear change", beside)
     share = pruned["median"] / dense["median"]

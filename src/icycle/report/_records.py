@@ -15,7 +15,7 @@ from icycle.latency import too_noisy
 from icycle.methods import Removal
 from icycle.structure import Structure
 
-__all__ = ["GroupFacts", "Latency", "NetworkFacts", "Report", "environment", "group_facts"]
+__all__ = ["AskedLatency", "GroupFacts", "Latency", "NetworkFacts", "Report", "environment", "group_facts"]
 
 _VERSION = 1
 
@@ -46,6 +46,20 @@ class NetworkFacts:
     file_bytes: int
     latency: Mapping[int, Latency]
     memory: int
+
+
+@dataclass(frozen=True)
+class AskedLatency:
+    """What both networks take where a latency was asked for: on which target, in batches of how many examples."""
+
+    target: str
+    batch: int
+    dense: Latency
+    pruned: Latency
+
+    @property
+    def where(self) -> str:
+        return f"latency asked for ({self.target}, batch {self.batch})"
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,7 @@ class Report:
     seed: int | None = None
     criterion: str = ""  # "" where the method has none
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the whole recipe, every value spelled out
+    asked_latency: AskedLatency | None = None  # None where none was
 
     def speedup(self, batch_size: int) -> float:
         """How many times as fast the pruned network is; below 1 it is slower."""
